@@ -1,0 +1,79 @@
+"""ntmem: the shared memory of a team of trading agents.
+
+>>> import ntmem
+>>> with ntmem.open() as memory:          # a path instead of nothing: durable, and shared between processes
+...     _ = memory.put("desk", "target", b"3")
+...     memory.get("desk", "target")
+b'3'
+"""
+
+from __future__ import annotations
+
+from .clock import SimulatedClock
+from .config import CacheConfig, MemoryConfig
+from .errors import (
+    CacheError,
+    ConsensusError,
+    CoordinationError,
+    CorruptionError,
+    DiskFull,
+    HistoryNotRetained,
+    InvalidNamespace,
+    LockTimeout,
+    MapFull,
+    NtmemError,
+    ReadOnlyError,
+    SchemaError,
+    SerializationError,
+    StaleFence,
+    StorageError,
+    StoreClosed,
+    VectorError,
+    VersionConflict,
+)
+from .instants import LATEST
+from .namespace import Namespace
+from .records import Fence, Record
+from .stats import MemoryStats, VerifyReport
+from .system import MemorySystem, open, verify
+from .transaction import Transaction
+from .values import Codec
+from .view import NamespaceView
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LATEST",
+    "CacheConfig",
+    "CacheError",
+    "Codec",
+    "ConsensusError",
+    "CoordinationError",
+    "CorruptionError",
+    "DiskFull",
+    "Fence",
+    "HistoryNotRetained",
+    "InvalidNamespace",
+    "LockTimeout",
+    "MapFull",
+    "MemoryConfig",
+    "MemoryStats",
+    "MemorySystem",
+    "Namespace",
+    "NamespaceView",
+    "NtmemError",
+    "ReadOnlyError",
+    "Record",
+    "SchemaError",
+    "SerializationError",
+    "SimulatedClock",
+    "StaleFence",
+    "StorageError",
+    "StoreClosed",
+    "Transaction",
+    "VectorError",
+    "VerifyReport",
+    "VersionConflict",
+    "open",
+    "verify",
+]

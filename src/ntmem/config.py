@@ -1,0 +1,87 @@
+"""What a store is opened with. Both classes check themselves and are immutable."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, get_args
+
+from .instants import Duration, duration_ns
+
+Durability = Literal["process", "disk"]
+
+
+def _require_int(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, was {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, was {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Limits of the hot tier (L1). `ttl` bounds residence in L1 only, never the life of data.
+
+    The LMDB engine has no hot tier: it checks these values and keeps them for the engine that has one.
+    """
+
+    max_entries: int = 100_000
+    max_bytes: int = 64 << 20
+    ttl: Duration = 3600.0
+    track_access: bool = True
+
+    def __post_init__(self) -> None:
+        _require_int("max_entries", self.max_entries, 1)
+        _require_int("max_bytes", self.max_bytes, 1)
+        duration_ns(self.ttl, "ttl")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig:
+    """Configuration of a store.
+
+    Parameters
+    ----------
+    storage_path : str or os.PathLike, optional
+        The directory of the store, made when missing; None for a private store that ends with the process.
+    cache_config : CacheConfig
+        Limits of the hot tier.
+    agentdb_url : None
+        Reserved for a remote vector tier; anything but None is refused by this version.
+    enable_compression : bool
+        Reserved for delta distillation; nothing to compress in this version.
+    max_memory_bytes : int
+        Budget of everything kept in memory. The LMDB engine keeps nothing but the kernel's page cache.
+    durability : {"process", "disk"}
+        What an acknowledged change survives: "process" = ``kill -9``, "disk" = power loss as well. The LMDB engine
+        syncs every write, so with it both mean "disk".
+    flush_interval : float or timedelta
+        How much may be lost at power loss under "process", in seconds. The LMDB engine loses nothing.
+    max_storage_bytes : int
+        Limit of the data file; a write past it raises :class:`ntmem.MapFull` and keeps nothing of itself.
+    """
+
+    storage_path: str | os.PathLike[str] | None = "./data/memory"
+    cache_config: CacheConfig = field(default_factory=CacheConfig)
+    agentdb_url: None = None
+    enable_compression: bool = True
+    max_memory_bytes: int = 1 << 30
+    durability: Durability = "process"
+    flush_interval: float | timedelta = 0.05
+    max_storage_bytes: int = 1 << 40
+
+    def __post_init__(self) -> None:
+        if self.storage_path is not None and not isinstance(self.storage_path, str | os.PathLike):
+            raise TypeError(f"storage_path must be a path or None, was {type(self.storage_path).__name__}")
+        if self.storage_path is not None and not os.fspath(self.storage_path):
+            raise ValueError("storage_path must not be empty; pass None for a private store in memory")
+        if not isinstance(self.cache_config, CacheConfig):
+            raise TypeError(f"cache_config must be a CacheConfig, was {type(self.cache_config).__name__}")
+        if self.agentdb_url is not None:
+            raise ValueError("agentdb_url is not supported by this version; leave it None")
+        if self.durability not in get_args(Durability):
+            raise ValueError(f"durability must be 'process' or 'disk', was {self.durability!r}")
+        _require_int("max_memory_bytes", self.max_memory_bytes, 1 << 20)
+        _require_int("max_storage_bytes", self.max_storage_bytes, 1 << 20)
+        duration_ns(self.flush_interval, "flush_interval")

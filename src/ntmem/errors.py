@@ -1,0 +1,99 @@
+"""The one tree of errors under :class:`NtmemError`.
+
+Wrong types raise ``TypeError`` and arguments that could never be right raise ``ValueError``; everything a
+correct program may meet at run time is below. The builtin ``MemoryError`` is never shadowed.
+"""
+
+from __future__ import annotations
+
+
+class NtmemError(Exception):
+    """Base of everything ntmem raises at run time."""
+
+
+class CacheError(NtmemError):
+    """The hot tier could not do what was asked."""
+
+
+class VectorError(NtmemError):
+    """A vector or a collection of vectors was refused."""
+
+
+class StorageError(NtmemError):
+    """The store on disk could not be opened, read or written."""
+
+
+class CoordinationError(NtmemError):
+    """A lock, a message or a vote could not be handled."""
+
+
+class SerializationError(NtmemError):
+    """A value cannot be stored so that it comes back as it went in, or stored bytes cannot be decoded."""
+
+
+class LockTimeout(CoordinationError, TimeoutError):
+    """A lock, or a wait, was not granted in time."""
+
+
+class ConsensusError(CoordinationError):
+    """A proposal or a vote was refused."""
+
+
+class InvalidNamespace(NtmemError, ValueError):
+    """A namespace or one of its labels is not allowed."""
+
+
+class VersionConflict(NtmemError):
+    """``if_version`` named another version than the one the key has.
+
+    Attributes
+    ----------
+    expected : int
+        What the caller asked for; 0 means "must not exist".
+    found : int
+        The version the key has now; 0 when it does not exist.
+    """
+
+    def __init__(self, message: str, *, expected: int, found: int) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.found = found
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_conflict, (self.args[0], self.expected, self.found)
+
+
+def _rebuild_conflict(message: str, expected: int, found: int) -> VersionConflict:
+    return VersionConflict(message, expected=expected, found=found)
+
+
+class StaleFence(CoordinationError):
+    """The fence of a write is not that of a current, unexpired lease."""
+
+
+class MapFull(StorageError):
+    """The store reached ``max_storage_bytes``; nothing of the refused change was kept."""
+
+
+class DiskFull(StorageError):
+    """The disk has no room for the change; nothing of it was kept and the store stays usable."""
+
+
+class CorruptionError(StorageError):
+    """Stored data is damaged. What was found and what to do is in the message."""
+
+
+class SchemaError(StorageError):
+    """The store was written by another version of ntmem and cannot be opened by this one."""
+
+
+class HistoryNotRetained(StorageError):
+    """``as_of`` or ``history`` reached for the past of a key whose past is not kept."""
+
+
+class ReadOnlyError(StorageError):
+    """A write was tried through a store opened with ``read_only=True``."""
+
+
+class StoreClosed(NtmemError):
+    """The store was closed, or belongs to the parent of a forked process."""

@@ -1,0 +1,91 @@
+"""Instants and durations as users write them, turned into integer nanoseconds.
+
+Instants are int nanoseconds since the Unix epoch (UTC), ``datetime`` with a zone, or ``numpy.datetime64``.
+Durations are seconds (int or float) or ``timedelta``. Both conversions are exact for every type but float.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Instant: TypeAlias = "int | datetime | np.datetime64"
+Duration: TypeAlias = "float | timedelta"
+
+NS = 1_000_000_000
+MAX_INSTANT = 2**63 - 1
+"""The last instant a store can hold: 2262-04-11, the end of an int64 of nanoseconds."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Latest:
+    """The type of :data:`LATEST`."""
+
+    def __repr__(self) -> str:
+        return "ntmem.LATEST"
+
+    def __reduce__(self) -> str:
+        return "LATEST"
+
+
+LATEST = _Latest()
+"""Pass it as ``as_of`` to lift the limit "as of now": the newest version, known yet or not."""
+
+AsOf: TypeAlias = "Instant | _Latest | None"
+
+
+def _delta_ns(delta: timedelta) -> int:
+    return (delta.days * 86_400 + delta.seconds) * NS + delta.microseconds * 1_000
+
+
+def instant_ns(value: Any, name: str) -> int:
+    """Return an instant as int nanoseconds UTC; `name` is the argument's name for the error."""
+    if type(value) is int:
+        ns = value
+    elif isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"{name} must carry a time zone, was the naive {value!r}; add tzinfo=datetime.UTC")
+        ns = _delta_ns(value - _EPOCH)
+    elif type(value).__module__ == "numpy":
+        ns = _numpy_instant_ns(value, name)
+    else:
+        raise TypeError(
+            f"{name} must be int nanoseconds UTC, a datetime with zone or numpy.datetime64, was {type(value).__name__}"
+        )
+    if not 0 <= ns <= MAX_INSTANT:
+        raise ValueError(f"{name} must lie between 1970 and 2262 in nanoseconds, was {ns}")
+    return ns
+
+
+def _numpy_instant_ns(value: Any, name: str) -> int:
+    import numpy as np
+
+    if isinstance(value, np.integer):
+        return int(value)
+    if not isinstance(value, np.datetime64):
+        raise TypeError(f"{name} must be int nanoseconds UTC or numpy.datetime64, was numpy.{type(value).__name__}")
+    if np.isnat(value):
+        raise ValueError(f"{name} must be an instant, was NaT")
+    ns = value.astype("datetime64[ns]")
+    if ns.astype(value.dtype) != value:  # numpy wraps silently when nanoseconds overflow
+        raise ValueError(f"{name} must lie between 1970 and 2262 in nanoseconds, was {value}")
+    return int(ns.astype("int64"))
+
+
+def duration_ns(value: Any, name: str) -> int:
+    """Return a duration as int nanoseconds; it must be positive and finite."""
+    if isinstance(value, timedelta):
+        ns = _delta_ns(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if not value < MAX_INSTANT / NS:  # also refuses NaN and infinity
+            raise ValueError(f"{name} must be a finite number of seconds below {MAX_INSTANT // NS}, was {value}")
+        ns = round(value * NS)
+    else:
+        raise TypeError(f"{name} must be seconds (int or float) or a timedelta, was {type(value).__name__}")
+    if not 0 < ns <= MAX_INSTANT:
+        raise ValueError(f"{name} must be more than 0 seconds and less than 292 years, was {value!r}")
+    return ns

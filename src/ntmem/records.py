@@ -1,0 +1,72 @@
+"""What the store hands out and takes in: records, fences, changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Fence(NamedTuple):
+    """The number under which a lease of `resource` was granted; it only rises."""
+
+    resource: str
+    number: int
+
+
+class Record(NamedTuple):
+    """One version of a key.
+
+    Attributes
+    ----------
+    value : bytes or None
+        None marks a deletion (only in :meth:`ntmem.MemorySystem.history`).
+    version : int
+        Position in the store's one order of changes; it only rises.
+    ts_event, ts_known : int
+        When it happened and when the store's user knew it, ns UTC.
+    expires_at : int or None
+        When the value stops being served, ns UTC on the store's clock.
+    fence : Fence or None
+        The lease under which it was written.
+    writer : str
+        The ``agent_id`` of the writing store handle, or ``pid-N``.
+    """
+
+    value: bytes | None
+    version: int
+    ts_event: int
+    ts_known: int
+    expires_at: int | None
+    fence: Fence | None
+    writer: str
+
+    def __repr__(self) -> str:
+        size = "deleted" if self.value is None else f"{len(self.value)} bytes"
+        return f"<Record version={self.version} {size} ts_known={self.ts_known} writer={self.writer!r}>"
+
+
+Kind = Literal["put", "add", "incr", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One requested change to one key, checked for form but not yet against the store."""
+
+    kind: Kind
+    namespace: tuple[str, ...]
+    key: bytes
+    value: bytes = b""
+    delta: int = 0
+    ttl_ns: int | None = None
+    if_version: int | None = None
+    ts_event: int | None = None
+    ts_known: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What :meth:`ntmem.MemorySystem.retain` keeps of a namespace's past."""
+
+    history: bool = False
+    max_age_ns: int | None = None
+    max_bytes: int | None = None

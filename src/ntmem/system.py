@@ -1,0 +1,516 @@
+"""The facade: checks the form of arguments, opens and wires; what the store does is in the tiers."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, TypeVar, overload
+
+from .clock import SimulatedClock
+from .config import Durability, MemoryConfig
+from .errors import StaleFence, StoreClosed
+from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns
+from .namespace import encode_key, labels_of
+from .records import Change, Fence, Policy, Record
+from .stats import MemoryStats, VerifyReport
+from .tiers.cold import ColdStore, attach, detach
+from .tiers.engine import LmdbEngine
+from .tiers.opening import ClockChoice, agree_on_clock, prepare
+from .tiers.verification import verify_directory, verify_store
+from .transaction import Transaction, make_change
+from .values import Codec, codec_named
+from .view import NamespaceView
+
+D = TypeVar("D")
+AnyNamespace = str | tuple[str, ...]
+
+
+class MemorySystem:
+    """A store, shared by every thread and process that opens the same directory.
+
+    Made by :func:`ntmem.open` or from a :class:`MemoryConfig`; a context manager. Opening a directory twice in a
+    process is fine: both share one engine. After ``fork`` the child opens the store again; pickled, a store is its
+    path and configuration, so it travels to other processes as an argument.
+
+    Parameters
+    ----------
+    config : MemoryConfig, optional
+        By default the store in ``./data/memory``.
+    clock : SimulatedClock or "system", optional
+        The clock of a new store; of an existing one, what it must have. None takes the one it has.
+    agent_id : str, optional
+        Who writes: kept with every record. By default ``pid-N``.
+    read_only : bool
+        Refuse all writes; the store must exist.
+
+    Raises
+    ------
+    StorageError
+        The directory cannot be used; the clock is another one.
+    CorruptionError
+        The data file is damaged.
+    SchemaError
+        The store was written by a newer version of ntmem.
+
+    Notes
+    -----
+    **Thread safety**: all methods may be called from any thread, at the same time. **Complexity**: O(log n) a key
+    of n; a write is one synced transaction, a read one snapshot.
+    """
+
+    def __init__(
+        self,
+        config: MemoryConfig | None = None,
+        *,
+        clock: ClockChoice = None,
+        agent_id: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        config = MemoryConfig() if config is None else config
+        if not isinstance(config, MemoryConfig):
+            raise TypeError(f"config must be a MemoryConfig, was {type(config).__name__}")
+        if not (clock is None or clock == "system" or isinstance(clock, SimulatedClock)):
+            raise TypeError(f"clock must be a SimulatedClock, 'system' or None, was {clock!r}")
+        path = None if config.storage_path is None else Path(config.storage_path).absolute()
+        if path is None and read_only:
+            raise ValueError("a private store (path=None) starts empty, so read_only makes no sense; pass a path")
+        self.config = replace(config, storage_path=path)
+        self.agent_id = agent_id
+        self.read_only = read_only
+        writer = _writer(agent_id)
+        store = attach(path, read_only=read_only, max_bytes=config.max_storage_bytes, prepare=prepare)
+        try:
+            agree_on_clock(store, clock)
+        except BaseException:
+            detach(store)
+            raise
+        engine = LmdbEngine(store, writer)
+        unbind = clock.attach(engine) if isinstance(clock, SimulatedClock) else None
+        self._live: LmdbEngine | None = engine
+        self._release = weakref.finalize(self, _release, store, unbind)
+
+    # -- life
+
+    @property
+    def path(self) -> Path | None:
+        """The directory of the store; None for a private one."""
+        return self.config.storage_path  # type: ignore[return-value]  # made absolute in __init__
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._live is None
+
+    def close(self) -> None:
+        """Flush and close; running calls of other threads end first. Closing twice is fine."""
+        self._live = None
+        self._release()
+
+    def __enter__(self) -> Self:
+        self._engine()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.path is None:
+            raise TypeError("a private store (path=None) cannot be pickled: it lives in one process; give it a path")
+        return _reopen, (self.config, self.agent_id, self.read_only)
+
+    def __repr__(self) -> str:
+        where = "private" if self.path is None else str(self.path)
+        return f"<MemorySystem {where}{' closed' if self.closed else ''}>"
+
+    def _engine(self) -> LmdbEngine:
+        if self._live is None:
+            raise StoreClosed("this store was closed; open it again")
+        return self._live
+
+    # -- one key
+
+    def put(
+        self,
+        namespace: AnyNamespace,
+        key: str,
+        value: bytes,
+        *,
+        ttl: Duration | None = None,
+        if_version: int | None = None,
+        fence: Fence | None = None,
+        ts_event: Instant | None = None,
+        ts_known: Instant | None = None,
+        durable: bool | None = None,
+    ) -> int:
+        """Set the value of a key and return its version.
+
+        Parameters
+        ----------
+        namespace : str or tuple of str
+            A string is split at ``/``.
+        key : str
+            Not empty, at most 64 KiB of UTF-8.
+        value : bytes-like
+            For plain objects see :meth:`namespace`.
+        ttl : float or timedelta, optional
+            Seconds after which it is no longer served, by the store's clock.
+        if_version : int, optional
+            Write only if the key has this version; 0: only if it does not exist.
+        fence : Fence, optional
+            Write only under this lease. Locks come with a later version: until then no lease is ever current, so
+            any fence is refused.
+        ts_event, ts_known : instant, optional
+            When it happened and when it became known; by default now. Only in a namespace with history may
+            `ts_known` lie in the future, and there it may not fall from one version of a key to the next.
+        durable : bool, optional
+            Whether to return only when the change is on disk; with the LMDB engine every change is.
+
+        Raises
+        ------
+        VersionConflict
+            The key has another version than `if_version`.
+        StaleFence
+            `fence` is not current.
+        MapFull, DiskFull, StorageError
+            The store cannot take it; nothing was kept.
+        """
+        _refuse_fence(fence)
+        change = make_change(
+            "put", namespace, key, value, ttl=ttl, if_version=if_version, ts_event=ts_event, ts_known=ts_known
+        )
+        _check_durable(durable)
+        return self._engine().commit([change])[0].version
+
+    def add(
+        self,
+        namespace: AnyNamespace,
+        key: str,
+        value: bytes,
+        *,
+        ttl: Duration | None = None,
+        fence: Fence | None = None,
+        ts_event: Instant | None = None,
+        ts_known: Instant | None = None,
+        durable: bool | None = None,
+    ) -> bool:
+        """Set the value of a key that does not exist; return whether it did not. Arguments as of :meth:`put`."""
+        _refuse_fence(fence)
+        change = make_change("add", namespace, key, value, ttl=ttl, ts_event=ts_event, ts_known=ts_known)
+        _check_durable(durable)
+        return self._engine().commit([change])[0].version > 0
+
+    def incr(self, namespace: AnyNamespace, key: str, delta: int = 1) -> int:
+        """Add `delta` to a number kept as decimal digits (missing: 0) and return it; its time to live stays.
+
+        Raises
+        ------
+        SerializationError
+            The value is not a number, or would leave 64 bits.
+        """
+        return self._engine().commit([make_change("incr", namespace, key, delta=delta)])[0].number
+
+    def delete(
+        self, namespace: AnyNamespace, key: str, *, if_version: int | None = None, fence: Fence | None = None
+    ) -> bool:
+        """Delete a key; return whether it existed. In a namespace with history its past is kept."""
+        _refuse_fence(fence)
+        return self._engine().commit([make_change("delete", namespace, key, if_version=if_version)])[0].version > 0
+
+    @overload
+    def get(self, namespace: AnyNamespace, key: str) -> bytes | None: ...
+    @overload
+    def get(self, namespace: AnyNamespace, key: str, default: D) -> bytes | D: ...
+    def get(self, namespace: AnyNamespace, key: str, default: Any = None) -> Any:
+        """Return the value of a key, `default` if it does not exist or is expired.
+
+        Examples
+        --------
+        >>> with ntmem.open() as memory:
+        ...     version = memory.put("desk", "target", b"3")
+        ...     memory.get("desk", "target")
+        b'3'
+        """
+        value = self._engine().get(labels_of(namespace), encode_key(key))
+        return default if value is None else value
+
+    def exists(self, namespace: AnyNamespace, key: str) -> bool:
+        """Whether a key exists and is not expired."""
+        return self._engine().get(labels_of(namespace), encode_key(key)) is not None
+
+    def get_record(self, namespace: AnyNamespace, key: str, *, as_of: AsOf = None) -> Record | None:
+        """Return a value with its version, times and writer; None if there is none.
+
+        Parameters
+        ----------
+        as_of : instant, optional
+            What a reader at that time was served: needs a namespace with ``retain(history=True)``. None means now
+            by the store's clock; :data:`ntmem.LATEST` the newest version, known yet or not.
+
+        Raises
+        ------
+        HistoryNotRetained
+            What was known at `as_of` is not kept.
+        """
+        labels, raw = labels_of(namespace), encode_key(key)
+        if as_of is LATEST:
+            return self._engine().get_latest(labels, raw)
+        return self._engine().get_record(labels, raw, None if as_of is None else instant_ns(as_of, "as_of"))
+
+    def history(self, namespace: AnyNamespace, key: str, *, limit: int = 20) -> list[Record]:
+        """Return the versions of a key known by now, newest first; a deletion has the value None.
+
+        Raises :class:`HistoryNotRetained` unless ``retain(namespace, history=True)`` was called before.
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, was {limit}")
+        return self._engine().history(labels_of(namespace), encode_key(key), limit)
+
+    # -- many keys
+
+    def get_many(self, namespace: AnyNamespace, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return the values of the keys that exist, all as of one moment."""
+        if isinstance(keys, str):
+            raise TypeError("keys must be an iterable of str, was one str; use get(), or [key]")
+        return self._engine().get_many(labels_of(namespace), [(key, encode_key(key)) for key in keys])
+
+    def put_many(
+        self,
+        namespace: AnyNamespace,
+        mapping: Mapping[str, bytes],
+        *,
+        ttl: Duration | None = None,
+        fence: Fence | None = None,
+        durable: bool | None = None,
+    ) -> int:
+        """Set many keys, all or nothing; return the version of the last (of the store, if there are none)."""
+        _refuse_fence(fence)
+        _check_durable(durable)
+        changes = [make_change("put", namespace, key, value, ttl=ttl) for key, value in mapping.items()]
+        if not changes:
+            labels_of(namespace)
+            return self._engine().last_version()
+        return self._engine().commit(changes)[-1].version
+
+    def transaction(self, fence: Fence | None = None) -> Transaction:
+        """Return a context in which changes are collected; leaving it commits all of them or none.
+
+        Examples
+        --------
+        >>> with ntmem.open() as memory:
+        ...     with memory.transaction() as t:
+        ...         t.put("desk", "target", b"3")
+        ...         t.delete("desk", "draft")
+        ...     memory.get("desk", "target")
+        b'3'
+        """
+        _refuse_fence(fence)
+        return Transaction(self._engine().commit)
+
+    def scan(
+        self, namespace: AnyNamespace, *, prefix: str = "", start: str | None = None, limit: int | None = None
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield (key, value) sorted by key, each key at most once; children namespaces are not entered.
+
+        Not a snapshot: every value is as new as the start of the scan or newer. Keys sort by their UTF-8 bytes,
+        which is how Python sorts str.
+
+        Parameters
+        ----------
+        prefix : str
+            Only keys that begin with it.
+        start : str, optional
+            Only keys at or behind it.
+        limit : int, optional
+            At most so many.
+        """
+        labels = labels_of(namespace)
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must be at least 0, was {limit}")
+        first = b"" if start is None or start == "" else encode_key(start)
+        stem = b"" if prefix == "" else encode_key(prefix)
+        engine = self._engine()
+        return iter(()) if limit == 0 else engine.scan(labels, stem, first, limit)
+
+    # -- namespaces
+
+    def namespace(self, *labels: str, codec: str | Codec = "msgpack") -> NamespaceView:
+        """Return a mapping of one namespace whose values are plain objects.
+
+        Parameters
+        ----------
+        *labels : str
+            ``namespace("swarm", "agent_1")``; a single string is split at ``/``.
+        codec : str or Codec
+            ``"msgpack"`` (what went in comes back, or is refused; never pickle), ``"bytes"``, or an object with
+            ``encode`` and ``decode``.
+        """
+        namespace = labels_of(labels[0] if len(labels) == 1 else labels)
+        self._engine()
+        return NamespaceView(self, namespace, codec_named(codec))
+
+    def namespaces(self, prefix: AnyNamespace = ()) -> list[tuple[str, ...]]:
+        """Return the namespaces at or below `prefix` that have keys, sorted. O(namespaces below)."""
+        return self._engine().namespaces(labels_of(prefix) if prefix else ())
+
+    def delete_namespace(self, namespace: AnyNamespace) -> int:
+        """Delete all keys of a namespace and its children, with their history; return how many there were."""
+        return self._engine().delete_namespace(labels_of(namespace))
+
+    def retain(
+        self,
+        namespace: AnyNamespace,
+        *,
+        history: bool = False,
+        max_age: Duration | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        """Set what is kept of the past of a namespace's keys (of this one, not of its children).
+
+        Parameters
+        ----------
+        history : bool
+            Keep superseded and deleted versions from now on. False drops those that were kept.
+        max_age : float or timedelta, optional
+            Drop a key's versions once they were superseded longer ago; looked at when the key is written.
+        max_bytes : int, optional
+            Bound the namespace's history; past it the oldest versions are dropped.
+        """
+        labels = labels_of(namespace)
+        if not history and (max_age is not None or max_bytes is not None):
+            raise ValueError("max_age and max_bytes bound the history that is kept; pass history=True (or a ttl to put)")
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, was {max_bytes}")
+        age = None if max_age is None else duration_ns(max_age, "max_age")
+        self._engine().retain(labels, Policy(history, age, max_bytes))
+
+    # -- durability, facts
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when every acknowledged change is on disk: with the LMDB engine at once."""
+        self._engine().last_version()
+
+    async def aflush(self, timeout: float | None = None) -> None:
+        """Do what :meth:`flush` does without holding up the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.flush, timeout)
+
+    def wait_durable(self, version: int, timeout: float | None = None) -> None:
+        """Return when the change with this version is on disk: with the LMDB engine at once.
+
+        Raises ``ValueError`` for a version that was not handed out yet.
+        """
+        last = self._engine().last_version()
+        if version > last:
+            raise ValueError(f"version {version} was not handed out yet, the newest is {last}")
+
+    def now(self) -> int:
+        """Return the store's time, int ns UTC."""
+        return self._engine().now()
+
+    def stats(self) -> MemoryStats:
+        """Return a snapshot of the store's accounts."""
+        engine = self._engine()
+        sizes = engine.store.sizes()
+        kind, now, ahead = engine.clock_facts()
+        return MemoryStats(
+            l1_entries=0,
+            l1_hit_rate=0.0,
+            l3_size_bytes=sizes["file"],
+            total_trajectories=0,
+            engine=engine.name,
+            l3_entries=sizes["records"],
+            l3_history_entries=sizes["history"],
+            l3_map_bytes=sizes["map"],
+            namespaces=sizes["namespaces"],
+            last_version=engine.last_version(),
+            flush_lag=0.0,
+            clock=kind,
+            now=now,
+            clock_ahead=ahead,
+        )
+
+    def verify(self) -> VerifyReport:
+        """Check the structure of the data file and every checksum, in a process of its own; O(size of the store).
+
+        Writers may go on. For a store that cannot be opened there is :func:`ntmem.verify`.
+        """
+        engine = self._engine()
+        return verify_store(engine.store) if self.path is None else verify_directory(self.path)
+
+
+def open(  # the name is the interface: ntmem.open
+    path: str | os.PathLike[str] | None = None,
+    *,
+    durability: Durability = "process",
+    flush_interval: float = 0.05,
+    clock: ClockChoice = None,
+    agent_id: str | None = None,
+    read_only: bool = False,
+    **config: Any,
+) -> MemorySystem:
+    """Open the store in directory `path`, made when missing; None: a private store that ends with the process.
+
+    Parameters
+    ----------
+    path : path, optional
+        Any number of processes may open the same directory, each as often as it likes.
+    durability, flush_interval, **config
+        See :class:`MemoryConfig`.
+    clock, agent_id, read_only
+        See :class:`MemorySystem`.
+
+    Examples
+    --------
+    >>> import ntmem
+    >>> with ntmem.open() as memory:
+    ...     memory.incr("desk", "orders")
+    1
+    """
+    unknown = sorted(config.keys() - MemoryConfig.__dataclass_fields__.keys() | config.keys() & {"storage_path"})
+    if unknown:
+        known = sorted(MemoryConfig.__dataclass_fields__.keys() - {"storage_path"})
+        raise TypeError(f"open() has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    settings = MemoryConfig(storage_path=path, durability=durability, flush_interval=flush_interval, **config)
+    return MemorySystem(settings, clock=clock, agent_id=agent_id, read_only=read_only)
+
+
+def verify(path: str | os.PathLike[str]) -> VerifyReport:
+    """Check a store that need not be open, or cannot be: structure and every checksum, in a process of its own."""
+    return verify_directory(Path(path).absolute())
+
+
+def _reopen(config: MemoryConfig, agent_id: str | None, read_only: bool) -> MemorySystem:
+    return MemorySystem(config, agent_id=agent_id, read_only=read_only)
+
+
+def _release(store: ColdStore, unbind: Callable[[], None] | None) -> None:
+    if unbind is not None:
+        unbind()
+    detach(store)
+
+
+def _writer(agent_id: str | None) -> bytes:
+    if agent_id is None:
+        return b"pid-%d" % os.getpid()
+    if not isinstance(agent_id, str):
+        raise TypeError(f"agent_id must be a str, was {type(agent_id).__name__}")
+    raw = agent_id.encode()
+    if not 0 < len(raw) <= 255:
+        raise ValueError(f"agent_id has 1 to 255 bytes of UTF-8, had {len(raw)}")
+    return raw
+
+
+def _refuse_fence(fence: Fence | None) -> None:
+    if fence is not None:
+        raise StaleFence(f"{fence!r} is not current: this version of ntmem grants no leases, so no fence can be")
+
+
+def _check_durable(durable: bool | None) -> None:
+    if durable is not None and not isinstance(durable, bool):
+        raise TypeError(f"durable must be a bool or None, was {type(durable).__name__}")
+
+

@@ -1,0 +1,410 @@
+"""The LMDB engine: the store's semantics, every write one synced transaction.
+
+It is the simplest honest engine: the oracle for every faster one, and the mode for platforms without shared
+memory. :mod:`ntmem.system` checks the form of arguments; here they meet what the store holds.
+
+**Invariants** (numbered as in the design)
+
+- I1: an acknowledged write is in LMDB, where every process's next read begins; a transaction is one LMDB one.
+- I3: acknowledged is synced.
+- I7: what is asked as of `t` is answered from records with ``ts_known <= t`` alone: a plain key refuses a
+  ``ts_known`` ahead of the clock, and for a namespace with history see :mod:`ntmem.tiers.retention`.
+- Versions are ``generation << 44 | position`` and only rise (see :mod:`ntmem.tiers.opening` for generations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from ..clock import wall_ns
+from ..errors import SerializationError, StorageError, VersionConflict
+from ..instants import MAX_INSTANT
+from ..records import Change, Policy, Record
+from .cold import ColdStore
+from .layout import (
+    AHEAD,
+    DELETED,
+    KEY_HEAD,
+    NamespaceRow,
+    Stored,
+    expiry_key,
+    holds_key,
+    id_prefix,
+    namespace_key,
+    record_key,
+    split_expiry_key,
+)
+from .retention import check_known, keep, known_at, not_retained, read_as_of, served_at, set_policy
+from .tables import SIMULATED, Tables
+
+T = TypeVar("T")
+
+_SWEEP = 16
+"""Expired records whose space one write gives back at most."""
+_PAGE_ENTRIES = 256
+_PAGE_BYTES = 1 << 20
+_KNOWN_NAMESPACES = 65_536
+
+Page = tuple[list[tuple[bytes, bytes]], bytes | None]
+
+
+class Outcome(NamedTuple):
+    """What became of a change: its version (0: it had no effect), and the new number after an ``incr``."""
+
+    version: int
+    number: int = 0
+
+
+class LmdbEngine:
+    """The store's semantics over one :class:`~ntmem.tiers.cold.ColdStore`.
+
+    **Thread safety**: all methods may be called from any thread. **Complexity**: O(log n) a key.
+    """
+
+    name = "lmdb"
+
+    def __init__(self, store: ColdStore, writer: bytes) -> None:
+        self.store = store
+        self.writer = writer
+        self._ids: dict[tuple[str, ...], int] = {}  # of committed namespaces; they never change
+
+    def _read(self, action: Callable[[Tables], T]) -> T:
+        return self.store.read(lambda txn: action(Tables(self.store, txn)))
+
+    def _write(self, action: Callable[[Tables], T], *, needs: int = 0, deletes: bool = False) -> T:
+        return self.store.write(lambda txn: action(Tables(self.store, txn)), needs=needs, deletes=deletes)
+
+    # -- clock and facts
+
+    def now(self) -> int:
+        """Return the store's time, int ns UTC."""
+        return self._read(Tables.now)
+
+    def set_time(self, ns: int) -> None:
+        """Move a simulated clock to `ns`."""
+
+        def move(tables: Tables) -> None:
+            row = tables.clock()
+            if row.kind != SIMULATED:
+                raise StorageError("this store runs on the system clock; it cannot be set")
+            if ns < row.at:
+                raise ValueError(f"a clock never goes back: ts was {ns}, the store is at {row.at}")
+            tables.put_clock(row._replace(at=ns))
+
+        self._write(move)
+
+    def clock_facts(self) -> tuple[str, int, int]:
+        """Return the kind of clock, its time, and by how many ns it runs ahead of the machine's wall clock."""
+        row = self._read(Tables.clock)
+        now = row.now()
+        return ("simulated", now, 0) if row.kind == SIMULATED else ("system", now, max(0, now - wall_ns()))
+
+    def last_version(self) -> int:
+        """Return the version of the newest change."""
+        return self._read(Tables.head).version
+
+    # -- reading
+
+    def get(self, labels: tuple[str, ...], key: bytes) -> bytes | None:
+        """Return the value served now, None if there is none."""
+        stored = self._read(lambda tables: self._current(tables, labels, key))
+        return None if stored is None else stored.value
+
+    def get_many(self, labels: tuple[str, ...], keys: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+        """Return the values of those keys that have one, all from one snapshot."""
+
+        def look(tables: Tables) -> dict[str, bytes]:
+            found = ((name, self._current(tables, labels, key)) for name, key in keys)
+            return {name: stored.value for name, stored in found if stored is not None}
+
+        return self._read(look)
+
+    def get_record(self, labels: tuple[str, ...], key: bytes, as_of: int | None) -> Record | None:
+        """Return the record served now (None), or the one a reader at `as_of` was served."""
+
+        def look(tables: Tables) -> Stored | None:
+            if as_of is None:
+                return self._current(tables, labels, key)
+            row = tables.namespace(labels)
+            if row is None or not row.policy.history:
+                raise not_retained(labels)
+            return read_as_of(tables, row, key, as_of)
+
+        stored = self._read(look)
+        return None if stored is None else stored.public()
+
+    def get_latest(self, labels: tuple[str, ...], key: bytes) -> Record | None:
+        """Return the newest record, known yet or not, unless it is expired."""
+
+        def look(tables: Tables) -> Stored | None:
+            namespace_id = self._id(tables, labels)
+            if namespace_id is None:
+                return None
+            return served_at(tables.record(record_key(namespace_id, key)), tables.now())
+
+        stored = self._read(look)
+        return None if stored is None else stored.public()
+
+    def history(self, labels: tuple[str, ...], key: bytes, limit: int) -> list[Record]:
+        """Return the versions of a key that are known now, newest first, deletions included."""
+
+        def look(tables: Tables) -> list[Record]:
+            row = tables.namespace(labels)
+            if row is None or not row.policy.history:
+                raise not_retained(labels)
+            now = tables.now()
+            found: list[Record] = []
+            for stored in tables.versions(row.id, key):
+                if len(found) == limit:
+                    break
+                if stored.ts_known <= now:
+                    found.append(stored.public())
+            return found
+
+        return self._read(look)
+
+    def scan(
+        self, labels: tuple[str, ...], prefix: bytes, start: bytes, limit: int | None
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield (key, value) in order of the keys' bytes, page by page, each page from a snapshot of its own."""
+        resume: bytes | None = None
+        left = limit
+        while True:
+            last = resume
+            page, resume = self._read(lambda tables: self._scan_page(tables, labels, prefix, start, last))  # noqa: B023
+            for key, value in page[:left]:
+                yield key.decode(), value
+            if left is not None:
+                left -= len(page)
+            if resume is None or (left is not None and left <= 0):
+                return
+
+    def _scan_page(
+        self, tables: Tables, labels: tuple[str, ...], prefix: bytes, start: bytes, resume: bytes | None
+    ) -> Page:
+        """Return served entries behind the database key `resume`, and where to go on (None: at the end)."""
+        namespace_id = self._id(tables, labels)
+        if namespace_id is None:
+            return [], None
+        head = id_prefix(namespace_id)
+        page: list[tuple[bytes, bytes]] = []
+        group: list[tuple[bytes, bytes]] = []  # keys that share the head of a long key: ordered by the whole
+        group_head = b""
+        size = 0
+        last = resume
+        begin = resume or head + max(prefix, start)[:KEY_HEAD]
+        for database_key, stored in tables.records_from(begin, head + prefix[:KEY_HEAD]):
+            if database_key == resume:
+                continue
+            key_head = database_key[8 : 8 + KEY_HEAD]
+            if key_head != group_head or len(key_head) < KEY_HEAD:
+                page += sorted(group)
+                group, group_head = [], key_head
+                if len(page) >= _PAGE_ENTRIES or size > _PAGE_BYTES:
+                    return page, last
+            last = database_key
+            served = self._served(tables, namespace_id, database_key, stored)
+            key = stored.key or database_key[8:]
+            if served is not None and key >= start and key.startswith(prefix):
+                group.append((key, served.value))
+                size += len(served.value)
+        return page + sorted(group), None
+
+    def namespaces(self, prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Return the namespaces at or below `prefix` that serve at least one key now, sorted."""
+
+        def look(tables: Tables) -> list[tuple[str, ...]]:
+            return sorted(row.labels for row in tables.namespaces_below(prefix) if self._serves(tables, row.id))
+
+        return self._read(look)
+
+    def _serves(self, tables: Tables, namespace_id: int) -> bool:
+        head = id_prefix(namespace_id)
+        records = tables.records_from(head, head)
+        return any(self._served(tables, namespace_id, key, stored) is not None for key, stored in records)
+
+    def _id(self, tables: Tables, labels: tuple[str, ...]) -> int | None:
+        """Return a namespace's id. Only for reads: a write must not remember what it may yet roll back."""
+        known = self._ids.get(labels)
+        if known is None:
+            row = tables.namespace(labels)
+            if row is None:
+                return None
+            if len(self._ids) >= _KNOWN_NAMESPACES:
+                self._ids.clear()
+            known = self._ids[labels] = row.id
+        return known
+
+    def _current(self, tables: Tables, labels: tuple[str, ...], key: bytes) -> Stored | None:
+        """Return what is served now under a key."""
+        namespace_id = self._id(tables, labels)
+        if namespace_id is None:
+            return None
+        database_key = record_key(namespace_id, key)
+        stored = tables.record(database_key)
+        return None if stored is None else self._served(tables, namespace_id, database_key, stored)
+
+    @staticmethod
+    def _served(tables: Tables, namespace_id: int, database_key: bytes, stored: Stored) -> Stored | None:
+        """Return `stored` if it is served now, the version before if it is not known yet, None if it is expired."""
+        if not stored.flags & AHEAD and not stored.expires_at:
+            return stored
+        now = tables.now()
+        if stored.ts_known > now:
+            return served_at(known_at(tables, namespace_id, stored.key or database_key[8:], now), now)
+        return served_at(stored, now)
+
+    # -- writing
+
+    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Apply all changes, in order, or none; return what became of each.
+
+        Raises
+        ------
+        VersionConflict, SerializationError, ValueError
+            One of the changes does not fit what the store holds. Nothing of any change was kept.
+        """
+
+        def apply(tables: Tables) -> list[Outcome]:
+            now = tables.now()
+            _sweep(tables, now)
+            return [self._apply(tables, change, now) for change in changes]
+
+        needs = sum(len(change.value) + 2 * len(change.key) + 256 for change in changes)
+        deletes = all(change.kind == "delete" for change in changes)
+        return self._write(apply, needs=needs, deletes=deletes)
+
+    def _apply(self, tables: Tables, change: Change, now: int) -> Outcome:
+        row = tables.namespace(change.namespace)
+        current = None if row is None else tables.record(record_key(row.id, change.key))
+        live = served_at(current, now)
+        if change.if_version is not None:
+            _check_version(change, live)
+        if change.kind == "delete":
+            return Outcome(0) if row is None or live is None else self._delete(tables, row, change.key, live, now)
+        if change.kind == "add" and live is not None:
+            return Outcome(0)
+        return self._put(tables, row or _make_namespace(tables, change.namespace), change, current, live, now)
+
+    def _put(
+        self, tables: Tables, row: NamespaceRow, change: Change, current: Stored | None, live: Stored | None, now: int
+    ) -> Outcome:
+        known = now if change.ts_known is None else change.ts_known
+        check_known(tables, row, change.key, known, now)
+        expires_at = 0 if change.ttl_ns is None else min(now + change.ttl_ns, MAX_INSTANT)
+        value, number = change.value, 0
+        if change.kind == "incr":
+            number = _incremented(change, live)
+            value, expires_at = b"%d" % number, 0 if live is None else live.expires_at
+        database_key = record_key(row.id, change.key)
+        if current is not None:
+            row = _retire(tables, row, change.key, current, now)
+        stored = Stored(
+            flags=AHEAD if known > now else 0,
+            version=tables.next_version(now),
+            ts_event=known if change.ts_event is None else change.ts_event,
+            ts_known=known,
+            expires_at=expires_at,
+            writer=self.writer,
+            key=b"" if holds_key(database_key) else change.key,
+            value=value,
+        )
+        tables.put_record(database_key, stored)
+        if expires_at:
+            tables.put_expiry(expiry_key(expires_at, database_key), namespace_key(row.labels))
+        return Outcome(stored.version, number)
+
+    def _delete(self, tables: Tables, row: NamespaceRow, key: bytes, live: Stored, now: int) -> Outcome:
+        check_known(tables, row, key, now, now)
+        row = _retire(tables, row, key, live, now)
+        tables.delete_record(record_key(row.id, key))
+        version = tables.next_version(now)
+        keep(tables, row, key, Stored(DELETED, version, now, now, 0, self.writer, key, b""), now)
+        return Outcome(version)
+
+    def delete_namespace(self, labels: tuple[str, ...]) -> int:
+        """Delete all keys at or below `labels`, their history too; return how many were served."""
+
+        def apply(tables: Tables) -> int:
+            now = tables.now()
+            count = 0
+            for row in list(tables.namespaces_below(labels)):
+                head = id_prefix(row.id)
+                for database_key, stored in tables.records_from(head, head):
+                    if stored.expires_at:
+                        tables.delete_expiry(expiry_key(stored.expires_at, database_key))
+                    count += self._served(tables, row.id, database_key, stored) is not None
+                tables.delete_all("records", row.id)
+                tables.delete_all("history", row.id)
+                since = now if row.policy.history else 0
+                tables.put_namespace(row._replace(history_bytes=0, history_since=since))
+            if count:
+                tables.next_version(now)
+            return count
+
+        return self._write(apply, deletes=True)
+
+    def retain(self, labels: tuple[str, ...], policy: Policy) -> None:
+        """Set what is kept of a namespace's past; without ``history`` what was kept is dropped."""
+
+        def apply(tables: Tables) -> None:
+            row = tables.namespace(labels) or _make_namespace(tables, labels)
+            set_policy(tables, row, policy, tables.now())
+
+        self._write(apply)
+
+
+def _make_namespace(tables: Tables, labels: tuple[str, ...]) -> NamespaceRow:
+    head = tables.head()
+    tables.put_head(head._replace(next_namespace=head.next_namespace + 1))
+    return tables.put_namespace(NamespaceRow(head.next_namespace, labels, Policy(), 0, 0))
+
+
+def _retire(tables: Tables, row: NamespaceRow, key: bytes, current: Stored, now: int) -> NamespaceRow:
+    """Take the current record out of the expiry index and, where the past is kept, into history."""
+    if current.expires_at:
+        tables.delete_expiry(expiry_key(current.expires_at, record_key(row.id, key)))
+    return keep(tables, row, key, current, now)
+
+
+def _sweep(tables: Tables, now: int) -> None:
+    """Give back the space of a few expired records; history keeps what was served."""
+    for _ in range(_SWEEP):
+        first = tables.first_expiry()
+        if first is None:
+            return
+        expires_at, database_key = split_expiry_key(first[0])
+        if expires_at > now:
+            return
+        tables.delete_expiry(first[0])
+        row, stored = tables.namespace_at(first[1]), tables.record(database_key)
+        if row is not None and stored is not None and stored.expires_at == expires_at:
+            keep(tables, row, stored.key or database_key[8:], stored, now)
+            tables.delete_record(database_key)
+
+
+def _check_version(change: Change, live: Stored | None) -> None:
+    expected, found = change.if_version or 0, 0 if live is None else live.version
+    if expected != found:
+        what = f"has version {found}" if found else "does not exist"
+        raise VersionConflict(
+            f"{change.key.decode()!r} {what}, if_version was {expected}; read it again and decide anew",
+            expected=expected,
+            found=found,
+        )
+
+
+def _incremented(change: Change, live: Stored | None) -> int:
+    text = b"0" if live is None else live.value
+    name = change.key.decode()
+    try:
+        number = int(text) if len(text) <= 20 else 0
+    except ValueError:
+        number = 0
+    if text != b"%d" % number:
+        raise SerializationError(f"{name!r} holds {text[:32]!r}, not a number in decimal digits; incr cannot add to it")
+    number += change.delta
+    if not -(2**63) <= number < 2**63:
+        raise SerializationError(f"{name!r} would become {number}, outside of 64 bits")
+    return number

@@ -1,0 +1,128 @@
+"""What happens to a store when it is opened: made or migrated, told from its copies, its clock agreed on.
+
+**Invariants**
+
+- A data file that turns up under another device or inode is a copy or a restored backup. It gets a new generation,
+  so a version handed out by one of the two never means another change in the other.
+- The store's clock never goes back, not when the wall clock is set back and not across boots. A wall clock that was
+  set forward is followed at the next opening.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Literal
+
+from .. import clock as clocks
+from ..clock import SimulatedClock
+from ..errors import SchemaError, StorageError
+from .cold import ColdStore
+from .tables import SIMULATED, SYSTEM, ClockRow, Head, Tables
+
+SCHEMA = 1
+MIGRATIONS: dict[int, Callable[[Tables], None]] = {}
+"""Migration `n` turns schema `n` into `n + 1`, within the transaction that opens the store."""
+
+ClockChoice = SimulatedClock | Literal["system"] | None
+
+_SCHEMA = struct.Struct("<Q")
+_IDENTITY = struct.Struct("<QQ")
+_STEP_TOLERANCE = 10_000_000
+"""A wall clock ahead by less than this has not been set but is only read at another moment."""
+
+
+def prepare(store: ColdStore) -> None:
+    """Make a new store, migrate an old one, notice a copied one."""
+
+    def act(tables: Tables) -> None:
+        found = tables.get_meta(b"schema")
+        if found is None:
+            tables.put_meta(b"schema", _SCHEMA.pack(SCHEMA))
+            tables.put_head(Head(0, 0, 1, 0))
+        else:
+            _migrate(tables, _SCHEMA.unpack(found)[0])
+        if store.directory is not None:
+            _identify(store, tables)
+
+    if store.read_only:
+        _check_schema(store)
+    else:
+        store.write(lambda txn: act(Tables(store, txn)))
+
+
+def _check_schema(store: ColdStore) -> None:
+    found = store.read(lambda txn: Tables(store, txn).get_meta(b"schema"))
+    schema = 0 if found is None else _SCHEMA.unpack(found)[0]
+    if schema != SCHEMA:
+        raise SchemaError(
+            f"the store has schema {schema}, this version of ntmem reads {SCHEMA}; "
+            + ("upgrade ntmem" if schema > SCHEMA else "open it for writing once to migrate it")
+        )
+
+
+def _migrate(tables: Tables, found: int) -> None:
+    if found > SCHEMA:
+        raise SchemaError(f"the store has schema {found}, this version of ntmem knows up to {SCHEMA}; upgrade ntmem")
+    for schema in range(found, SCHEMA):
+        if schema not in MIGRATIONS:
+            raise SchemaError(f"the store has schema {found}, which this version of ntmem can no longer migrate")
+        MIGRATIONS[schema](tables)
+        tables.put_meta(b"schema", _SCHEMA.pack(schema + 1))
+
+
+def _identify(store: ColdStore, tables: Tables) -> None:
+    assert store.directory is not None
+    stat = (store.directory / "data.mdb").stat()
+    identity = _IDENTITY.pack(stat.st_dev & (2**64 - 1), stat.st_ino)
+    found = tables.get_meta(b"identity")
+    if found != identity:
+        tables.put_meta(b"identity", identity)
+        if found is not None:
+            head = tables.head()
+            tables.put_head(head._replace(generation=head.generation + 1))
+
+
+def agree_on_clock(store: ColdStore, choice: ClockChoice) -> None:
+    """Give a new store its clock, or see that the opener's choice is the one the store has.
+
+    None takes the clock the store has, the system's for a new one.
+    """
+
+    start = choice.now() if isinstance(choice, SimulatedClock) else None  # asked outside of the transaction
+
+    def act(tables: Tables) -> None:
+        if tables.get_meta(b"clock") is None:
+            new = _system_clock(tables, None) if start is None else ClockRow(SIMULATED, start, b"")
+            tables.put_clock(new)
+            return
+        found = tables.clock()
+        _check_agreed(found, choice)
+        if found.kind == SYSTEM:
+            row = _system_clock(tables, found)
+        else:
+            row = found._replace(at=max(found.at, start or 0))
+        if row != found:
+            tables.put_clock(row)
+
+    if store.read_only:
+        store.read(lambda txn: _check_agreed(Tables(store, txn).clock(), choice))
+    else:
+        store.write(lambda txn: act(Tables(store, txn)))
+
+
+def _check_agreed(row: ClockRow, choice: ClockChoice) -> None:
+    if row.kind == SYSTEM and isinstance(choice, SimulatedClock):
+        raise StorageError("this store runs on the system clock; open it without clock=, or use another directory")
+    if row.kind == SIMULATED and choice == "system":
+        raise StorageError("this store runs on a simulated clock; open it without clock=, or use another directory")
+
+
+def _system_clock(tables: Tables, row: ClockRow | None) -> ClockRow:
+    boot = clocks.boot_id()
+    offset = clocks.wall_ns() - clocks.boot_ns()
+    if row is None:
+        return ClockRow(SYSTEM, offset, boot)
+    if row.boot == boot:
+        return row._replace(at=offset) if offset > row.at + _STEP_TOLERANCE else row
+    return ClockRow(SYSTEM, max(offset, tables.head().latest - clocks.boot_ns()), boot)

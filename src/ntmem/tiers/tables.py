@@ -1,0 +1,230 @@
+"""The five databases of a store as typed rows, within one transaction. See :mod:`ntmem.tiers.layout`.
+
+Nothing here decides anything: a :class:`Tables` lives as long as its transaction and belongs to its thread.
+
+**Layout** of the ``meta`` database: ``schema`` (u64), ``identity`` (device and inode of the data file), ``head``
+(generation, position, next namespace id, latest time of a commit), ``clock`` (kind, time or offset, boot id).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .. import clock as clocks
+from ..errors import CorruptionError
+from .cold import ColdStore, Txn
+from .layout import (
+    NamespaceRow,
+    Stored,
+    decode_namespace,
+    decode_record,
+    encode_namespace,
+    encode_record,
+    history_key,
+    history_prefix,
+    id_prefix,
+    namespace_head,
+    namespace_key,
+    record_key,
+)
+
+SYSTEM, SIMULATED = 0, 1
+
+_HEAD = struct.Struct("<QQQq")
+_CLOCK = struct.Struct("<Bq")
+_GENERATION_SHIFT = 44
+
+
+class Head(NamedTuple):
+    """Where the store stands. `latest` is the newest time at which something was committed."""
+
+    generation: int
+    position: int
+    next_namespace: int
+    latest: int
+
+    @property
+    def version(self) -> int:
+        """The version of the newest change."""
+        return self.generation << _GENERATION_SHIFT | self.position
+
+
+class ClockRow(NamedTuple):
+    """The store's clock: simulated, `at` is the time; system, `at` is added to the boot clock of `boot`."""
+
+    kind: int
+    at: int
+    boot: bytes
+
+    def now(self) -> int:
+        """Return the time, int ns UTC."""
+        return self.at if self.kind == SIMULATED else clocks.boot_ns() + self.at
+
+
+class Tables:
+    """The rows of a store, seen and changed within one transaction."""
+
+    __slots__ = ("_dbs", "_txn")
+
+    def __init__(self, store: ColdStore, txn: Txn) -> None:
+        self._txn = txn
+        self._dbs = store.databases
+
+    # -- meta
+
+    def get_meta(self, name: bytes) -> bytes | None:
+        """Return a row of ``meta``."""
+        data = self._txn.get(name, db=self._dbs["meta"])
+        return None if data is None else bytes(data)
+
+    def put_meta(self, name: bytes, data: bytes) -> None:
+        """Set a row of ``meta``."""
+        self._txn.put(name, data, db=self._dbs["meta"])
+
+    def head(self) -> Head:
+        """Return where the store stands."""
+        return Head(*_HEAD.unpack(self._needed(b"head", _HEAD.size)))
+
+    def put_head(self, head: Head) -> None:
+        """Set where the store stands."""
+        self.put_meta(b"head", _HEAD.pack(*head))
+
+    def next_version(self, now: int) -> int:
+        """Take the next version; it is lost with the transaction."""
+        head = self.head()
+        head = head._replace(position=head.position + 1, latest=max(head.latest, now))
+        self.put_head(head)
+        return head.version
+
+    def clock(self) -> ClockRow:
+        """Return the store's clock."""
+        data = self._needed(b"clock", _CLOCK.size)
+        return ClockRow(*_CLOCK.unpack_from(data), data[_CLOCK.size :])
+
+    def put_clock(self, row: ClockRow) -> None:
+        """Set the store's clock."""
+        self.put_meta(b"clock", _CLOCK.pack(row.kind, row.at) + row.boot)
+
+    def now(self) -> int:
+        """Return the store's time, int ns UTC."""
+        return self.clock().now()
+
+    def _needed(self, name: bytes, size: int) -> bytes:
+        data = self.get_meta(name)
+        if data is None or len(data) < size:
+            raise CorruptionError(f"the store's {name.decode()} row is missing or short; restore a backup")
+        return data
+
+    # -- namespaces
+
+    def namespace(self, labels: tuple[str, ...]) -> NamespaceRow | None:
+        """Return the row of a namespace."""
+        return self.namespace_at(namespace_key(labels))
+
+    def namespace_at(self, key: bytes) -> NamespaceRow | None:
+        """Return the row of a namespace by its database key."""
+        data = self._txn.get(key, db=self._dbs["namespaces"])
+        return None if data is None else decode_namespace(bytes(data))
+
+    def put_namespace(self, row: NamespaceRow) -> NamespaceRow:
+        """Set the row of a namespace and return it."""
+        self._txn.put(namespace_key(row.labels), encode_namespace(row), db=self._dbs["namespaces"])
+        return row
+
+    def namespaces_below(self, prefix: tuple[str, ...]) -> Iterator[NamespaceRow]:
+        """Yield the rows of `prefix` and all its children."""
+        for _, data in self._starting_with("namespaces", namespace_head(prefix)):
+            row = decode_namespace(bytes(data))
+            if row.labels[: len(prefix)] == prefix:
+                yield row
+
+    # -- records
+
+    def record(self, database_key: bytes) -> Stored | None:
+        """Return the current record under a key."""
+        data = self._txn.get(database_key, db=self._dbs["records"])
+        return None if data is None else decode_record(database_key, data)
+
+    def put_record(self, database_key: bytes, stored: Stored) -> None:
+        """Set the current record under a key."""
+        self._txn.put(database_key, encode_record(database_key, stored), db=self._dbs["records"])
+
+    def delete_record(self, database_key: bytes) -> None:
+        """Delete the current record under a key."""
+        self._txn.delete(database_key, db=self._dbs["records"])
+
+    def records_from(self, start: bytes, stem: bytes) -> Iterator[tuple[bytes, Stored]]:
+        """Yield the records whose database keys begin with `stem`, from `start` on."""
+        for key, data in self._starting_with("records", stem, start):
+            yield key, decode_record(key, data)
+
+    # -- history
+
+    def versions(self, namespace_id: int, key: bytes) -> Iterator[Stored]:
+        """Yield all retained versions of a key, newest first."""
+        current = self.record(record_key(namespace_id, key))
+        if current is not None:
+            yield current
+        prefix = history_prefix(namespace_id, key)
+        cursor = self._txn.cursor(self._dbs["history"])
+        found = cursor.prev() if cursor.set_range(prefix + b"\xff" * 8) else cursor.last()
+        while found and bytes(cursor.key()).startswith(prefix):
+            yield decode_record(bytes(cursor.key()), cursor.value())
+            found = cursor.prev()
+
+    def past(self, namespace_id: int, key: bytes | None = None) -> Iterator[tuple[bytes, Stored]]:
+        """Yield the past versions of a key, oldest first, or those of a whole namespace, key by key."""
+        prefix = id_prefix(namespace_id) if key is None else history_prefix(namespace_id, key)
+        for where, data in self._starting_with("history", prefix):
+            yield where, decode_record(where, data)
+
+    def put_past(self, namespace_id: int, stored: Stored) -> int:
+        """Add a past version (its `key` must be set); return the bytes it takes."""
+        where = history_key(namespace_id, stored.key, stored.version)
+        data = encode_record(where, stored)
+        self._txn.put(where, data, db=self._dbs["history"])
+        return len(where) + len(data)
+
+    def delete_past(self, where: bytes) -> int:
+        """Delete a past version; return the bytes it took."""
+        size = len(where) + len(self._txn.get(where, db=self._dbs["history"]) or b"")
+        self._txn.delete(where, db=self._dbs["history"])
+        return size
+
+    # -- expiry
+
+    def put_expiry(self, index_key: bytes, namespace: bytes) -> None:
+        """Enter a record in the expiry index."""
+        self._txn.put(index_key, namespace, db=self._dbs["expiry"])
+
+    def delete_expiry(self, index_key: bytes) -> None:
+        """Take a record out of the expiry index."""
+        self._txn.delete(index_key, db=self._dbs["expiry"])
+
+    def first_expiry(self) -> tuple[bytes, bytes] | None:
+        """Return the (index key, namespace key) that expires first."""
+        cursor = self._txn.cursor(self._dbs["expiry"])
+        return (bytes(cursor.key()), bytes(cursor.value())) if cursor.first() else None
+
+    # -- ranges
+
+    def delete_all(self, database: str, namespace_id: int) -> None:
+        """Delete all rows of a namespace from ``records`` or ``history``."""
+        head = id_prefix(namespace_id)
+        cursor = self._txn.cursor(self._dbs[database])
+        found = cursor.set_range(head)
+        while found and bytes(cursor.key()).startswith(head):
+            cursor.delete()  # moves on to the next row
+            found = bool(cursor.key())
+
+    def _starting_with(self, database: str, stem: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:
+        cursor = self._txn.cursor(self._dbs[database])
+        found = cursor.set_range(max(start, stem)) if start or stem else cursor.first()
+        while found:
+            key = bytes(cursor.key())
+            if not key.startswith(stem):
+                return
+            yield key, cursor.value()
+            found = cursor.next()

@@ -1,0 +1,117 @@
+"""The deep check: structure by py-lmdb's offline verifier, then every record's checksum, in a child process.
+
+The child may die of what it finds (LMDB maps the file); its death is then the finding.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import lmdb
+import msgspec
+
+from ..errors import CorruptionError, NtmemError, StorageError
+from ..stats import VerifyReport
+from .cold import ColdStore, Txn, attach, detach
+from .datafile import check_before_mapping, walk
+from .layout import decode_namespace, decode_record
+
+_MOST_PROBLEMS = 100
+
+
+class _Finding(msgspec.Struct):
+    problems: list[str]
+    records: int = 0
+    history: int = 0
+    namespaces: int = 0
+
+    def report(self) -> VerifyReport:
+        return VerifyReport(tuple(self.problems), self.records, self.history, self.namespaces)
+
+
+def verify_directory(directory: Path) -> VerifyReport:
+    """Check the store in `directory` from a process of its own."""
+    if not (directory / "data.mdb").exists():
+        raise StorageError(f"there is no store in {directory}; check the path")
+    import subprocess
+
+    child = subprocess.run(
+        [sys.executable, "-m", __name__, str(directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # what this process can import, the child can
+    )
+    if child.returncode == 0:
+        return msgspec.json.decode(child.stdout, type=_Finding).report()
+    ended = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
+    last = child.stderr.strip().splitlines()[-1:] or ["no message"]
+    return _Finding([f"the check itself ended with {ended} on reading the file ({last[0]})"]).report()
+
+
+def verify_store(store: ColdStore) -> VerifyReport:
+    """Check every checksum of an open store, in this process."""
+    finding = _Finding([])
+    store.read(lambda txn: _check_rows(store, txn, finding))
+    return finding.report()
+
+
+def _check_rows(store: ColdStore, txn: Txn, finding: _Finding) -> None:
+    for database in ("records", "history"):
+        for key, data in txn.cursor(store.databases[database]):
+            try:
+                decode_record(bytes(key), data)
+            except CorruptionError as error:
+                _note(finding, f"{database}: {error}")
+            setattr(finding, database, getattr(finding, database) + 1)
+    for key, data in txn.cursor(store.databases["namespaces"]):
+        try:
+            decode_namespace(bytes(data))
+        except CorruptionError as error:
+            _note(finding, f"namespaces: {bytes(key)!r}: {error}")
+        finding.namespaces += 1
+
+
+def _note(finding: _Finding, problem: str) -> None:
+    if len(finding.problems) < _MOST_PROBLEMS:
+        finding.problems.append(problem)
+
+
+def _check(directory: Path) -> _Finding:
+    finding = _Finding([])
+    try:
+        check_before_mapping(directory)
+        problems = walk(directory / "data.mdb")
+        if problems:
+            problems = _walk_at_rest(directory)
+        if not problems:
+            store = attach(directory, read_only=True, max_bytes=1 << 40, prepare=lambda store: None)
+            try:
+                store.read(lambda txn: _check_rows(store, txn, finding))
+            finally:
+                detach(store)
+        for problem in problems:
+            _note(finding, problem)
+    except NtmemError as error:
+        _note(finding, str(error))
+    return finding
+
+
+def _walk_at_rest(directory: Path) -> list[str]:
+    """Walk again while no writer can run: a commit may have changed the file under the first walk."""
+    data_file = directory / "data.mdb"
+    try:
+        size = data_file.stat().st_size
+        with (
+            lmdb.open(str(directory), map_size=2 * size + (1 << 20), create=False, lib_version=0) as env,
+            env.begin(write=True),
+        ):
+            return walk(data_file)
+    except lmdb.Error as error:
+        return [str(error)]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(msgspec.json.encode(_check(Path(sys.argv[1]))).decode())

@@ -1,0 +1,113 @@
+"""Transactions: changes are collected, then committed as one record group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from .instants import Duration, Instant, duration_ns, instant_ns
+from .namespace import encode_key, labels_of
+from .records import Change, Kind
+from .tiers.engine import Outcome
+from .values import as_bytes
+
+MAX_VALUE_BYTES = 2**31 - 1
+
+
+def make_change(
+    kind: Kind,
+    namespace: Any,
+    key: str,
+    value: Any = b"",
+    *,
+    delta: int = 0,
+    ttl: Duration | None = None,
+    if_version: int | None = None,
+    ts_event: Instant | None = None,
+    ts_known: Instant | None = None,
+) -> Change:
+    """Return a checked change; raise ``TypeError`` or ``ValueError`` that names the argument."""
+    data = as_bytes(value)
+    if len(data) > MAX_VALUE_BYTES:
+        raise ValueError(f"a value has at most {MAX_VALUE_BYTES} bytes, had {len(data)}; split it")
+    if type(delta) is not int:
+        raise TypeError(f"delta must be an int, was {type(delta).__name__}")
+    if if_version is not None:
+        if type(if_version) is not int:
+            raise TypeError(f"if_version must be an int, was {type(if_version).__name__}")
+        if if_version < 0:
+            raise ValueError(f"if_version must be a version, or 0 for 'must not exist', was {if_version}")
+    return Change(
+        kind,
+        labels_of(namespace),
+        encode_key(key),
+        data,
+        delta,
+        None if ttl is None else duration_ns(ttl, "ttl"),
+        if_version,
+        None if ts_event is None else instant_ns(ts_event, "ts_event"),
+        None if ts_known is None else instant_ns(ts_known, "ts_known"),
+    )
+
+
+class Transaction:
+    """Changes that are committed together when the ``with`` block ends, and dropped when it raises.
+
+    The changes are applied in order, and each sees those before it; reads of the store in the block do not. An
+    ``if_version`` that does not hold raises :class:`ntmem.VersionConflict` at the end of the block, and nothing of
+    the transaction is kept. Use it from one thread.
+    """
+
+    def __init__(self, commit: Callable[[Sequence[Change]], list[Outcome]]) -> None:
+        self._commit = commit
+        self._changes: list[Change] | None = None
+        self._ended = False
+        self.version: int | None = None
+        """The version of the last change, once committed; None if there was no effect."""
+
+    def put(
+        self,
+        namespace: str | tuple[str, ...],
+        key: str,
+        value: bytes,
+        *,
+        ttl: Duration | None = None,
+        if_version: int | None = None,
+        ts_event: Instant | None = None,
+        ts_known: Instant | None = None,
+    ) -> None:
+        """Set the value of a key. Arguments as of :meth:`ntmem.MemorySystem.put`."""
+        self._collect(
+            make_change(
+                "put", namespace, key, value, ttl=ttl, if_version=if_version, ts_event=ts_event, ts_known=ts_known
+            )
+        )
+
+    def add(self, namespace: str | tuple[str, ...], key: str, value: bytes, *, ttl: Duration | None = None) -> None:
+        """Set the value of a key unless it exists."""
+        self._collect(make_change("add", namespace, key, value, ttl=ttl))
+
+    def incr(self, namespace: str | tuple[str, ...], key: str, delta: int = 1) -> None:
+        """Add `delta` to a number kept as decimal digits."""
+        self._collect(make_change("incr", namespace, key, delta=delta))
+
+    def delete(self, namespace: str | tuple[str, ...], key: str, *, if_version: int | None = None) -> None:
+        """Delete a key if it exists."""
+        self._collect(make_change("delete", namespace, key, if_version=if_version))
+
+    def _collect(self, change: Change) -> None:
+        if self._changes is None:
+            state = "has ended; begin another" if self._ended else "is used by 'with memory.transaction() as t:'"
+            raise RuntimeError(f"this transaction {state}")
+        self._changes.append(change)
+
+    def __enter__(self) -> Self:
+        if self._changes is not None or self._ended:
+            raise RuntimeError("a transaction is entered once; begin another")
+        self._changes = []
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        changes, self._changes, self._ended = self._changes, None, True
+        if kind is None and changes:
+            self.version = max(outcome.version for outcome in self._commit(changes)) or None
