@@ -98,7 +98,9 @@ def _checked(labels: tuple[str, ...]) -> tuple[str, ...]:
         except UnicodeEncodeError as error:
             raise InvalidNamespace(f"labels must be encodable as UTF-8, was {label!r}") from error
         if size > MAX_LABEL_BYTES:
-            raise InvalidNamespace(f"a label has at most {MAX_LABEL_BYTES} bytes of UTF-8, had {size}: {label[:40]!r}...")
+            raise InvalidNamespace(
+                f"a label has at most {MAX_LABEL_BYTES} bytes of UTF-8, had {size}: {label[:40]!r}..."
+            )
     return tuple(str(label) for label in labels)
 
 

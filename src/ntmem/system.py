@@ -14,7 +14,7 @@ from .config import Durability, MemoryConfig
 from .errors import StaleFence, StoreClosed
 from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns
 from .namespace import encode_key, labels_of
-from .records import Change, Fence, Policy, Record
+from .records import Fence, Policy, Record
 from .stats import MemoryStats, VerifyReport
 from .tiers.cold import ColdStore, attach, detach
 from .tiers.engine import LmdbEngine
@@ -380,7 +380,9 @@ class MemorySystem:
         """
         labels = labels_of(namespace)
         if not history and (max_age is not None or max_bytes is not None):
-            raise ValueError("max_age and max_bytes bound the history that is kept; pass history=True (or a ttl to put)")
+            raise ValueError(
+                "max_age and max_bytes bound the history that is kept; pass history=True (or a ttl to put)"
+            )
         if max_bytes is not None and max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, was {max_bytes}")
         age = None if max_age is None else duration_ns(max_age, "max_age")
@@ -512,5 +514,3 @@ def _refuse_fence(fence: Fence | None) -> None:
 def _check_durable(durable: bool | None) -> None:
     if durable is not None and not isinstance(durable, bool):
         raise TypeError(f"durable must be a bool or None, was {type(durable).__name__}")
-
-

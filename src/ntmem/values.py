@@ -68,7 +68,9 @@ def _zone(zone: tzinfo | None) -> str | int | None:
         return zone.key
     if type(zone) is timezone and zone.tzname(None) == timezone(zone.utcoffset(None)).tzname(None):
         return zone.utcoffset(None) // timedelta(microseconds=1)
-    raise SerializationError(f"the time zone {zone!r} would not come back; use datetime.UTC, a fixed offset or ZoneInfo")
+    raise SerializationError(
+        f"the time zone {zone!r} would not come back; use datetime.UTC, a fixed offset or ZoneInfo"
+    )
 
 
 def _unzone(zone: str | int | None) -> tzinfo | None:
@@ -154,7 +156,9 @@ _UNPACK: dict[int, Callable[[bytes], Any]] = {
 def _unpack(code: int, data: memoryview) -> Any:
     unpack = _UNPACK.get(code)
     if unpack is None:
-        raise SerializationError(f"the value has extension code {code}, which this version does not know; upgrade ntmem")
+        raise SerializationError(
+            f"the value has extension code {code}, which this version does not know; upgrade ntmem"
+        )
     return unpack(bytes(data))
 
 
@@ -210,7 +214,9 @@ def _int_text(value: int) -> str:
 
 def _refusal(value: Any) -> str:
     kind = type(value)
-    base = next((base for base in kind.__mro__[1:] if base in _SAFE or base in _PACK or base in (int, dict, list)), None)
+    base = next(
+        (base for base in kind.__mro__[1:] if base in _SAFE or base in _PACK or base in (int, dict, list)), None
+    )
     if base is not None and base is not type(None):
         return f"a {kind.__qualname__} would come back as a plain {base.__name__}; convert it yourself and back"
     return f"a {kind.__module__}.{kind.__qualname__} cannot be stored; turn it into plain values, bytes or numpy arrays"
@@ -279,7 +285,9 @@ def codec_named(codec: str | Codec) -> Codec:
     """Return a codec by name, or the object itself if it is one."""
     if isinstance(codec, str):
         if codec not in CODECS:
-            raise ValueError(f"codec must be one of {sorted(CODECS)} or an object with encode and decode, was {codec!r}")
+            raise ValueError(
+                f"codec must be one of {sorted(CODECS)} or an object with encode and decode, was {codec!r}"
+            )
         return CODECS[codec]
     if not isinstance(codec, Codec):
         raise TypeError(f"a codec has encode and decode, {type(codec).__name__} has not")

@@ -143,7 +143,9 @@ def decode_record(database_key: bytes, data: memoryview) -> Stored:
     """Return the record that stands under `database_key`; raise :class:`CorruptionError` if it is damaged."""
     if len(data) < _HEADER.size:
         raise _damaged(database_key, f"its {len(data)} bytes are shorter than a header")
-    record_format, flags, writer_size, key_size, version, ts_event, ts_known, expires_at, crc = _HEADER.unpack_from(data)
+    record_format, flags, writer_size, key_size, version, ts_event, ts_known, expires_at, crc = _HEADER.unpack_from(
+        data
+    )
     if crc != crc32(data[_HEADER.size :], crc32(data[:_CRC_OFFSET], crc32(database_key))):
         raise _damaged(database_key, "its checksum does not match")
     if record_format != RECORD_FORMAT:

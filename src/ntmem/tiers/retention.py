@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ..errors import HistoryNotRetained
 from ..records import Policy
-from .layout import DELETED, NamespaceRow, Stored, record_key
+from .layout import DELETED, NamespaceRow, Stored, expiry_key, id_prefix, record_key
 from .tables import Tables
 
 
@@ -76,10 +76,20 @@ def set_policy(tables: Tables, row: NamespaceRow, policy: Policy, now: int) -> N
     """Set what a namespace keeps; without history, what was kept is dropped."""
     if policy.history and not row.policy.history:
         row = row._replace(history_since=now)
+        _drop_expired(tables, row, now)
     if not policy.history:
         tables.delete_all("history", row.id)
         row = row._replace(history_since=0, history_bytes=0)
     tables.put_namespace(_drop_to_budget(tables, row._replace(policy=policy), now))
+
+
+def _drop_expired(tables: Tables, row: NamespaceRow, now: int) -> None:
+    """Let history begin with what is served: what expired before it may or may not have been swept away yet."""
+    head = id_prefix(row.id)
+    expired = [(key, stored) for key, stored in tables.records_from(head, head) if stored.expired(now)]
+    for database_key, stored in expired:
+        tables.delete_expiry(expiry_key(stored.expires_at, database_key))
+        tables.delete_record(database_key)
 
 
 def _drop_aged(tables: Tables, row: NamespaceRow, key: bytes, now: int) -> NamespaceRow:
@@ -129,6 +139,4 @@ def _superseded(stored: Stored, following: int) -> int:
 
 def _drop(tables: Tables, row: NamespaceRow, where: bytes, superseded: int) -> NamespaceRow:
     size = tables.delete_past(where)
-    return row._replace(
-        history_bytes=row.history_bytes - size, history_since=max(row.history_since, superseded)
-    )
+    return row._replace(history_bytes=row.history_bytes - size, history_since=max(row.history_since, superseded))

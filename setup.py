@@ -1,0 +1,111 @@
+"""Build the native modules; everything that is not code is in pyproject.toml.
+
+Environment switches, each 0 (default) or 1 unless said otherwise:
+NTMEM_DEBUG       bounds checks, asserts, -O0 -g
+NTMEM_LINETRACE   line tracing, for coverage of .pyx files
+NTMEM_SANITIZE    comma-separated set of address, undefined, thread
+NTMEM_FAILPOINTS  compile the failpoints in (the macro NTMEM_FAILPOINTS)
+NTMEM_WERROR      warnings of Cython and of the C compiler are errors
+"""
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCE = Path("src")
+CORE = SOURCE / "ntmem" / "_core"
+
+
+def switch(name: str) -> bool:
+    value = os.environ.get(name) or "0"
+    if value not in ("0", "1"):
+        raise SystemExit(f"{name} must be 0 or 1, was {value!r}")
+    return value == "1"
+
+
+DEBUG, LINETRACE, FAILPOINTS, WERROR = map(
+    switch, ("NTMEM_DEBUG", "NTMEM_LINETRACE", "NTMEM_FAILPOINTS", "NTMEM_WERROR")
+)
+SANITIZE = sorted(filter(None, os.environ.get("NTMEM_SANITIZE", "").split(",")))
+if not {*SANITIZE} <= {"address", "undefined", "thread"} or {"address", "thread"} <= {*SANITIZE}:
+    raise SystemExit(f"NTMEM_SANITIZE must be address, undefined or both, or thread, was {SANITIZE}")
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+    "embedsignature": True,
+    "embedsignature.format": "python",
+    "auto_pickle": False,
+    "autotestdict": False,
+    "linetrace": LINETRACE,
+    # freethreading_compatible is a promise: each module makes it for itself, after its tests
+}
+
+# No -march: a wheel must run on machines other than the one that built it.
+FLAGS = [
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-missing-field-initializers",
+]
+FLAGS += ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O3", "-g0"]
+FLAGS += ["-Werror"] * WERROR
+LINK = []
+if SANITIZE:
+    LINK = [f"-fsanitize={','.join(SANITIZE)}"]
+    FLAGS += [*LINK, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-U_FORTIFY_SOURCE"]
+MACROS = [("CYTHON_WITHOUT_ASSERTIONS", "1")] * (not DEBUG) + [("NTMEM_FAILPOINTS", "1")] * FAILPOINTS
+if LINETRACE:  # from 3.12 on Cython would trace through sys.monitoring, which coverage cannot follow
+    MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+
+
+class StrictBuild(build_ext):
+    """Run Cython here, not at import: egg_info instantiates this command without building anything."""
+
+    def run(self) -> None:
+        from Cython.Build import cythonize
+        from Cython.Compiler import Options
+
+        Options.warning_errors = WERROR
+        said = io.StringIO()
+        try:  # one process and forced, so that every hint of every module passes through here
+            with contextlib.redirect_stderr(said):
+                modules = cythonize(
+                    self.extensions,
+                    build_dir=str(Path(self.build_temp, "cython")),
+                    compiler_directives=DIRECTIVES,
+                    force=True,
+                )
+        finally:
+            sys.stderr.write(said.getvalue())
+        if "performance hint:" in said.getvalue():  # e.g. a GIL check after every call; not a -Werror matter
+            raise SystemExit("Cython gave a performance hint (above); resolve it, e.g. with `noexcept`")
+        for extension, module in zip(self.extensions, modules, strict=True):
+            vars(extension).update(vars(module))  # keeps what setuptools has noted on its own object
+        super().run()
+
+
+setup(
+    cmdclass={"build_ext": StrictBuild},
+    ext_modules=[
+        Extension(
+            ".".join(path.relative_to(SOURCE).with_suffix("").parts),
+            [str(path)],
+            include_dirs=[str(CORE)],
+            define_macros=MACROS,
+            extra_compile_args=FLAGS,
+            extra_link_args=LINK,
+        )
+        for path in sorted(CORE.rglob("*.pyx"))
+    ],
+)

@@ -1,0 +1,5 @@
+"""``python -m ntmem``: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,3 @@
+from _typeshed import ReadableBuffer
+
+def nearest(vectors: ReadableBuffer, query: ReadableBuffer, k: int) -> list[tuple[int, float]]: ...

@@ -1,0 +1,191 @@
+"""The verbs. Each is a thin shell around one call of the facade."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+import ntmem
+
+from .output import (
+    EXIT_CODES,
+    EXIT_FAILED,
+    EXIT_MISSING,
+    existing,
+    fail,
+    iso,
+    json_option,
+    print_json,
+    readable,
+    store_option,
+    value_fields,
+    verb,
+)
+from .replay import replay
+
+
+@click.group(epilog=EXIT_CODES)
+@click.version_option(ntmem.__version__, package_name="ntmem")
+def cli() -> None:
+    """The shared memory of a team of trading agents."""
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("namespace")
+@click.argument("key")
+@click.option("--raw", is_flag=True, help="Print the bytes of the value and nothing else.")
+@click.option("--as-of", type=int, help="What was known at this time, ns UTC; needs a namespace with history.")
+@store_option
+@json_option
+@verb
+def get(namespace: str, key: str, raw: bool, as_of: int | None, store: Path, as_json: bool) -> None:
+    """Print the value of KEY in NAMESPACE (labels joined by '/')."""
+    with existing(store) as memory:
+        record = memory.get_record(namespace, key, as_of=as_of)
+    if record is None or record.value is None:
+        fail(f"there is no key {key!r} in {namespace}", EXIT_MISSING)
+    if raw:
+        sys.stdout.buffer.write(record.value)
+    elif as_json:
+        print_json({"namespace": namespace, "key": key, **value_fields(record.value), **_about(record)})
+    else:
+        click.echo(readable(record.value))
+
+
+def _about(record: ntmem.Record) -> dict[str, Any]:
+    return {
+        "version": record.version,
+        "ts_event": record.ts_event,
+        "ts_known": record.ts_known,
+        "expires_at": record.expires_at,
+        "writer": record.writer,
+    }
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("namespace")
+@click.argument("key")
+@click.argument("value", required=False)
+@click.option("--file", "file", type=click.File("rb"), help="Read the value from a file, '-' for standard input.")
+@click.option("--ttl", type=float, help="Seconds after which it is no longer served.")
+@click.option("--if-version", type=int, help="Write only if the key has this version; 0: only if it does not exist.")
+@store_option
+@json_option
+@verb
+def put(
+    namespace: str,
+    key: str,
+    value: str | None,
+    file: BinaryIO | None,
+    ttl: float | None,
+    if_version: int | None,
+    store: Path,
+    as_json: bool,
+) -> None:
+    """Set KEY in NAMESPACE to the text VALUE, or to the content of a file; make the store when missing."""
+    if (value is None) == (file is None):
+        raise click.UsageError("give either VALUE or --file")
+    data = file.read() if file is not None else (value or "").encode()
+    with ntmem.open(store, agent_id="ntmem-cli") as memory:
+        version = memory.put(namespace, key, data, ttl=ttl, if_version=if_version)
+    if as_json:
+        print_json({"namespace": namespace, "key": key, "version": version})
+    else:
+        click.echo(f"version {version}")
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("namespace")
+@click.argument("key", required=False)
+@click.option("--all", "everything", is_flag=True, help="Delete the whole namespace, its children and their history.")
+@click.option("--if-version", type=int, help="Delete only if the key has this version.")
+@store_option
+@json_option
+@verb
+def rm(namespace: str, key: str | None, everything: bool, if_version: int | None, store: Path, as_json: bool) -> None:
+    """Delete KEY in NAMESPACE, or with --all the namespace."""
+    if (key is None) != everything:
+        raise click.UsageError("give either KEY or --all")
+    with existing(store, read_only=False) as memory:
+        if key is None:
+            count = memory.delete_namespace(namespace)
+        else:
+            count = int(memory.delete(namespace, key, if_version=if_version))
+    if as_json:
+        print_json({"namespace": namespace, "deleted": count})
+    elif count or everything:
+        click.echo(f"deleted {count}")
+    if not count and not everything:
+        fail(f"there is no key {key!r} in {namespace}", EXIT_MISSING)
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("namespace", required=False)
+@click.option("--prefix", default="", help="Only keys that begin with it.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@store_option
+@json_option
+@verb
+def ls(namespace: str | None, prefix: str, limit: int | None, store: Path, as_json: bool) -> None:
+    """List the namespaces of a store, or the keys of NAMESPACE with the size of their values."""
+    with existing(store) as memory:
+        if namespace is None:
+            names = ["/".join(labels) for labels in memory.namespaces()][:limit]
+            print_json(names) if as_json else [click.echo(name) for name in names]
+            return
+        keys = ((key, len(value)) for key, value in memory.scan(namespace, prefix=prefix, limit=limit))
+        if as_json:
+            print_json([{"key": key, "size": size} for key, size in keys])
+            return
+        for key, size in keys:
+            click.echo(f"{size:>10}  {key}")
+
+
+@cli.command(epilog=EXIT_CODES)
+@store_option
+@json_option
+@verb
+def info(store: Path, as_json: bool) -> None:
+    """Print what a store says about itself."""
+    with existing(store) as memory:
+        facts = {"path": str(memory.path), **memory.stats().to_dict()}
+    if as_json:
+        print_json(facts)
+        return
+    facts["now"] = iso(int(facts["now"]))
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        click.echo(f"{name:<{width}}  {fact}")
+
+
+@cli.command(epilog=EXIT_CODES)
+@store_option
+@json_option
+@verb
+def verify(store: Path, as_json: bool) -> None:
+    """Check the structure of a store's data file and every checksum in it."""
+    if not (store / "data.mdb").exists():
+        fail(f"there is no store in {store}; give its directory with --store", EXIT_MISSING)
+    report = ntmem.verify(store)
+    if as_json:
+        print_json(
+            {
+                "ok": report.ok,
+                "records": report.records,
+                "history": report.history,
+                "namespaces": report.namespaces,
+                "problems": report.problems,
+            }
+        )
+    else:
+        for problem in report.problems:
+            click.echo(problem)
+        click.echo(f"{'ok' if report.ok else 'damaged'}: {report.records} records, {report.history} past versions")
+    if not report.ok:
+        sys.exit(EXIT_FAILED)
+
+
+cli.add_command(replay)

@@ -1,0 +1,108 @@
+"""How verbs speak: JSON for programs, text for people, one exit code for each kind of failure."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+import ntmem
+
+EXIT_FAILED, EXIT_USAGE, EXIT_MISSING, EXIT_REFUSED = 1, 2, 3, 4
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  1  the store could not be used, or a check failed
+  2  wrong usage
+  3  no such key, or no store there
+  4  refused: the key has another version
+"""
+
+store_option = click.option(
+    "--store",
+    "store",
+    type=click.Path(path_type=Path),
+    default=Path("./data/memory"),
+    envvar="NTMEM_STORE",
+    show_default=True,
+    show_envvar=True,
+    help="Directory of the store.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors of the store into a message and the documented exit code."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except ntmem.VersionConflict as error:
+            fail(str(error), EXIT_REFUSED)
+        except ntmem.InvalidNamespace as error:
+            fail(str(error), EXIT_USAGE)
+        except ntmem.NtmemError as error:
+            fail(str(error), EXIT_FAILED)
+        except (ValueError, TypeError) as error:
+            fail(str(error), EXIT_USAGE)
+
+    return run
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print `message` on standard error and exit."""
+    click.echo(f"ntmem: {message}", err=True)
+    sys.exit(code)
+
+
+def existing(store: Path, *, read_only: bool = True) -> ntmem.MemorySystem:
+    """Open a store that must be there."""
+    if not (store / "data.mdb").exists():
+        fail(f"there is no store in {store}; give its directory with --store", EXIT_MISSING)
+    return ntmem.open(store, read_only=read_only, agent_id="ntmem-cli")
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+def value_fields(value: bytes) -> dict[str, Any]:
+    """Return a value as JSON fields: as text where it is text, else in base 64, and decoded if it is a view's."""
+    fields: dict[str, Any] = {"size": len(value)}
+    try:
+        fields["text"] = value.decode()
+    except UnicodeDecodeError:
+        fields["base64"] = base64.b64encode(value).decode()
+    return fields
+
+
+def readable(value: bytes) -> str:
+    """Return a value for a person: text as it is, a view's object by its repr, other bytes by theirs."""
+    text = None
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        pass
+    if text is not None and (text.isprintable() or text.isspace() or "\n" in text):
+        return text
+    try:
+        return repr(ntmem.values.MsgpackCodec().decode(value))
+    except ntmem.SerializationError:
+        return repr(value)
+
+
+def iso(ns: int) -> str:
+    """Return an instant as ISO 8601 with nanoseconds."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"

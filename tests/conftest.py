@@ -1,0 +1,36 @@
+"""Tests run against the installed wheel: that is what users get."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Timing never decides a test, so neither does hypothesis' clock.
+hypothesis.settings.register_profile(
+    "ntmem",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ntmem")
+
+
+def pytest_sessionstart() -> None:
+    import ntmem
+
+    origin = Path(ntmem.__file__).resolve()
+    if origin.is_relative_to(ROOT / "src") and os.environ.get("NTMEM_TEST_SOURCE") != "1":
+        pytest.exit(
+            f"ntmem was imported from {origin.parent}, not from an installed wheel; "
+            "run `make test`, or set NTMEM_TEST_SOURCE=1 if the source tree is meant",
+            returncode=4,
+        )
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checked-out repository."""
+    return ROOT
