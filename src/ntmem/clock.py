@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from .instants import Instant, instant_ns
@@ -33,7 +32,8 @@ def boot_ns() -> int:
 def boot_id() -> bytes:
     """Return what tells this boot of the machine from every other; empty where the kernel does not say."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
     except OSError:
         return b""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, get_args
+
+from msgspec import Struct, field
 
 from .instants import Duration, duration_ns
 
@@ -19,8 +20,7 @@ def _require_int(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, was {value}")
 
 
-@dataclass(frozen=True, slots=True)
-class CacheConfig:
+class CacheConfig(Struct, frozen=True):
     """Limits of the hot tier (L1). `ttl` bounds residence in L1 only, never the life of data.
 
     The LMDB engine has no hot tier: it checks these values and keeps them for the engine that has one.
@@ -37,8 +37,7 @@ class CacheConfig:
         duration_ns(self.ttl, "ttl")
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryConfig:
+class MemoryConfig(Struct, frozen=True):
     """Configuration of a store.
 
     Parameters

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 
 class Fence(NamedTuple):
@@ -48,8 +49,7 @@ class Record(NamedTuple):
 Kind = Literal["put", "add", "incr", "delete"]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One requested change to one key, checked for form but not yet against the store."""
 
     kind: Kind
@@ -63,8 +63,7 @@ class Change:
     ts_known: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """What :meth:`ntmem.MemorySystem.retain` keeps of a namespace's past."""
 
     history: bool = False

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from html import escape
+from msgspec import Struct
+from msgspec.structs import asdict
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryStats:
+class MemoryStats(Struct, frozen=True):
     """A snapshot of a store's accounts; sizes in bytes, times in nanoseconds unless named otherwise.
 
     The first four are the names of the original crate. The LMDB engine has no hot tier, so `l1_entries` and
@@ -36,12 +35,13 @@ class MemoryStats:
         return asdict(self)
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in self.to_dict().items())
         return f"<table>{rows}</table>"
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(Struct, frozen=True):
     """What :meth:`ntmem.MemorySystem.verify` found."""
 
     problems: tuple[str, ...]

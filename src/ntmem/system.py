@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self, TypeVar, overload
+
+from msgspec.structs import fields, replace
 
 from .clock import SimulatedClock
 from .config import Durability, MemoryConfig
@@ -74,7 +74,7 @@ class MemorySystem:
             raise TypeError(f"config must be a MemoryConfig, was {type(config).__name__}")
         if not (clock is None or clock == "system" or isinstance(clock, SimulatedClock)):
             raise TypeError(f"clock must be a SimulatedClock, 'system' or None, was {clock!r}")
-        path = None if config.storage_path is None else Path(config.storage_path).absolute()
+        path = None if config.storage_path is None else os.path.abspath(config.storage_path)
         if path is None and read_only:
             raise ValueError("a private store (path=None) starts empty, so read_only makes no sense; pass a path")
         self.config = replace(config, storage_path=path)
@@ -95,9 +95,9 @@ class MemorySystem:
     # -- life
 
     @property
-    def path(self) -> Path | None:
+    def path(self) -> str | None:
         """The directory of the store; None for a private one."""
-        return self.config.storage_path  # type: ignore[return-value]  # made absolute in __init__
+        return None if self.config.storage_path is None else os.fspath(self.config.storage_path)
 
     @property
     def closed(self) -> bool:
@@ -122,7 +122,7 @@ class MemorySystem:
         return _reopen, (self.config, self.agent_id, self.read_only)
 
     def __repr__(self) -> str:
-        where = "private" if self.path is None else str(self.path)
+        where = "private" if self.path is None else self.path
         return f"<MemorySystem {where}{' closed' if self.closed else ''}>"
 
     def _engine(self) -> LmdbEngine:
@@ -472,17 +472,17 @@ def open(  # the name is the interface: ntmem.open
     ...     memory.incr("desk", "orders")
     1
     """
-    unknown = sorted(config.keys() - MemoryConfig.__dataclass_fields__.keys() | config.keys() & {"storage_path"})
-    if unknown:
-        known = sorted(MemoryConfig.__dataclass_fields__.keys() - {"storage_path"})
-        raise TypeError(f"open() has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    known = {field.name for field in fields(MemoryConfig)} - {"storage_path"}
+    if not config.keys() <= known:
+        unknown = ", ".join(sorted(config.keys() - known))
+        raise TypeError(f"open() has no option {unknown}; it has {', '.join(sorted(known))}")
     settings = MemoryConfig(storage_path=path, durability=durability, flush_interval=flush_interval, **config)
     return MemorySystem(settings, clock=clock, agent_id=agent_id, read_only=read_only)
 
 
 def verify(path: str | os.PathLike[str]) -> VerifyReport:
     """Check a store that need not be open, or cannot be: structure and every checksum, in a process of its own."""
-    return verify_directory(Path(path).absolute())
+    return verify_directory(os.path.abspath(path))
 
 
 def _reopen(config: MemoryConfig, agent_id: str | None, read_only: bool) -> MemorySystem:

@@ -134,7 +134,10 @@ def ls(namespace: str | None, prefix: str, limit: int | None, store: Path, as_js
     with existing(store) as memory:
         if namespace is None:
             names = ["/".join(labels) for labels in memory.namespaces()][:limit]
-            print_json(names) if as_json else [click.echo(name) for name in names]
+            if as_json:
+                print_json(names)
+            for name in [] if as_json else names:
+                click.echo(name)
             return
         keys = ((key, len(value)) for key, value in memory.scan(namespace, prefix=prefix, limit=limit))
         if as_json:

@@ -14,6 +14,7 @@ import click
 import msgspec
 
 import ntmem
+from ntmem.values import CODECS
 
 EXIT_FAILED, EXIT_USAGE, EXIT_MISSING, EXIT_REFUSED = 1, 2, 3, 4
 
@@ -89,15 +90,14 @@ def value_fields(value: bytes) -> dict[str, Any]:
 
 def readable(value: bytes) -> str:
     """Return a value for a person: text as it is, a view's object by its repr, other bytes by theirs."""
-    text = None
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        pass
-    if text is not None and (text.isprintable() or text.isspace() or "\n" in text):
+        text = ""
+    if text and all(letter.isprintable() or letter.isspace() for letter in text):
         return text
     try:
-        return repr(ntmem.values.MsgpackCodec().decode(value))
+        return repr(CODECS["msgpack"].decode(value))
     except ntmem.SerializationError:
         return repr(value)
 

@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import lmdb
@@ -36,7 +35,7 @@ from ..errors import (
     StorageError,
     StoreClosed,
 )
-from .datafile import check_before_mapping
+from .datafile import DATA_FILE, check_before_mapping
 
 T = TypeVar("T")
 Txn: TypeAlias = "lmdb.Transaction[memoryview]"
@@ -99,7 +98,7 @@ class ColdStore:
     **Thread safety**: all methods may be called from any thread; writers of all processes take turns.
     """
 
-    def __init__(self, directory: Path | None, *, read_only: bool, max_bytes: int) -> None:
+    def __init__(self, directory: str | None, *, read_only: bool, max_bytes: int) -> None:
         self.directory = directory
         self.read_only = read_only
         self.max_bytes = max_bytes
@@ -116,20 +115,19 @@ class ColdStore:
         import tempfile
 
         # An unlinked directory on a RAM disk: nothing is left behind, whatever ends the process.
-        shm = Path("/dev/shm")
-        directory = tempfile.mkdtemp(prefix="ntmem-", dir=shm if os.access(shm, os.W_OK) else None)
+        directory = tempfile.mkdtemp(prefix="ntmem-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
         try:
-            return self._open(Path(directory))
+            return self._open(directory)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _open(self, directory: Path) -> lmdb.Environment:
+    def _open(self, directory: str) -> lmdb.Environment:
         check_before_mapping(directory)
-        data_file = directory / "data.mdb"
-        size = data_file.stat().st_size if data_file.exists() else 0
+        data_file = os.path.join(directory, DATA_FILE)
+        size = os.path.getsize(data_file) if os.path.exists(data_file) else 0
         try:
             env = lmdb.open(
-                os.fspath(directory),
+                directory,
                 map_size=max(min(FIRST_MAP, self.max_bytes), size),
                 readonly=self.read_only,
                 create=not self.read_only,
@@ -301,7 +299,7 @@ def _code_of(error: Exception) -> int | None:
     return getattr(error, "errno", None)
 
 
-def _open_error(directory: Path, error: Exception) -> NtmemError:
+def _open_error(directory: str, error: Exception) -> NtmemError:
     code = _code_of(error)
     if code in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, lmdb.ReadonlyError):
         return StorageError(
@@ -323,13 +321,13 @@ _registry = threading.RLock()
 
 
 @contextmanager
-def opening(directory: Path, read_only: bool) -> Iterator[None]:
+def opening(directory: str, read_only: bool) -> Iterator[None]:
     """Let one process at a time open a directory, so that none finds it half made.
 
     The lock is the kernel's (``flock``) and ends with its holder. Raises :class:`StorageError` naming the holder
     when it is not granted in ten seconds.
     """
-    path = directory / "open.lock"
+    path = os.path.join(directory, "open.lock")
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -359,7 +357,7 @@ def opening(directory: Path, read_only: bool) -> Iterator[None]:
 
 
 def attach(
-    directory: Path | None, *, read_only: bool, max_bytes: int, prepare: Callable[[ColdStore], None]
+    directory: str | None, *, read_only: bool, max_bytes: int, prepare: Callable[[ColdStore], None]
 ) -> ColdStore:
     """Return this process's environment of `directory`, opened if it is not; `prepare` runs once, at the opening."""
     with _registry:
@@ -396,20 +394,20 @@ def detach(store: ColdStore) -> None:
                 del _open_stores[key]
 
 
-def _make_directory(directory: Path, read_only: bool) -> None:
+def _make_directory(directory: str, read_only: bool) -> None:
     if read_only:
-        if not (directory / "data.mdb").exists():
+        if not os.path.exists(os.path.join(directory, DATA_FILE)):
             raise StorageError(f"there is no store in {directory}; check the path, or open it for writing to make one")
         return
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make the directory {directory}: {error.strerror}; choose another path") from error
 
 
-def _identity(directory: Path) -> tuple[int, int]:
+def _identity(directory: str) -> tuple[int, int]:
     try:
-        stat = (directory / "data.mdb").stat()
+        stat = os.stat(os.path.join(directory, DATA_FILE))
     except FileNotFoundError:
         return (-1, -1)
     return stat.st_dev, stat.st_ino

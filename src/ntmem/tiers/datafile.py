@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import struct
 import time
-from pathlib import Path
 
 from ..errors import CorruptionError, SchemaError
+
+DATA_FILE = "data.mdb"
 
 _MAGIC = 0xBEEFC0DE
 _META_PAGE = 0x08
@@ -23,12 +24,12 @@ _NO_PAGE = 2**64 - 1
 _REMEDY = "restore a backup of the directory; 'ntmem verify' says in detail what is damaged"
 
 
-def find_damage(data_file: Path) -> str | None:
+def find_damage(data_file: str) -> str | None:
     """Return what is visibly wrong with an LMDB file, None if it may be mapped. The file is only read."""
-    size = data_file.stat().st_size
+    size = os.path.getsize(data_file)
     if size == 0:
         return None  # LMDB makes a new database of an empty file
-    with data_file.open("rb") as file:
+    with open(data_file, "rb") as file:
         head = file.read(_PAGE_HEAD.size + _META.size)
         if len(head) < _PAGE_HEAD.size + _META.size:
             return f"it has {size} bytes, less than one meta page"
@@ -74,22 +75,22 @@ def _meta_damage(number: int, page: bytes, page_size: int) -> str | None:
     return None
 
 
-def walk(data_file: Path) -> list[str]:
+def walk(data_file: str) -> list[str]:
     """Return what is wrong with the structure of an LMDB file at rest, checked page by page without mapping it."""
     from lmdb import verify
 
     try:
-        return list(verify.verify(os.fspath(data_file), subdir=False))
+        return list(verify.verify(data_file, subdir=False))  # type: ignore[no-untyped-call]
     except verify.VerifyError as error:
         return [str(error)]
 
 
-def check_before_mapping(directory: Path) -> None:
+def check_before_mapping(directory: str) -> None:
     """Raise :class:`CorruptionError` if the data file in `directory` must not be mapped."""
-    data_file = directory / "data.mdb"
-    if not data_file.exists():
+    data_file = os.path.join(directory, DATA_FILE)
+    if not os.path.exists(data_file):
         return
-    if not data_file.is_file():
+    if not os.path.isfile(data_file):
         raise CorruptionError(f"{data_file} is not a regular file; {_REMEDY}")
     damage = None
     for _ in range(3):  # a commit of another process may stand half-written in what was just read

@@ -26,7 +26,6 @@ its length alone.
 from __future__ import annotations
 
 import struct
-from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
 
@@ -56,6 +55,8 @@ _LONG_NAMESPACE = _NAMESPACE_HEAD + _DIGEST
 
 
 def _digest(data: bytes) -> bytes:
+    from hashlib import blake2b  # 5 ms to import, and only long keys and history need it
+
     return blake2b(data, digest_size=_DIGEST).digest()
 
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from typing import Literal
@@ -18,6 +19,7 @@ from .. import clock as clocks
 from ..clock import SimulatedClock
 from ..errors import SchemaError, StorageError
 from .cold import ColdStore
+from .datafile import DATA_FILE
 from .tables import SIMULATED, SYSTEM, ClockRow, Head, Tables
 
 SCHEMA = 1
@@ -73,7 +75,7 @@ def _migrate(tables: Tables, found: int) -> None:
 
 def _identify(store: ColdStore, tables: Tables) -> None:
     assert store.directory is not None
-    stat = (store.directory / "data.mdb").stat()
+    stat = os.stat(os.path.join(store.directory, DATA_FILE))
     identity = _IDENTITY.pack(stat.st_dev & (2**64 - 1), stat.st_ino)
     found = tables.get_meta(b"identity")
     if found != identity:
@@ -98,10 +100,7 @@ def agree_on_clock(store: ColdStore, choice: ClockChoice) -> None:
             return
         found = tables.clock()
         _check_agreed(found, choice)
-        if found.kind == SYSTEM:
-            row = _system_clock(tables, found)
-        else:
-            row = found._replace(at=max(found.at, start or 0))
+        row = _system_clock(tables, found) if found.kind == SYSTEM else found._replace(at=max(found.at, start or 0))
         if row != found:
             tables.put_clock(row)
 

@@ -121,8 +121,10 @@ def _drop_to_budget(tables: Tables, row: NamespaceRow, now: int) -> NamespaceRow
     for _, where, stored in reversed(past):
         if stored.key not in following:
             current = tables.record(record_key(row.id, stored.key))
-            being_replaced = current is None or current.version == stored.version
-            following[stored.key] = now if being_replaced else current.ts_known
+            if current is None or current.version == stored.version:  # just being deleted or replaced
+                following[stored.key] = now
+            else:
+                following[stored.key] = current.ts_known
         superseded[where] = _superseded(stored, following[stored.key])
         following[stored.key] = stored.ts_known
     for _, where, _ in sorted(past, key=lambda item: item[0]):

@@ -101,7 +101,8 @@ class Tables:
     def clock(self) -> ClockRow:
         """Return the store's clock."""
         data = self._needed(b"clock", _CLOCK.size)
-        return ClockRow(*_CLOCK.unpack_from(data), data[_CLOCK.size :])
+        kind, at = _CLOCK.unpack_from(data)
+        return ClockRow(kind, at, data[_CLOCK.size :])
 
     def put_clock(self, row: ClockRow) -> None:
         """Set the store's clock."""

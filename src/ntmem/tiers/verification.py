@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import lmdb
 import msgspec
@@ -15,7 +14,7 @@ import msgspec
 from ..errors import CorruptionError, NtmemError, StorageError
 from ..stats import VerifyReport
 from .cold import ColdStore, Txn, attach, detach
-from .datafile import check_before_mapping, walk
+from .datafile import DATA_FILE, check_before_mapping, walk
 from .layout import decode_namespace, decode_record
 
 _MOST_PROBLEMS = 100
@@ -31,14 +30,14 @@ class _Finding(msgspec.Struct):
         return VerifyReport(tuple(self.problems), self.records, self.history, self.namespaces)
 
 
-def verify_directory(directory: Path) -> VerifyReport:
+def verify_directory(directory: str) -> VerifyReport:
     """Check the store in `directory` from a process of its own."""
-    if not (directory / "data.mdb").exists():
+    if not os.path.exists(os.path.join(directory, DATA_FILE)):
         raise StorageError(f"there is no store in {directory}; check the path")
     import subprocess
 
     child = subprocess.run(
-        [sys.executable, "-m", __name__, str(directory)],
+        [sys.executable, "-m", __name__, directory],
         capture_output=True,
         text=True,
         check=False,
@@ -79,11 +78,11 @@ def _note(finding: _Finding, problem: str) -> None:
         finding.problems.append(problem)
 
 
-def _check(directory: Path) -> _Finding:
+def _check(directory: str) -> _Finding:
     finding = _Finding([])
     try:
         check_before_mapping(directory)
-        problems = walk(directory / "data.mdb")
+        problems = walk(os.path.join(directory, DATA_FILE))
         if problems:
             problems = _walk_at_rest(directory)
         if not problems:
@@ -99,13 +98,13 @@ def _check(directory: Path) -> _Finding:
     return finding
 
 
-def _walk_at_rest(directory: Path) -> list[str]:
+def _walk_at_rest(directory: str) -> list[str]:
     """Walk again while no writer can run: a commit may have changed the file under the first walk."""
-    data_file = directory / "data.mdb"
+    data_file = os.path.join(directory, DATA_FILE)
     try:
-        size = data_file.stat().st_size
+        size = os.path.getsize(data_file)
         with (
-            lmdb.open(str(directory), map_size=2 * size + (1 << 20), create=False, lib_version=0) as env,
+            lmdb.open(directory, map_size=2 * size + (1 << 20), create=False, lib_version=0) as env,
             env.begin(write=True),
         ):
             return walk(data_file)
@@ -114,4 +113,4 @@ def _walk_at_rest(directory: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(msgspec.json.encode(_check(Path(sys.argv[1]))).decode())
+    sys.stdout.write(msgspec.json.encode(_check(sys.argv[1])).decode())
