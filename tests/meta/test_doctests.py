@@ -1,4 +1,4 @@
-"""The examples in the docstrings of native modules, which doctest cannot find by itself, are true."""
+"""The examples in docstrings are true; those of native modules doctest cannot find by itself."""
 
 import doctest
 import importlib
@@ -6,8 +6,14 @@ import pkgutil
 
 import pytest
 
+import ntmem
 import ntmem._core
 
+PYTHON_MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(ntmem.__path__, "ntmem.")
+    if not module.name.startswith("ntmem._core.") and not module.name.endswith("__main__")
+)
 MODULES = sorted(m.name for m in pkgutil.walk_packages(ntmem._core.__path__, "ntmem._core.") if not m.ispkg)
 
 
@@ -32,6 +38,12 @@ def test_examples_are_true(module_name):
     for name, text in docstrings(module, module_name):
         runner.run(parser.get_doctest(text, dict(vars(module)), name, module.__file__, 0))
     assert runner.failures == 0
+
+
+@pytest.mark.parametrize("module_name", ["ntmem", *PYTHON_MODULES])
+def test_examples_of_python_modules_are_true(module_name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testmod(importlib.import_module(module_name), extraglobs={"ntmem": ntmem}).failed == 0
 
 
 def test_the_finder_finds():

@@ -53,9 +53,7 @@ def test_imports_go_down(path):
 
 def test_the_rule_can_fail(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "SOURCE", tmp_path)
-    for number, line in enumerate(
-        ["from ntmem.cli import main", "import ntmem", "from ..system import open"]
-    ):
+    for number, line in enumerate(["from ntmem.cli import main", "import ntmem", "from ..system import open"]):
         path = tmp_path / "ntmem" / "tiers" / f"case_{number}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"def late():\n    {line}\n")
