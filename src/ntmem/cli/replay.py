@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import EXIT_FAILED, EXIT_USAGE, fail, json_option, print_json, verb
+from .output import EXIT_FAILED, json_option, print_json, verb
 
 if TYPE_CHECKING:
     from ..replay.run import Progress
@@ -74,13 +75,11 @@ def replay(file: Path | None, no_kill: bool, as_json: bool, **options: Any) -> N
 
     Without FILE it replays six minutes of Binance BTCUSDT quotes and trades that ship with the package.
     """
-    from ..replay import MarketError, ReplayOptions, run
+    from ..replay import ReplayOptions, run
 
-    try:
-        with _progress() as progress:
-            report = run(ReplayOptions(file=file, kill=not no_kill, **options), progress)
-    except MarketError as error:
-        fail(str(error), EXIT_USAGE)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with the report so far
+    with _progress() as progress:
+        report = run(ReplayOptions(file=file, kill=not no_kill, **options), progress)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -1,0 +1,30 @@
+"""The replay: market data through a team of agents whose whole memory is one store. ``ntmem replay`` runs it.
+
+A feeder drives the store's clock and writes what is known of the market by then; N agents, each a process of its
+own, recall similar situations, predict, decide, and commit every step. In the middle one is killed with ``kill -9``
+and started again. At the end everything is read back from the store and checked.
+
+===================== ================================================================
+:mod:`~.market`       a CSV file to rows (:mod:`~.columns`, :mod:`~.times`)
+:mod:`~.steps`        rows to decision steps
+:mod:`~.agent`        the strategy and its state; subclass :class:`Agent`
+:mod:`~.worker`       the process around an agent (:mod:`~.loading`, :mod:`~.wire`)
+:mod:`~.swarm`        all processes, seen from the supervisor
+:mod:`~.run`          the supervisor: clock, feeding, kill, restart
+:mod:`~.killing`      what was acknowledged, and is it there
+:mod:`~.book`         fills to a position, and the same again in another way
+:mod:`~.accounts`     from the store to the report (:mod:`~.intervals`)
+:mod:`~.report`       the figures; :mod:`~.cards`: on the screen
+===================== ================================================================
+"""
+
+from __future__ import annotations
+
+from .agent import Agent, Recalled
+from .book import Position
+from .market import MarketError
+from .report import Report
+from .run import ReplayOptions, run
+from .steps import Step
+
+__all__ = ["Agent", "MarketError", "Position", "Recalled", "ReplayOptions", "Report", "Step", "run"]

@@ -1,0 +1,243 @@
+"""The accounts at the end of a replay: everything is read back from the store and computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..system import MemorySystem
+from .agent import SWARM
+from .book import Position, check, recompute
+from .intervals import BIPS, compare_errors
+from .killing import KillCard
+from .market import MarketFile
+from .report import Report
+from .steps import Step
+from .swarm import AgentFailed
+from .wire import Begin
+
+
+class Durations:
+    """Durations of operations, 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._ns: dict[str, array[int]] = {}
+
+    def add(self, ns: Mapping[str, Sequence[int]]) -> None:
+        """Take in durations by operation."""
+        for operation, values in ns.items():
+            self._ns.setdefault(operation, array("q")).extend(values)
+
+    def table(self) -> dict[str, dict[str, float]]:
+        """Return count, p50 and p99 in microseconds by operation."""
+        return {
+            operation: {
+                "count": len(values),
+                "p50_us": float(np.quantile(values, 0.5)) / 1e3,
+                "p99_us": float(np.quantile(values, 0.99)) / 1e3,
+            }
+            for operation, values in sorted(self._ns.items())
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the supervisor knows of a run that has ended."""
+
+    memory: MemorySystem
+    symbol: str
+    files: Sequence[MarketFile]
+    steps: Sequence[Step]
+    begins: Sequence[Begin]
+    fed: int
+    complete: bool
+    interrupted: bool
+    failure: AgentFailed | None
+    card: KillCard | None
+    durations: Durations
+    process_memory: dict[str, dict[str, int]]
+    seed: int
+    kept: bool
+
+
+def account_for(run: Run, began: float) -> Report:
+    """Return the report of a run; `began` is when it did, on the monotonic clock."""
+    problems = []
+    if run.failure is not None:
+        problems.append(str(run.failure))
+    if run.card is not None:
+        problems += [f"acknowledged by {run.card.agent}, lost by the kill: {lost}" for lost in run.card.lost]
+    agents, errors = [], []
+    for begin in run.begins:
+        account, error = _agent(run, begin)
+        agents.append(account)
+        errors.append(error)
+        problems += [f"{begin.name}: {problem}" for problem in account["problems"]]
+    stats = run.memory.stats()
+    return Report(
+        market=_market(run),
+        replay={
+            "symbol": run.symbol,
+            "agents": len(run.begins),
+            "steps_fed": run.fed,
+            "steps": len(run.steps),
+            "from": run.steps[0].ts,
+            "to": run.steps[max(0, run.fed - 1)].ts,
+            "complete": run.complete,
+            "interrupted": run.interrupted,
+            "seed": run.seed,
+            "seconds": time.monotonic() - began,
+        },
+        operations=run.durations.table(),
+        kill=None if run.card is None else run.card.to_dict(),
+        agents=agents,
+        prediction=_prediction(errors, max(agent["horizon"] for agent in agents), run.seed),
+        memory={
+            "processes": run.process_memory,
+            "total_pss": sum(one["pss"] for one in run.process_memory.values()),
+        },
+        disk={
+            "path": str(run.memory.path) if run.kept else None,
+            "bytes": directory_bytes(run.memory.path),
+            "records": stats.l3_entries,
+            "last_version": stats.last_version,
+        },
+        problems=problems,
+        error=run.failure.details or None if run.failure is not None else None,
+    )
+
+
+def _market(run: Run) -> dict[str, Any]:
+    return {
+        "files": [
+            {
+                "name": file.name,
+                "kind": file.kind,
+                "rows": file.rows,
+                "bad": dict(file.bad),
+                "bad_rows": [bad._asdict() for bad in file.bad_rows],
+                "late": file.late,
+                "other_symbols": file.other_symbols,
+            }
+            for file in run.files
+        ],
+        "rows": sum(file.rows for file in run.files),
+        "bad": sum(file.bad.total() for file in run.files),
+        "late": sum(file.late for file in run.files),
+    }
+
+
+# -- agents
+
+
+def _agent(run: Run, begin: Begin) -> tuple[dict[str, Any], dict[int, tuple[float, float]]]:
+    """Return the account of an agent, and its errors with and without memory by step."""
+    own = run.memory.namespace(SWARM, begin.name)
+    state = own.get("state")
+    done = 0 if state is None else state["cursor"] + 1
+    problems = []
+    if run.failure is None and not run.interrupted and done != run.fed:
+        problems.append(f"has done {done} steps of {run.fed}")
+    counted = int(run.memory.get((SWARM, begin.name), "steps", b"0"))
+    if counted != done:
+        problems.append(f"counted {counted} steps, its cursor says {done}: a step was lost or done twice")
+    book = _book(run, begin.name, done)
+    errors = _errors(run.memory, begin.name)
+    with_memory, without = (
+        (float(np.mean(column)) * BIPS for column in zip(*errors.values(), strict=True)) if errors else (None, None)
+    )
+    account = {
+        "name": begin.name,
+        "window": begin.window if state is None else state["window"],  # an agent may have its own
+        "horizon": begin.horizon if state is None else state["horizon"],
+        "steps": done,
+        "book": book,
+        "predictions": len(errors),
+        "error_with": with_memory,
+        "error_without": without,
+        "state_digest": state_digest(run.memory, begin.name),
+        "problems": problems + book["differences"],
+    }
+    return account, errors
+
+
+def _book(run: Run, name: str, done: int) -> dict[str, Any]:
+    """Return an agent's position, checked against its fills, and its fills against the market."""
+    record = run.memory.namespace(SWARM, name).get("position")
+    position = Position() if record is None else Position.from_record(record)
+    fills = dict(run.memory.namespace(SWARM, name, "fills").scan())
+    mark = run.steps[max(0, done - 1)].last
+    recomputed = recompute(fills.values(), mark)
+    differences = check(position, recomputed, mark)
+    for trade_id, fill in fills.items():
+        market = run.steps[fill["step"]]
+        expected = market.ask if fill["side"] == "buy" else market.bid
+        if Decimal(fill["price"]) != expected:
+            differences.append(f"fill {trade_id} is at {fill['price']}, the market was at {expected}")
+    return {
+        "fills": recomputed.fills,
+        **position.to_record(),
+        "mark_price": str(mark),
+        "total_pnl": str(position.total_pnl(mark)),
+        "differences": differences,
+    }
+
+
+def _errors(memory: MemorySystem, name: str) -> dict[int, tuple[float, float]]:
+    outcomes = dict(memory.namespace(SWARM, name, "outcomes").scan())
+    return {
+        int(key): (abs(made["prediction"] - found["outcome"]), abs(made["baseline"] - found["outcome"]))
+        for key, made in memory.namespace(SWARM, name, "predictions").scan()
+        if made["recalled"] and (found := outcomes.get(key)) is not None
+    }
+
+
+def _prediction(errors: Sequence[dict[int, tuple[float, float]]], overlap: int, seed: int) -> dict[str, Any]:
+    """Compare errors over all agents: the mean of a step's, because agents see the same market."""
+    steps = sorted(set().union(*errors))
+    means = [np.mean([one[step] for one in errors if step in one], axis=0) for step in steps]
+    with_memory, without = np.array(means, dtype=np.float64).reshape(-1, 2).T
+    return compare_errors(with_memory, without, overlap, seed)
+
+
+def state_digest(memory: MemorySystem, name: str) -> str:
+    """Return a digest of all that an agent has in the store: equal runs have equal digests."""
+    summary = hashlib.blake2b(digest_size=16)
+    for labels in memory.namespaces((SWARM, name)):
+        for key, value in memory.scan(labels):
+            for part in ("/".join(labels).encode(), key.encode(), value):
+                summary.update(len(part).to_bytes(8, "little") + part)
+    return summary.hexdigest()
+
+
+# -- resources
+
+
+def process_memory(processes: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Return resident and proportional set size in bytes of processes, and of this one, where the system tells."""
+    return {name: _memory_of(pid) for name, pid in {"feeder": os.getpid(), **processes}.items()}
+
+
+def _memory_of(pid: int) -> dict[str, int]:
+    found = {}
+    for file, field, name in (("status", "VmRSS:", "rss"), ("smaps_rollup", "Pss:", "pss")):
+        try:
+            lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+        except OSError:
+            lines = []
+        found[name] = next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
+    return found
+
+
+def directory_bytes(path: str | os.PathLike[str] | None) -> int:
+    """Return what the files of a directory occupy on disk; holes do not count."""
+    return 0 if path is None else sum(file.stat().st_blocks * 512 for file in Path(path).rglob("*") if file.is_file())

@@ -1,0 +1,320 @@
+"""One trading agent, whose whole state is in the store.
+
+What it keeps, below the namespace ``swarm/NAME``:
+
+================ ============ =====================================================================
+namespace        key          value
+================ ============ =====================================================================
+(itself)         ``last``     the market it saw last, with features
+(itself)         ``state``    cursor: the last step it has done; sum of outcomes; window and horizon
+(itself)         ``steps``    how many steps it has done (``incr``)
+(itself)         ``position`` see :class:`ntmem.replay.book.Position`
+``situations``   step         window of normalised log returns
+``outcomes``     step         log return that followed the situation of that step
+``predictions``  step         prediction, the baseline without memory, what was recalled, the target
+``fills``        trade id     side, quantity, price
+================ ============ =====================================================================
+
+**Invariants**
+
+1. All of a step but ``last`` is one transaction, with its cursor in it: a kill leaves the step done or not begun.
+2. What is written once is written with ``if_version=0``: a step done twice is refused by the store.
+3. What an agent holds in memory is a cache that :meth:`Agent.restore` rebuilds from the store.
+4. No look-ahead: of the own situations only those are recalled whose outcome was known before this step.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from hashlib import blake2b
+from operator import index
+from time import perf_counter_ns
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core.distance import nearest
+from ..system import MemorySystem
+from ..transaction import Transaction
+from ..values import codec_named
+from .book import Position
+from .steps import Step
+
+T = TypeVar("T")
+
+MARKET = "market"
+SWARM = "swarm"
+_MSGPACK = codec_named("msgpack")
+_BIPS = 1e4
+
+
+def step_key(number: int) -> str:
+    """Return the key of a step; keys sort as their numbers."""
+    return f"{number:010d}"
+
+
+def digest(value: bytes) -> bytes:
+    """Return what stands for a value in an acknowledgement."""
+    return blake2b(value, digest_size=8).digest()
+
+
+class Recalled(NamedTuple):
+    """A situation of the past that resembles the present one."""
+
+    step: int
+    similarity: float
+    """In (0, 1]; 1 is equal."""
+    outcome: float
+    """The log return that followed."""
+
+
+class Agent:
+    """A trading agent; override :meth:`predict`, :meth:`target` or both.
+
+    One object lives in one process and may be rebuilt in another at any moment: keep nothing in attributes that
+    must survive. Use :attr:`random` for chance; it gives the same numbers when a step is done again.
+
+    Attributes
+    ----------
+    window, horizon : int or None
+        Returns in a situation, and steps until its outcome. None: chosen by the replay, differently per agent.
+    neighbours : int
+        How many situations are recalled.
+    unit : Decimal
+        Quantity that one unit of :meth:`target` stands for.
+    exploration : float
+        Share of the steps at which :meth:`target` tries a position at random.
+
+    Examples
+    --------
+    >>> class Contrarian(Agent):
+    ...     def target(self, prediction, step, position):
+    ...         return -1 if prediction > 0 else 1
+    """
+
+    window: int | None = None
+    horizon: int | None = None
+    neighbours: ClassVar[int] = 8
+    unit: ClassVar[Decimal] = Decimal("0.01")
+    exploration: ClassVar[float] = 0.05
+
+    memory: MemorySystem
+    name: str
+    symbol: str
+    random: random.Random
+
+    # -- the strategy
+
+    def predict(self, situation: NDArray[np.float32], recalled: Sequence[Recalled]) -> float:
+        """Return the log return expected within the next `horizon` steps.
+
+        Parameters
+        ----------
+        situation : ndarray of float32, shape (window,)
+            The last log returns, with mean 0 and deviation 1.
+        recalled : sequence of Recalled
+            The most similar earlier situations, most similar first; may be empty.
+        """
+        weight = math.fsum(one.similarity for one in recalled)
+        return math.fsum(one.similarity * one.outcome for one in recalled) / weight if weight else 0.0
+
+    def target(self, prediction: float, step: Step, position: Position) -> int:
+        """Return the position to hold from now on, in units, negative for short.
+
+        Parameters
+        ----------
+        prediction : float
+            From :meth:`predict`; 0.0 while there is nothing to predict from.
+        step : Step
+            The market as it is known now.
+        position : Position
+            What is held.
+        """
+        if self.random.random() < self.exploration:
+            return self.random.choice((-1, 0, 1))
+        cost = float(step.ask - step.bid) / (2 * step.mid)
+        if abs(prediction) > cost:
+            return 1 if prediction > 0 else -1
+        return int(position.quantity / self.unit)
+
+    # -- its state
+
+    def begin(self, memory: MemorySystem, name: str, symbol: str, *, window: int, horizon: int, seed: int) -> None:
+        """Take up work on an open store. Called by the replay, once per process."""
+        self.memory, self.name, self.symbol = memory, name, symbol
+        self.window = self.window or window
+        self.horizon = self.horizon or horizon
+        if self.window < 2 or self.horizon < 1:
+            raise ValueError(f"window must be at least 2 and horizon 1, were {self.window} and {self.horizon}")
+        self._seed = seed
+        self._own = (SWARM, name)
+        self._market = memory.namespace(MARKET, symbol)
+        self._nanoseconds: dict[str, list[int]] = {}
+        self._writes: list[tuple[str, str, int, bytes]] = []
+        self.restore()
+
+    def restore(self) -> None:
+        """Read the state from the store: of a new agent there is none, of a killed one all it acknowledged."""
+        assert self.window is not None
+        assert self.horizon is not None
+        state = self._timed("get", lambda: self.memory.namespace(*self._own).get("state"))
+        self.cursor: int = -1 if state is None else state["cursor"]
+        self._outcome_sum: float = 0.0 if state is None else state["outcome_sum"]
+        record = self._timed("get", lambda: self.memory.namespace(*self._own).get("position"))
+        self.position = Position() if record is None else Position.from_record(record)
+        span = max(self.window, self.horizon) + 1
+        keys = [step_key(number) for number in range(max(0, self.cursor + 1 - span), self.cursor + 1)]
+        seen = self._timed("get_many", lambda: self.memory.get_many(self._market.labels, keys))
+        self._mids = deque((_MSGPACK.decode(seen[key])["mid"] for key in keys), maxlen=span)
+        windows = self._timed("scan", lambda: list(self.memory.namespace(*self._own, "situations").scan()))
+        self._first = int(windows[0][0]) if windows else self.window
+        self._count = len(windows)
+        self._situations = np.zeros((max(256, 2 * self._count), self.window), np.float32)
+        for row, (_, situation) in enumerate(windows):
+            self._situations[row] = situation
+        outcomes = self._timed("scan", lambda: list(self.memory.namespace(*self._own, "outcomes").scan()))
+        self._outcomes: list[float] = [outcome["outcome"] for _, outcome in outcomes]
+
+    # -- a step
+
+    def step(self, number: int) -> tuple[list[tuple[str, str, int, bytes]], dict[str, list[int]]]:
+        """Do one step and commit it; return the writes and the durations for the acknowledgement."""
+        if number != self.cursor + 1:
+            raise RuntimeError(f"{self.name} has done step {self.cursor}, was told to do step {number}")
+        self._nanoseconds, self._writes = {}, []
+        self.random = random.Random(f"{self._seed}/{self.name}/{number}")
+        seen = self._timed("get", lambda: self._market.get(step_key(number)))
+        if seen is None:
+            raise RuntimeError(f"step {number} is not in {'/'.join(self._market.labels)}")
+        now = Step(**{name: seen[name] for name in Step._fields})
+        self._mids.append(now.mid)
+        self._write_last(now)
+        transaction = self.memory.transaction()
+        begun = 0
+        with transaction:
+            self._collect(transaction, now)
+            begun = perf_counter_ns()
+        self._nanoseconds.setdefault("transaction", []).append(perf_counter_ns() - begun)
+        committed = transaction.version or 0
+        self._writes = [(below, key, version or committed, value) for below, key, version, value in self._writes]
+        self.cursor = number
+        return self._writes, self._nanoseconds
+
+    def _write_last(self, now: Step) -> None:
+        features = {
+            "step": now.number,
+            "bid": now.bid,
+            "ask": now.ask,
+            "last": now.last,
+            "spread_bips": float(now.ask - now.bid) / now.mid * _BIPS,
+            "return_bips": math.log(self._mids[-1] / self._mids[-2]) * _BIPS if len(self._mids) > 1 else 0.0,
+        }
+        value = _MSGPACK.encode(features)
+        version = self._timed(
+            "put",
+            lambda: self.memory.put(self._own, "last", value, ts_event=now.ts_event, ts_known=now.ts_known),
+        )
+        self._writes.append(("", "last", version, digest(value)))
+
+    def _collect(self, transaction: Transaction, now: Step) -> None:
+        known = len(self._outcomes)  # before this step: what it resolves is not recalled in it
+        baseline = self._outcome_sum / known if known else 0.0
+        self._resolve(transaction, now.number)
+        prediction, recalled = 0.0, []
+        situation = self._situation()
+        if situation is not None:
+            recalled = self._recall(situation, known)
+            prediction = float(self.predict(situation, recalled))
+            if not math.isfinite(prediction):
+                raise ValueError(f"predict() must return a finite number, returned {prediction}")
+            self._put(transaction, "situations", step_key(now.number), situation, once=True)
+            self._remember(situation)
+        target = index(self.target(prediction, now, self.position))
+        if situation is not None:
+            values = {
+                "prediction": prediction,
+                "baseline": baseline,
+                "recalled": [one.step for one in recalled],
+                "target": target,
+            }
+            self._put(transaction, "predictions", step_key(now.number), values, once=True)
+        self._trade(transaction, now, target * self.unit - self.position.quantity)
+        state = {
+            "cursor": now.number,
+            "outcome_sum": self._outcome_sum,
+            "window": self.window,
+            "horizon": self.horizon,
+        }
+        self._put(transaction, "", "state", state)
+        transaction.incr(self._own, "steps")
+
+    def _situation(self) -> NDArray[np.float32] | None:
+        assert self.window is not None
+        if len(self._mids) <= self.window:
+            return None
+        returns = np.diff(np.log(np.array(self._mids)[-self.window - 1 :]))
+        deviation = returns.std()
+        if deviation < 1e-15:
+            return np.zeros(self.window, np.float32)
+        normalised: NDArray[np.float32] = ((returns - returns.mean()) / deviation).astype(np.float32)
+        return normalised
+
+    def _recall(self, situation: NDArray[np.float32], known: int) -> list[Recalled]:
+        if not known:
+            return []
+        found = self._timed("nearest", lambda: nearest(self._situations[:known].data, situation.data, self.neighbours))
+        size = 2 * len(situation)
+        return [Recalled(self._first + row, math.exp(-far / size), self._outcomes[row]) for row, far in found]
+
+    def _remember(self, situation: NDArray[np.float32]) -> None:
+        if self._count == len(self._situations):
+            self._situations = np.concatenate([self._situations, np.zeros_like(self._situations)])
+        self._situations[self._count] = situation
+        self._count += 1
+
+    def _resolve(self, transaction: Transaction, number: int) -> None:
+        """Write down what followed the situation of `horizon` steps ago."""
+        assert self.horizon is not None
+        if number - self.horizon < self._first or not self._count:
+            return
+        outcome = math.log(self._mids[-1] / self._mids[-1 - self.horizon])
+        self._outcomes.append(outcome)
+        self._outcome_sum += outcome
+        values = {"outcome": outcome, "resolved": number}
+        self._put(transaction, "outcomes", step_key(number - self.horizon), values, once=True)
+
+    def _trade(self, transaction: Transaction, now: Step, quantity: Decimal) -> None:
+        if quantity:
+            price = now.ask if quantity > 0 else now.bid
+            self.position = self.position.fill(quantity, price)
+            fill = {
+                "side": "buy" if quantity > 0 else "sell",
+                "quantity": str(abs(quantity)),
+                "price": str(price),
+                "step": now.number,
+            }
+            self._put(transaction, "fills", f"{self.name}-{step_key(now.number)}", fill, once=True)
+            self._put(transaction, "", "position", self.position.to_record())
+
+    # -- writing
+
+    def _put(self, transaction: Transaction, below: str, key: str, value: Any, *, once: bool = False) -> None:
+        data = _MSGPACK.encode(value)
+        transaction.put((*self._own, below) if below else self._own, key, data, if_version=0 if once else None)
+        self._writes.append((below, key, 0, digest(data)))
+
+    def _timed(self, operation: str, call: Callable[[], T]) -> T:
+        begun = perf_counter_ns()
+        result = call()
+        self._nanoseconds.setdefault(operation, []).append(perf_counter_ns() - begun)
+        return result
+
+    def take_durations(self) -> Mapping[str, list[int]]:
+        """Return the durations since the last step, by operation."""
+        taken, self._nanoseconds = self._nanoseconds, {}
+        return taken

@@ -1,0 +1,136 @@
+"""The report on the screen, with rich (the extra ``cli``)."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+from .report import Report
+
+_MIB = 1 << 20
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the cards of a report."""
+    console.print()
+    _print_market(report, console)
+    console.print(_operations(report))
+    if report.kill is not None:
+        console.print(_kill(report.kill))
+    console.print(_agents(report))
+    _print_lines(report, console)
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right")
+    return table
+
+
+def _print_market(report: Report, console: Console) -> None:
+    replay = report.replay
+    for file in report.market["files"]:
+        notes = [f"{file['rows']:,} {file['kind']} rows"]
+        if file["bad"]:
+            notes.append(f"{sum(file['bad'].values()):,} bad rows skipped")
+        if file["late"]:
+            notes.append(f"{file['late']:,} late rows (known before an earlier row; shown no earlier than that one)")
+        if file["other_symbols"]:
+            notes.append(f"{file['other_symbols']:,} rows of other symbols left out")
+        _say(console, f"{file['name']}: {', '.join(notes)}")
+        for reason, count in file["bad"].items():
+            _say(console, f"  {count:,} x {reason}", "yellow")
+        for bad in file["bad_rows"]:
+            _say(console, f"  line {bad['line']}: {bad['reason']}: {bad['text']}", "yellow")
+    ended = "" if replay["complete"] else ", interrupted" if replay["interrupted"] else ", then stopped"
+    _say(
+        console,
+        f"{replay['symbol']}: {replay['steps_fed']:,} of {replay['steps']:,} steps, {replay['agents']} agents, "
+        f"{replay['seconds']:.1f} s{ended}",
+    )
+
+
+def _operations(report: Report) -> Table:
+    table = _table("Operations of the store (us)", "operation", "count", "p50", "p99")
+    for name, figures in report.operations.items():
+        table.add_row(name, f"{figures['count']:,}", f"{figures['p50_us']:,.1f}", f"{figures['p99_us']:,.1f}")
+    return table
+
+
+def _kill(kill: dict[str, Any]) -> Table:
+    table = _table(f"Kill card: kill -9 of {kill['agent']} in step {kill['step']}", "", "", left=1)
+    table.show_header = False
+    lost = len(kill["lost"])
+    table.add_row(
+        "acknowledged before the kill", f"{kill['acknowledged']:,} keys in {kill['acknowledged_steps']:,} steps"
+    )
+    table.add_row(
+        "recovered", f"{kill['recovered']:,}" + (f"  [bold red]{lost} lost[/]" if lost else "  [green]all[/]")
+    )
+    table.add_row("the step that was running", kill["in_flight"])
+    if kill["resume"] is None:
+        table.add_row("time to resume", "the replay ended before")
+        return table
+    table.add_row("kill to the first new acknowledgement", f"{kill['resume'] * 1e3:,.0f} ms")
+    for name, what in (
+        ("process_start", "of which interpreter and imports"),
+        ("open_and_read", "of which opening the store and reading the state"),
+        ("check", "of which reading acknowledged keys back"),
+    ):
+        table.add_row(what, f"{kill[name] * 1e3:,.0f} ms")
+    return table
+
+
+def _agents(report: Report) -> Table:
+    table = _table(
+        "Agents (book: against its fills; mean absolute error in bp)",
+        *("agent", "steps", "fills", "position", "average", "P&L", "book", "with memory", "without"),
+    )
+    for agent in report.agents:
+        book = agent["book"]
+        table.add_row(
+            agent["name"],
+            str(agent["steps"]),
+            str(book["fills"]),
+            f"{float(book['quantity']):g}",
+            f"{float(book['average_price']):,.7g}",
+            f"{float(book['total_pnl']):+,.6g}",
+            "[bold red]differs[/]" if book["differences"] else "[green]exact[/]",
+            *("-" if agent[name] is None else f"{agent[name]:.3f}" for name in ("error_with", "error_without")),
+        )
+    return table
+
+
+def _print_lines(report: Report, console: Console) -> None:
+    _say(console, report.prediction["conclusion"])
+    processes = report.memory["processes"]
+    workers = [figures for name, figures in processes.items() if name != "feeder"]
+    if workers:
+        pss, rss = (max(one[name] for one in workers) / _MIB for name in ("pss", "rss"))
+        _say(
+            console,
+            f"Memory: {report.memory['total_pss'] / _MIB:,.0f} MiB in all (shared pages once), an agent at most "
+            f"{pss:,.0f} MiB ({rss:,.0f} resident). Disk: {report.disk['bytes'] / _MIB:,.1f} MiB, "
+            f"{report.disk['records']:,} records.",
+        )
+    if report.disk["path"] is not None:
+        _say(console, f"The store is kept: ntmem ls --store {shlex.quote(report.disk['path'])}")
+    if report.error:
+        _say(console, report.error.rstrip(), "red")
+    for problem in report.problems:
+        _say(console, f"FAILED: {problem}", "bold red")
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """Print text as it is: a file's content must not be taken for markup."""
+    console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,105 @@
+"""The kill in the middle: what an agent had acknowledged, and what of it is there after ``kill -9``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import msgspec
+
+from ..system import MemorySystem
+from .agent import SWARM, digest
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[tuple[str, str, int, bytes]]).decode
+
+
+class Acknowledged:
+    """What one agent has acknowledged; O(writes) memory, packed."""
+
+    def __init__(self, name: str) -> None:
+        self._own = (SWARM, name)
+        self._packed: list[bytes] = []
+        self.last_step = -1
+
+    def add(self, step: int, writes: list[tuple[str, str, int, bytes]]) -> None:
+        """Take in the acknowledgement of a step."""
+        self._packed.append(_pack(writes))
+        self.last_step = step
+
+    def recover(self, memory: MemorySystem) -> tuple[int, list[str]]:
+        """Read every acknowledged key back; return how many there are and which are lost.
+
+        A key is recovered if it has the value that was acknowledged last, or a newer version: a step that was
+        committed but not yet acknowledged may have written it again.
+        """
+        newest: dict[tuple[str, str], tuple[int, bytes]] = {}
+        for packed in self._packed:
+            for below, key, version, expected in _unpack(packed):
+                newest[below, key] = (version, expected)
+        lost = []
+        for (below, key), (version, expected) in newest.items():
+            labels = (*self._own, below) if below else self._own
+            record = memory.get_record(labels, key)
+            recovered = (
+                record is not None
+                and record.value is not None
+                and (record.version > version or digest(record.value) == expected)
+            )
+            if not recovered:
+                lost.append(f"{'/'.join(labels)} {key}")
+        return len(newest), lost
+
+
+@dataclass
+class KillCard:
+    """What the kill did and what it did not.
+
+    Attributes
+    ----------
+    agent : str
+    step : int
+        The step that was running.
+    signal_delay : float
+        Seconds into the step.
+    in_flight : str
+        What had become of that step: "acknowledged", "committed, not acknowledged" or "not committed".
+    acknowledged, recovered : int
+        Keys with an acknowledged write, and how many of them were read back right after the kill.
+    lost : list of str
+        The difference, by name.
+    acknowledged_steps : int
+        Steps acknowledged before the kill.
+    resume : float or None
+        Seconds from the signal to the first new acknowledgement, of which:
+    reap : float
+        until the process was gone and its pipe read,
+    check : float
+        reading back all acknowledged keys, which a restart without a report would not do,
+    process_start : float
+        from starting the new process to its first own line (interpreter and imports),
+    open_and_read : float
+        opening the store and reading the state.
+    """
+
+    agent: str
+    step: int
+    signal_delay: float
+    in_flight: str
+    acknowledged: int
+    acknowledged_steps: int
+    lost: list[str] = field(default_factory=list)
+    resume: float | None = None
+    reap: float = 0.0
+    check: float = 0.0
+    process_start: float = 0.0
+    open_and_read: float = 0.0
+
+    @property
+    def recovered(self) -> int:
+        """How many acknowledged keys were read back."""
+        return self.acknowledged - len(self.lost)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card for JSON; durations in seconds."""
+        return asdict(self) | {"recovered": self.recovered}

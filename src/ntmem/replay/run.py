@@ -1,0 +1,355 @@
+"""The replay: the clock, the feeding, the kill, and the accounts at the end.
+
+In lockstep: the feeder sets the store's clock, writes what is known by then, tells every agent to do the step, and
+waits until all have acknowledged. So the result depends on data and seed alone, not on who was faster, nor on
+whether an agent was killed on the way.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+from ..clock import SimulatedClock
+from ..system import MemorySystem
+from ..system import open as open_store
+from ..values import codec_named
+from .accounts import Durations, Run, account_for, process_memory
+from .agent import MARKET, step_key
+from .killing import Acknowledged, KillCard
+from .loading import load_agent
+from .market import MarketError, MarketFile
+from .report import Report
+from .steps import Step, Steps, shipped, symbol_of
+from .swarm import AgentFailed, Swarm
+from .times import seconds_ns
+from .wire import Ack, Begin
+
+T = TypeVar("T")
+
+WINDOWS, HORIZONS = (8, 16, 32), (5, 10, 20)
+MAX_AGENTS = 100
+_MSGPACK = codec_named("msgpack")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What to replay, and how; see ``ntmem replay --help``.
+
+    Parameters
+    ----------
+    file : Path, optional
+        Market data; by default the ticks that ship with the package.
+    agents : int
+        How many agents, each a process.
+    store : Path, optional
+        Directory to keep the store in; by default a temporary one, removed at the end.
+    seconds : float, optional
+        Stop feeding after so many seconds of real time.
+    steps : int, optional
+        Stop feeding after so many steps.
+    agent : str, optional
+        ``module:Class`` of a subclass of :class:`ntmem.replay.Agent`.
+    columns, unit, known_after, zone, symbol, strict
+        See :class:`ntmem.replay.market.MarketFile`.
+    step : float, optional
+        Seconds from one decision to the next; 0: every row. See :class:`ntmem.replay.steps.Steps`.
+    seed : int
+        Of everything that is left to chance.
+    kill : bool
+        Kill an agent in the middle.
+    kill_delay : float, optional
+        Seconds into the step at which; by default a random moment of a usual step.
+    timeout : float
+        Seconds an agent may take for a step.
+    """
+
+    file: Path | None = None
+    agents: int = 4
+    store: Path | None = None
+    seconds: float | None = None
+    steps: int | None = None
+    agent: str | None = None
+    columns: str | None = None
+    unit: str | None = None
+    known_after: float | str | None = None
+    zone: str | None = None
+    symbol: str | None = None
+    step: float | str | None = None
+    seed: int = 0
+    strict: bool = False
+    kill: bool = True
+    kill_delay: float | None = None
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.agents <= MAX_AGENTS:
+            raise ValueError(f"--agents must be 1 to {MAX_AGENTS}, was {self.agents}")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError(f"--seconds must be more than 0, was {self.seconds}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"--steps must be 1 or more, was {self.steps}")
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how many steps are done, and how many there are."""
+
+
+def run(options: ReplayOptions, progress: Progress = lambda what, done, total: None) -> Report:
+    """Replay market data through a team of agents and return the report.
+
+    Raises
+    ------
+    MarketError, ValueError
+        The input or an option cannot be used; nothing was started.
+    StorageError
+        The store cannot be used.
+
+    Notes
+    -----
+    All steps are held in memory, about a kilobyte each; rows are not.
+
+    Examples
+    --------
+    >>> report = run(ReplayOptions(agents=2, steps=20))
+    >>> report.ok, report.kill["lost"]
+    (True, [])
+    """
+    began = time.monotonic()
+    load_agent(options.agent)
+    progress("reading the market data", 0, 0)
+    files, steps = read_market(options)
+    directory = _directory(options.store)
+    try:
+        with open_store(directory, clock=(clock := SimulatedClock(steps[0].ts)), agent_id="feeder") as memory:
+            replay = _Replay(options, memory, clock, files, steps, progress)
+            replay.feed()
+            return replay.report(began)
+    finally:
+        if options.store is None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def read_market(options: ReplayOptions) -> tuple[list[MarketFile], list[Step]]:
+    """Read the files of a replay; return them with their counts, and the steps."""
+    paths = shipped() if options.file is None else [options.file]
+    files = [
+        MarketFile(
+            path,
+            columns=options.columns,
+            unit=options.unit,
+            known_after=options.known_after,
+            zone=options.zone,
+            symbol=options.symbol,
+            strict=options.strict,
+        )
+        for path in paths
+    ]
+    source = Steps(files, None if options.step is None else seconds_ns(options.step, "--step"))
+    steps = list(source)
+    if not steps:  # MarketFile refuses a file without rows, so this takes several files that do not overlap
+        raise MarketError(f"{', '.join(file.name for file in files)} give no step together")
+    return files, steps[: options.steps]
+
+
+def _directory(store: Path | None) -> Path:
+    if store is None:
+        return Path(tempfile.mkdtemp(prefix="ntmem-replay-"))
+    if (store / "data.mdb").exists():
+        with open_store(store, read_only=True) as memory:
+            entries = memory.stats().l3_entries
+        if entries:
+            raise ValueError(
+                f"{store} holds a store with {entries} records; a replay begins with an empty one: "
+                "choose another directory or delete this one"
+            )
+    elif store.is_dir() and any(store.iterdir()):
+        raise ValueError(f"{store} is not empty and no store; choose another directory")
+    return store
+
+
+class _Replay:
+    """One run; its methods are called in the order in which they stand."""
+
+    def __init__(
+        self,
+        options: ReplayOptions,
+        memory: MemorySystem,
+        clock: SimulatedClock,
+        files: Sequence[MarketFile],
+        steps: Sequence[Step],
+        progress: Progress,
+    ) -> None:
+        self.options, self.memory, self.clock = options, memory, clock
+        self.files, self.steps, self.progress = files, steps, progress
+        self.symbol = files[0].symbol or symbol_of(files[0].path)
+        self.names = [f"agent_{number}" for number in range(1, options.agents + 1)]
+        self.random = random.Random(f"{options.seed}/feeder")
+        self.victim = self.random.choice(self.names)
+        self.acknowledged = Acknowledged(self.victim)
+        self.card: KillCard | None = None
+        self.fed = 0
+        self.interrupted = False
+        self.failure: AgentFailed | None = None
+        self.durations = Durations()
+        self.process_memory: dict[str, dict[str, int]] = {}
+        self._pending: set[str] = set()
+        self._killed_at: int | None = None
+        self._step_begun = 0.0
+        self._step_seconds: list[float] = []
+
+    # -- feeding
+
+    def feed(self) -> None:
+        """Feed all steps, or as many as there is time for."""
+        swarm = Swarm(self._on_ack, self.options.timeout)
+        try:
+            try:
+                self._start(swarm)
+                self._feed(swarm)
+            except KeyboardInterrupt:
+                self.interrupted = True
+            except AgentFailed as failure:
+                self.failure = failure
+            self.process_memory = process_memory({name: one.process.pid for name, one in swarm.workers.items()})
+            if self.failure is None:
+                swarm.stop()
+        finally:
+            swarm.close()
+
+    def _start(self, swarm: Swarm) -> None:
+        self.progress("starting agents", 0, len(self.steps))
+        for name in self.names:
+            swarm.start(self._begin(name))
+        swarm.wait_ready(self.names)
+
+    def _begin(self, name: str) -> Begin:
+        number = self.names.index(name)
+        total = len(self.steps)
+        window = WINDOWS[number % 3]
+        horizon = HORIZONS[(number + number // 3) % 3]
+        return Begin(
+            store=str(self.memory.path),
+            name=name,
+            symbol=self.symbol,
+            agent=self.options.agent,
+            window=min(window, max(2, total // 6)),  # of a short file something should remain to predict
+            horizon=min(horizon, max(1, total // 12)),
+            seed=self.options.seed,
+        )
+
+    def _feed(self, swarm: Swarm) -> None:
+        began = time.monotonic()
+        middle = len(self.steps) // 2
+        limit = self.options.seconds
+        for step in self.steps:
+            passed = time.monotonic() - began
+            if limit is not None and passed > limit:
+                return
+            self._publish(step)
+            self._step_begun = time.monotonic()
+            self._pending |= set(self.names)
+            swarm.go(self.names, step.number)
+            late = limit is not None and passed > limit / 2
+            if self.options.kill and self.card is None and (step.number >= middle or late):
+                self._kill(swarm, step)
+            swarm.gather(self._pending, step.number)
+            self.fed = step.number + 1
+            self.progress("feeding", self.fed, len(self.steps))
+
+    def _publish(self, step: Step) -> None:
+        self._timed("clock.set", lambda: self.clock.set(step.ts))
+        value = _MSGPACK.encode(step._asdict() | {"mid": step.mid})
+        self._timed(
+            "put",
+            lambda: self.memory.put(
+                (MARKET, self.symbol),
+                step_key(step.number),
+                value,
+                ts_event=step.ts_event,
+                ts_known=step.ts_known,
+            ),
+        )
+
+    def _timed(self, operation: str, call: Callable[[], T]) -> T:
+        begun = time.perf_counter_ns()
+        result = call()
+        self.durations.add({operation: [time.perf_counter_ns() - begun]})
+        return result
+
+    def _on_ack(self, name: str, ack: Ack) -> None:
+        self._pending.discard(name)
+        self.durations.add(ack.ns)
+        if name != self.victim:
+            return
+        self._step_seconds.append(time.monotonic() - self._step_begun)
+        if self.card is None:
+            self.acknowledged.add(ack.step, ack.writes)
+        elif self.card.resume is None and self._killed_at is not None:
+            self.card.resume = (time.monotonic_ns() - self._killed_at) / 1e9
+
+    # -- the kill
+
+    def _kill(self, swarm: Swarm, step: Step) -> None:
+        """Kill an agent within this step, look at what it left, start it again."""
+        usual = median(self._step_seconds) if self._step_seconds else 0.01
+        delay = self.options.kill_delay
+        if delay is None:
+            delay = self.random.uniform(0, 1.2 * usual)
+        swarm.listen(delay)
+        self._killed_at = swarm.kill(self.victim)
+        gone_at = time.monotonic_ns()
+        count, lost = self.acknowledged.recover(self.memory)
+        checked_at = time.monotonic_ns()
+        acknowledged = self.acknowledged.last_step == step.number
+        swarm.start(self._begin(self.victim))
+        # From here on acknowledgements are new ones.
+        self.card = KillCard(self.victim, step.number, delay, "", count, self.acknowledged.last_step + 1, lost)
+        swarm.wait_ready([self.victim])
+        worker = swarm.workers[self.victim]
+        ready = worker.ready
+        assert ready is not None
+        self.durations.add(ready.ns)
+        if ready.cursor >= step.number:  # committed: to do it again would count it twice
+            self.card.in_flight = "acknowledged" if acknowledged else "committed, not acknowledged"
+            self._pending.discard(self.victim)
+        else:
+            self.card.in_flight = "not committed"
+            swarm.go([self.victim], step.number)
+        self.card.reap = (gone_at - self._killed_at) / 1e9
+        self.card.check = (checked_at - gone_at) / 1e9
+        self.card.process_start = (ready.begun_at - worker.spawned_at) / 1e9
+        self.card.open_and_read = (ready.ready_at - ready.begun_at) / 1e9
+
+    # -- the end
+
+    def report(self, began: float) -> Report:
+        """Return the accounts of the run, read from the store."""
+        self.progress("checking", self.fed, len(self.steps))
+        if self.card is not None:  # nothing may have gone since the restart either
+            gone = self.acknowledged.recover(self.memory)[1]
+            self.card.lost = sorted({*self.card.lost, *gone})
+        run = Run(
+            memory=self.memory,
+            symbol=self.symbol,
+            files=self.files,
+            steps=self.steps,
+            begins=[self._begin(name) for name in self.names],
+            fed=self.fed,
+            complete=self.fed == len(self.steps),
+            interrupted=self.interrupted,
+            failure=self.failure,
+            card=self.card,
+            durations=self.durations,
+            process_memory=self.process_memory,
+            seed=self.options.seed,
+            kept=self.options.store is not None,
+        )
+        return account_for(run, began)

@@ -1,0 +1,249 @@
+"""The processes of a replay: started, told what to do, listened to, killed and started again.
+
+**Invariants**
+
+1. An acknowledgement counts once it has arrived, also from an agent that has been killed since: pipes are read to
+   their end.
+2. No process outlives the supervisor: their control pipes close with it, and that ends them (see `worker`).
+3. An agent that raises, ends by itself or is silent for too long is an :class:`AgentFailed`, never a wait for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from .wire import Ack, Begin, Failed, Frames, FromAgent, Go, Ready, Stop, from_agent, send
+
+_CHUNK = 1 << 16
+_GRACE = 5.0
+_START_TIMEOUT = 60.0
+_POLL = 0.25
+"""Seconds after which a wait looks up, so that Ctrl-C and time-outs are noticed."""
+
+
+class AgentFailed(Exception):
+    """An agent ended that should not have.
+
+    Attributes
+    ----------
+    name : str
+        The agent.
+    details : str
+        Its traceback, or empty.
+    """
+
+    def __init__(self, name: str, message: str, details: str = "") -> None:
+        super().__init__(f"{name} {message}")
+        self.name = name
+        self.details = details
+
+
+@dataclass
+class Worker:
+    """One agent's process and the supervisor's ends of its pipes."""
+
+    begin: Begin
+    process: subprocess.Popen[bytes]
+    control: int
+    reply: int
+    spawned_at: int
+    frames: Frames = field(default_factory=Frames)
+    ready: Ready | None = None
+    ended: bool = False
+
+    @property
+    def name(self) -> str:
+        """The agent's name."""
+        return self.begin.name
+
+
+class Swarm:
+    """All agents of a replay.
+
+    Parameters
+    ----------
+    on_ack : callable
+        Called with the agent's name and its acknowledgement, in order of arrival.
+    timeout : float
+        Seconds an agent may take for a step.
+    """
+
+    def __init__(self, on_ack: Callable[[str, Ack], None], timeout: float) -> None:
+        self.workers: dict[str, Worker] = {}
+        self._on_ack = on_ack
+        self._timeout = timeout
+        self._selector = selectors.DefaultSelector()
+        self._failures: list[AgentFailed] = []
+
+    def start(self, begin: Begin) -> None:
+        """Start the process of an agent; it is ready when :meth:`wait_ready` returns."""
+        control_read, control_write = os.pipe()
+        reply_read, reply_write = os.pipe()
+        command = [sys.executable, "-P", "-m", "ntmem.replay.worker", str(control_read), str(reply_write)]
+        spawned_at = time.monotonic_ns()
+        try:
+            process = subprocess.Popen(
+                command,
+                pass_fds=(control_read, reply_write),
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # standard output belongs to the report
+                process_group=0,  # Ctrl-C is for the supervisor alone: it ends the agents between two steps
+            )
+        except BaseException:
+            os.close(control_write)
+            os.close(reply_read)
+            raise
+        finally:
+            os.close(control_read)
+            os.close(reply_write)
+        os.set_blocking(reply_read, False)
+        worker = Worker(begin, process, control_write, reply_read, spawned_at)
+        self.workers[begin.name] = worker
+        self._selector.register(reply_read, selectors.EVENT_READ, worker)
+        self._tell(worker, begin)
+
+    def wait_ready(self, names: Iterable[str]) -> None:
+        """Return when these agents have opened the store and read their state."""
+        wanted = list(names)
+        self._wait(
+            lambda: [name for name in wanted if self.workers[name].ready is None], "become ready", _START_TIMEOUT
+        )
+
+    def go(self, names: Iterable[str], step: int) -> None:
+        """Tell agents to do a step."""
+        for name in names:
+            self._tell(self.workers[name], Go(step))
+
+    def gather(self, pending: set[str], step: int) -> None:
+        """Return when every agent in `pending` has acknowledged; `on_ack` takes them out."""
+        self._wait(lambda: sorted(pending), f"acknowledge step {step}", self._timeout)
+
+    def listen(self, seconds: float) -> None:
+        """Take in what arrives within so many seconds."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._receive(left)
+
+    def kill(self, name: str) -> int:
+        """Send SIGKILL, read what the agent had still acknowledged, and return when it was, monotonic ns."""
+        worker = self.workers[name]
+        at = time.monotonic_ns()
+        worker.process.send_signal(signal.SIGKILL)
+        worker.process.wait()
+        self._drain(worker)
+        self._failures = [failure for failure in self._failures if failure.name != name]
+        self._forget(worker)
+        return at
+
+    def stop(self) -> None:
+        """Let every agent finish its step and end; kill those that do not."""
+        for worker in self.workers.values():
+            self._tell(worker, Stop())
+        end = time.monotonic() + _GRACE
+        for worker in self.workers.values():
+            try:
+                worker.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            self._drain(worker)
+        self._failures.clear()
+
+    def close(self) -> None:
+        """Kill what is left and release everything; safe at any time."""
+        for worker in self.workers.values():
+            if worker.process.poll() is None:
+                worker.process.kill()
+        for worker in list(self.workers.values()):
+            worker.process.wait()
+            self._forget(worker)
+        self.workers.clear()
+        self._selector.close()
+
+    # -- pipes
+
+    def _tell(self, worker: Worker, message: Begin | Go | Stop) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended; its reply pipe says how
+            send(worker.control, message)
+
+    def _wait(self, pending: Callable[[], list[str]], what: str, timeout: float) -> None:
+        silent_since = time.monotonic()
+        while names := pending():
+            if self._receive(_POLL):
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > timeout:
+                raise AgentFailed(names[0], f"did not {what} within {timeout:g} s; is it stuck?")
+            else:
+                self._look_for_dead()
+            if self._failures:
+                raise self._failures[0]
+
+    def _receive(self, seconds: float) -> bool:
+        """Read what there is, waiting for it so long at most; return whether anything came."""
+        events = self._selector.select(seconds)
+        for key, _ in events:
+            self._read(key.data)
+        return bool(events)
+
+    def _read(self, worker: Worker) -> None:
+        data = os.read(worker.reply, _CHUNK)
+        for body in worker.frames.feed(data):
+            self._take(worker, from_agent.decode(body))
+        if not data:
+            self._end(worker)
+
+    def _drain(self, worker: Worker) -> None:
+        """Read what a dead agent has written: up to the end of the pipe, or what is in it if a child holds it open."""
+        with contextlib.suppress(BlockingIOError):
+            while not worker.ended:
+                self._read(worker)
+
+    def _look_for_dead(self) -> None:
+        for worker in self.workers.values():
+            if not worker.ended and worker.process.poll() is not None:
+                self._drain(worker)
+                if not worker.ended:
+                    self._end(worker)
+
+    def _end(self, worker: Worker) -> None:
+        worker.ended = True
+        self._selector.unregister(worker.reply)
+        self._failures.append(AgentFailed(worker.name, _end_of(worker.process)))
+
+    def _take(self, worker: Worker, message: FromAgent) -> None:
+        if isinstance(message, Ready):
+            worker.ready = message
+        elif isinstance(message, Ack):
+            self._on_ack(worker.name, message)
+        elif isinstance(message, Failed):
+            where = "while it started" if message.step is None else f"in step {message.step}"
+            self._failures.append(AgentFailed(worker.name, f"raised {where}", message.traceback))
+
+    def _forget(self, worker: Worker) -> None:
+        if not worker.ended:
+            self._selector.unregister(worker.reply)
+            worker.ended = True
+        os.close(worker.control)
+        os.close(worker.reply)
+        del self.workers[worker.name]
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> str:
+    try:
+        code = process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        return "closed its pipe without a word"
+    if code >= 0:
+        return f"ended by itself with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
