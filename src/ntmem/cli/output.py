@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ Exit codes:
   2  wrong usage
   3  no such key, or no store there
   4  refused: the key has another version
+NTMEM_TRACEBACK=1 shows where an error comes from.
 """
 
 store_option = click.option(
@@ -55,6 +57,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         except ntmem.NtmemError as error:
             fail(str(error), EXIT_FAILED)
         except (ValueError, TypeError) as error:
+            if os.environ.get("NTMEM_TRACEBACK"):  # to tell a bug of ours from a wrong argument
+                raise
             fail(str(error), EXIT_USAGE)
 
     return run

@@ -93,14 +93,15 @@ def _kill(kill: dict[str, Any]) -> Table:
 
 def _agents(report: Report) -> Table:
     table = _table(
-        "Agents (book: against its fills; mean absolute error in bp)",
-        *("agent", "steps", "fills", "position", "average", "P&L", "book", "with memory", "without"),
+        "Agents (mean absolute error in bp, with memory and without)",
+        *("agent", "fills", "quantity", "average", "P&L", "book", "with", "without"),
     )
+    for column in table.columns:
+        column.no_wrap, column.overflow = True, "fold"  # a cut number is worse than a wide line
     for agent in report.agents:
         book = agent["book"]
         table.add_row(
             agent["name"],
-            str(agent["steps"]),
             str(book["fills"]),
             f"{float(book['quantity']):g}",
             f"{float(book['average_price']):,.7g}",
