@@ -41,6 +41,12 @@ def boot_id() -> bytes:
 class ClockedStore(Protocol):
     """What a :class:`SimulatedClock` needs of a store."""
 
+    read_only: bool
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can no longer be asked."""
+
     def now(self) -> int:
         """Return the store's time in ns."""
 
@@ -81,8 +87,8 @@ class SimulatedClock:
 
     def now(self) -> int:
         """Return the clock's time, int ns UTC: the store's once a store has been opened with it."""
-        times = [store.now() for store in list(self._stores)]
-        self._local_now = max([self._local_now, *times])
+        for store in self._open_stores():
+            self._local_now = max(self._local_now, store.now())
         return self._local_now
 
     def set(self, ts: Instant) -> None:
@@ -91,14 +97,29 @@ class SimulatedClock:
         now = self.now()
         if ns < now:
             raise ValueError(f"a clock never goes back: ts was {ns}, the clock is at {now}")
-        for store in list(self._stores):
+        for store in self._open_stores():
             store.set_time(ns)
         self._local_now = ns
+
+    def _open_stores(self) -> list[ClockedStore]:
+        # After a fork the child has the clock, but the stores belong to its parent.
+        self._stores = [store for store in self._stores if not store.closed]
+        return self._stores
 
     def attach(self, store: ClockedStore) -> Callable[[], None]:
         """Let this clock drive `store`; return what ends that. Called by the store when it is opened."""
         self._stores.append(store)
-        return lambda: self._stores.remove(store)
+        for other in self._open_stores():  # all that it drives live at one time
+            if other.now() < self.now() and not other.read_only:
+                other.set_time(self.now())
+
+        def end() -> None:
+            self._stores = [other for other in self._stores if other is not store]
+
+        return end
+
+    def __reduce__(self) -> tuple[type[SimulatedClock], tuple[int]]:
+        return SimulatedClock, (self.now(),)
 
     def __repr__(self) -> str:
         return f"SimulatedClock({self.now()})"

@@ -8,16 +8,9 @@ from typing import Literal, get_args
 
 from msgspec import Struct, field
 
-from .instants import Duration, duration_ns
+from .instants import Duration, duration_ns, require_bool, require_int
 
 Durability = Literal["process", "disk"]
-
-
-def _require_int(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, was {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, was {value}")
 
 
 class CacheConfig(Struct, frozen=True):
@@ -32,9 +25,10 @@ class CacheConfig(Struct, frozen=True):
     track_access: bool = True
 
     def __post_init__(self) -> None:
-        _require_int("max_entries", self.max_entries, 1)
-        _require_int("max_bytes", self.max_bytes, 1)
+        require_int(self.max_entries, "max_entries", 1)
+        require_int(self.max_bytes, "max_bytes", 1)
         duration_ns(self.ttl, "ttl")
+        require_bool(self.track_access, "track_access")
 
 
 class MemoryConfig(Struct, frozen=True):
@@ -73,6 +67,8 @@ class MemoryConfig(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.storage_path is not None and not isinstance(self.storage_path, str | os.PathLike):
             raise TypeError(f"storage_path must be a path or None, was {type(self.storage_path).__name__}")
+        if self.storage_path is not None and "\0" in os.fspath(self.storage_path):
+            raise ValueError("storage_path must not hold NUL")
         if self.storage_path is not None and not os.fspath(self.storage_path):
             raise ValueError("storage_path must not be empty; pass None for a private store in memory")
         if not isinstance(self.cache_config, CacheConfig):
@@ -81,6 +77,7 @@ class MemoryConfig(Struct, frozen=True):
             raise ValueError("agentdb_url is not supported by this version; leave it None")
         if self.durability not in get_args(Durability):
             raise ValueError(f"durability must be 'process' or 'disk', was {self.durability!r}")
-        _require_int("max_memory_bytes", self.max_memory_bytes, 1 << 20)
-        _require_int("max_storage_bytes", self.max_storage_bytes, 1 << 20)
+        require_int(self.max_memory_bytes, "max_memory_bytes", 1 << 20)
+        require_int(self.max_storage_bytes, "max_storage_bytes", 1 << 20)
         duration_ns(self.flush_interval, "flush_interval")
+        require_bool(self.enable_compression, "enable_compression")

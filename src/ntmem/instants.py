@@ -19,7 +19,7 @@ NS = 1_000_000_000
 MAX_INSTANT = 2**63 - 1
 """The last instant a store can hold: 2262-04-11, the end of an int64 of nanoseconds."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)
 
 
 class _Latest:
@@ -38,8 +38,32 @@ LATEST = _Latest()
 AsOf: TypeAlias = "Instant | _Latest | None"
 
 
+def shown(value: Any) -> str:
+    """Return a value for a message; an int may have more digits than the interpreter prints."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"an int of {value.bit_length()} bits"
+
+
+def require_int(value: Any, name: str, least: int, most: int = MAX_INSTANT) -> int:
+    """Return `value` if it is an int in [least, most]; `name` is the argument's name for the error."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, was {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, was {shown(value)}")
+    return value
+
+
+def require_bool(value: Any, name: str) -> None:
+    """Raise unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, was {type(value).__name__}")
+
+
 def _delta_ns(delta: timedelta) -> int:
-    return (delta.days * 86_400 + delta.seconds) * NS + delta.microseconds * 1_000
+    nanoseconds = getattr(delta, "nanoseconds", 0)  # of a pandas Timedelta
+    return (delta.days * 86_400 + delta.seconds) * NS + delta.microseconds * 1_000 + nanoseconds
 
 
 def instant_ns(value: Any, name: str) -> int:
@@ -47,9 +71,10 @@ def instant_ns(value: Any, name: str) -> int:
     if type(value) is int:
         ns = value
     elif isinstance(value, datetime):
-        if value.tzinfo is None:
+        if value.utcoffset() is None:
             raise ValueError(f"{name} must carry a time zone, was the naive {value!r}; add tzinfo=datetime.UTC")
-        ns = _delta_ns(value - _EPOCH)
+        # A pandas Timestamp is a datetime with nanoseconds of its own, which datetime's arithmetic drops.
+        ns = _delta_ns(value.astimezone(UTC).replace(tzinfo=None) - _EPOCH) + getattr(value, "nanosecond", 0)
     elif type(value).__module__ == "numpy":
         ns = _numpy_instant_ns(value, name)
     else:
@@ -57,7 +82,7 @@ def instant_ns(value: Any, name: str) -> int:
             f"{name} must be int nanoseconds UTC, a datetime with zone or numpy.datetime64, was {type(value).__name__}"
         )
     if not 0 <= ns <= MAX_INSTANT:
-        raise ValueError(f"{name} must lie between 1970 and 2262 in nanoseconds, was {ns}")
+        raise ValueError(f"{name} must lie between 1970 and 2262 in nanoseconds, was {shown(ns)}")
     return ns
 
 
@@ -72,7 +97,7 @@ def _numpy_instant_ns(value: Any, name: str) -> int:
         raise ValueError(f"{name} must be an instant, was NaT")
     ns = value.astype("datetime64[ns]")
     if ns.astype(value.dtype) != value:  # numpy wraps silently when nanoseconds overflow
-        raise ValueError(f"{name} must lie between 1970 and 2262 in nanoseconds, was {value}")
+        raise ValueError(f"{name} must lie between 1970 and 2262 in whole nanoseconds, was {value}")
     return int(ns.astype("int64"))
 
 
@@ -82,10 +107,10 @@ def duration_ns(value: Any, name: str) -> int:
         ns = _delta_ns(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         if not value < MAX_INSTANT / NS:  # also refuses NaN and infinity
-            raise ValueError(f"{name} must be a finite number of seconds below {MAX_INSTANT // NS}, was {value}")
+            raise ValueError(f"{name} must be a finite number of seconds below {MAX_INSTANT // NS}, was {shown(value)}")
         ns = round(value * NS)
     else:
         raise TypeError(f"{name} must be seconds (int or float) or a timedelta, was {type(value).__name__}")
     if not 0 < ns <= MAX_INSTANT:
-        raise ValueError(f"{name} must be more than 0 seconds and less than 292 years, was {value!r}")
+        raise ValueError(f"{name} must be more than 0 seconds and less than 292 years, was {shown(value)}")
     return ns

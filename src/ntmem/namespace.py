@@ -37,8 +37,8 @@ class Namespace(tuple[str, ...]):
 
     __slots__ = ()
 
-    def __new__(cls, labels: Iterable[str]) -> Self:
-        return super().__new__(cls, labels_of(tuple(labels)))
+    def __new__(cls, labels: str | Iterable[str]) -> Self:
+        return super().__new__(cls, labels_of(labels if isinstance(labels, str) else tuple(labels)))
 
     @classmethod
     def parse(cls, text: str) -> Self:

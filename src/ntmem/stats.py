@@ -22,6 +22,7 @@ class MemoryStats(Struct, frozen=True):
     l3_history_entries: int
     l3_map_bytes: int
     namespaces: int
+    """Namespaces ever written to; the number of an emptied one is kept, about 100 bytes."""
     last_version: int
     flush_lag: float
     """Seconds of acknowledged changes that power loss would take; the LMDB engine syncs each: 0.0."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, overload
 
 from msgspec.structs import fields, replace
@@ -12,12 +12,12 @@ from msgspec.structs import fields, replace
 from .clock import SimulatedClock
 from .config import Durability, MemoryConfig
 from .errors import StaleFence, StoreClosed
-from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns
+from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, require_bool, require_int
 from .namespace import encode_key, labels_of
-from .records import Fence, Policy, Record
+from .records import Change, Fence, Policy, Record
 from .stats import MemoryStats, VerifyReport
 from .tiers.cold import ColdStore, attach, detach
-from .tiers.engine import LmdbEngine
+from .tiers.engine import LmdbEngine, Outcome
 from .tiers.opening import ClockChoice, agree_on_clock, prepare
 from .tiers.verification import verify_directory, verify_store
 from .transaction import Transaction, make_change
@@ -87,7 +87,7 @@ class MemorySystem:
         except BaseException:
             detach(store)
             raise
-        engine = LmdbEngine(store, writer)
+        engine = LmdbEngine(store, writer, read_only=read_only)
         unbind = clock.attach(engine) if isinstance(clock, SimulatedClock) else None
         self._live: LmdbEngine | None = engine
         self._release = weakref.finalize(self, _release, store, unbind)
@@ -164,7 +164,8 @@ class MemorySystem:
             any fence is refused.
         ts_event, ts_known : instant, optional
             When it happened and when it became known; by default now. Only in a namespace with history may
-            `ts_known` lie in the future, and there it may not fall from one version of a key to the next.
+            `ts_known` lie in the future, and there it may not fall from one version of a key to the next: behind a
+            version loaded ahead nothing is written (``ValueError``) until the clock is there.
         durable : bool, optional
             Whether to return only when the change is on disk; with the LMDB engine every change is.
 
@@ -246,7 +247,7 @@ class MemorySystem:
         Parameters
         ----------
         as_of : instant, optional
-            What a reader at that time was served: needs a namespace with ``retain(history=True)``. None means now
+            What was known and not expired at that time: needs a namespace with ``retain(history=True)``. None means now
             by the store's clock; :data:`ntmem.LATEST` the newest version, known yet or not.
 
         Raises
@@ -264,8 +265,7 @@ class MemorySystem:
 
         Raises :class:`HistoryNotRetained` unless ``retain(namespace, history=True)`` was called before.
         """
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1, was {limit}")
+        require_int(limit, "limit", 1)
         return self._engine().history(labels_of(namespace), encode_key(key), limit)
 
     # -- many keys
@@ -288,6 +288,8 @@ class MemorySystem:
         """Set many keys, all or nothing; return the version of the last (of the store, if there are none)."""
         _refuse_fence(fence)
         _check_durable(durable)
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"mapping must be a mapping of str to bytes, was {type(mapping).__name__}; use dict(...)")
         changes = [make_change("put", namespace, key, value, ttl=ttl) for key, value in mapping.items()]
         if not changes:
             labels_of(namespace)
@@ -307,7 +309,8 @@ class MemorySystem:
         b'3'
         """
         _refuse_fence(fence)
-        return Transaction(self._engine().commit)
+        self._engine()
+        return Transaction(self)
 
     def scan(
         self, namespace: AnyNamespace, *, prefix: str = "", start: str | None = None, limit: int | None = None
@@ -327,12 +330,23 @@ class MemorySystem:
             At most so many.
         """
         labels = labels_of(namespace)
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit must be at least 0, was {limit}")
+        if limit is not None:
+            require_int(limit, "limit", 0)
         first = b"" if start is None or start == "" else encode_key(start)
         stem = b"" if prefix == "" else encode_key(prefix)
-        engine = self._engine()
-        return iter(()) if limit == 0 else engine.scan(labels, stem, first, limit)
+        self._engine()
+        return self._scan(labels, stem, first, limit)
+
+    def _scan(
+        self, labels: tuple[str, ...], prefix: bytes, start: bytes, limit: int | None
+    ) -> Iterator[tuple[str, bytes]]:
+        # A generator of the handle's, so that a scan keeps the handle, and with it the store, open.
+        if limit != 0:
+            yield from self._engine().scan(labels, prefix, start, limit)
+
+    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Apply checked changes, all or none. Called by transactions."""
+        return self._engine().commit(changes)
 
     # -- namespaces
 
@@ -383,8 +397,9 @@ class MemorySystem:
             raise ValueError(
                 "max_age and max_bytes bound the history that is kept; pass history=True (or a ttl to put)"
             )
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, was {max_bytes}")
+        require_bool(history, "history")
+        if max_bytes is not None:
+            require_int(max_bytes, "max_bytes", 1)
         age = None if max_age is None else duration_ns(max_age, "max_age")
         self._engine().retain(labels, Policy(history, age, max_bytes))
 
@@ -405,6 +420,7 @@ class MemorySystem:
 
         Raises ``ValueError`` for a version that was not handed out yet.
         """
+        require_int(version, "version", 0)
         last = self._engine().last_version()
         if version > last:
             raise ValueError(f"version {version} was not handed out yet, the newest is {last}")
@@ -438,7 +454,8 @@ class MemorySystem:
     def verify(self) -> VerifyReport:
         """Check the structure of the data file and every checksum, in a process of its own; O(size of the store).
 
-        Writers may go on. For a store that cannot be opened there is :func:`ntmem.verify`.
+        Writers may go on. A private store has no file: only its checksums are checked, in this process. For a store
+        that cannot be opened there is :func:`ntmem.verify`.
         """
         engine = self._engine()
         return verify_store(engine.store) if self.path is None else verify_directory(self.path)
@@ -450,6 +467,7 @@ def open(  # the name is the interface: ntmem.open
     durability: Durability = "process",
     flush_interval: float = 0.05,
     clock: ClockChoice = None,
+    embedder: None = None,
     agent_id: str | None = None,
     read_only: bool = False,
     **config: Any,
@@ -464,6 +482,8 @@ def open(  # the name is the interface: ntmem.open
         See :class:`MemoryConfig`.
     clock, agent_id, read_only
         See :class:`MemorySystem`.
+    embedder : None
+        Reserved for vectors; anything but None is refused by this version.
 
     Examples
     --------
@@ -476,6 +496,8 @@ def open(  # the name is the interface: ntmem.open
     if not config.keys() <= known:
         unknown = ", ".join(sorted(config.keys() - known))
         raise TypeError(f"open() has no option {unknown}; it has {', '.join(sorted(known))}")
+    if embedder is not None:
+        raise ValueError("embedder is not supported by this version, which has no vectors; leave it None")
     settings = MemoryConfig(storage_path=path, durability=durability, flush_interval=flush_interval, **config)
     return MemorySystem(settings, clock=clock, agent_id=agent_id, read_only=read_only)
 
@@ -500,17 +522,22 @@ def _writer(agent_id: str | None) -> bytes:
         return b"pid-%d" % os.getpid()
     if not isinstance(agent_id, str):
         raise TypeError(f"agent_id must be a str, was {type(agent_id).__name__}")
-    raw = agent_id.encode()
+    try:
+        raw = agent_id.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"agent_id must be encodable as UTF-8, was {agent_id!r}") from error
     if not 0 < len(raw) <= 255:
         raise ValueError(f"agent_id has 1 to 255 bytes of UTF-8, had {len(raw)}")
     return raw
 
 
 def _refuse_fence(fence: Fence | None) -> None:
+    if fence is not None and not isinstance(fence, Fence):
+        raise TypeError(f"fence must be a Fence, was {type(fence).__name__}")
     if fence is not None:
         raise StaleFence(f"{fence!r} is not current: this version of ntmem grants no leases, so no fence can be")
 
 
 def _check_durable(durable: bool | None) -> None:
-    if durable is not None and not isinstance(durable, bool):
-        raise TypeError(f"durable must be a bool or None, was {type(durable).__name__}")
+    if durable is not None:
+        require_bool(durable, "durable")

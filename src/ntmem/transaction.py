@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from .instants import Duration, Instant, duration_ns, instant_ns
+from .instants import Duration, Instant, duration_ns, instant_ns, require_int
 from .namespace import encode_key, labels_of
 from .records import Change, Kind
-from .tiers.engine import Outcome
 from .values import as_bytes
+
+if TYPE_CHECKING:
+    from .system import MemorySystem
 
 MAX_VALUE_BYTES = 2**31 - 1
 
@@ -30,13 +31,9 @@ def make_change(
     data = as_bytes(value)
     if len(data) > MAX_VALUE_BYTES:
         raise ValueError(f"a value has at most {MAX_VALUE_BYTES} bytes, had {len(data)}; split it")
-    if type(delta) is not int:
-        raise TypeError(f"delta must be an int, was {type(delta).__name__}")
+    require_int(delta, "delta", -(2**63))
     if if_version is not None:
-        if type(if_version) is not int:
-            raise TypeError(f"if_version must be an int, was {type(if_version).__name__}")
-        if if_version < 0:
-            raise ValueError(f"if_version must be a version, or 0 for 'must not exist', was {if_version}")
+        require_int(if_version, "if_version (a version; 0: must not exist)", 0)
     return Change(
         kind,
         labels_of(namespace),
@@ -58,8 +55,8 @@ class Transaction:
     the transaction is kept. Use it from one thread.
     """
 
-    def __init__(self, commit: Callable[[Sequence[Change]], list[Outcome]]) -> None:
-        self._commit = commit
+    def __init__(self, memory: MemorySystem) -> None:
+        self._memory = memory
         self._changes: list[Change] | None = None
         self._ended = False
         self.version: int | None = None
@@ -110,4 +107,4 @@ class Transaction:
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         changes, self._changes, self._ended = self._changes, None, True
         if kind is None and changes:
-            self.version = max(outcome.version for outcome in self._commit(changes)) or None
+            self.version = max(outcome.version for outcome in self._memory.commit(changes)) or None

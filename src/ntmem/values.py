@@ -16,7 +16,8 @@ code type                  content
 5    datetime.time         MessagePack of [text, fold, zone]
 6    datetime.timedelta    MessagePack of [days, seconds, us]
 7    int beyond 64 bits    decimal text
-8    numpy array           ``.npy`` format, version 1 to 3
+8    numpy array           MessagePack of [dtype, Fortran order,
+                           shape, bytes]
 9    numpy scalar          the same, of a 0-d array
 10   complex               MessagePack of [real, imaginary]
 11   set                   MessagePack of the list
@@ -31,14 +32,13 @@ code type                  content
 
 from __future__ import annotations
 
-import io
+import contextlib
 import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
-from msgspec import DecodeError
 from msgspec.msgpack import Decoder, Encoder, Ext
 
 from .errors import SerializationError
@@ -63,7 +63,12 @@ def _zone(zone: tzinfo | None) -> str | int | None:
     if zone is None:
         return None
     if type(zone).__module__ == "zoneinfo" and getattr(zone, "key", None) is not None:
-        return str(zone.key)  # type: ignore[attr-defined]  # ZoneInfo costs 3 ms to import for an isinstance
+        from zoneinfo import ZoneInfo  # 3 ms to import; who has such a zone has paid them
+
+        key = str(zone.key)  # type: ignore[attr-defined]
+        with contextlib.suppress(KeyError, ValueError):  # a zone made from a file may have any name
+            if type(zone) is ZoneInfo and ZoneInfo(key) is zone:
+                return key
     if type(zone) is timezone and zone.tzname(None) == timezone(zone.utcoffset(None)).tzname(None):
         return zone.utcoffset(None) // timedelta(microseconds=1)
     raise SerializationError(
@@ -100,20 +105,35 @@ def _unpack_time(data: bytes) -> time:
 
 
 def _pack_numpy(value: Any) -> bytes:
+    """Return an array (a scalar is one of no dimensions) as [dtype, Fortran order, shape, bytes]."""
     import numpy as np
 
-    buffer = io.BytesIO()
-    try:
-        np.lib.format.write_array(buffer, np.asanyarray(value), allow_pickle=False)
-    except ValueError as error:
-        raise SerializationError(f"a numpy {value.dtype} cannot be stored without pickle; convert it") from error
-    return buffer.getvalue()
+    array = np.asanyarray(value)
+    dtype = array.dtype
+    described = None
+    if not dtype.hasobject and dtype.metadata is None and dtype == value.dtype:
+        described = np.lib.format.dtype_to_descr(dtype)
+        back = np.lib.format.descr_to_dtype(described)
+        if (back, back.type, back.isalignedstruct) != (dtype, dtype.type, dtype.isalignedstruct):
+            described = None
+        if isinstance(value, str | bytes) and array[()] != value:  # numpy cuts NULs off the end
+            described = None
+    if described is None:
+        raise SerializationError(f"a numpy {value.dtype} would not come back as it is; convert it, e.g. with astype")
+    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    return _encode([_plain(described), fortran, array.shape, array.tobytes("F" if fortran else "C")])
 
 
 def _unpack_numpy(data: bytes) -> Any:
     import numpy as np
 
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    described, fortran, shape, content = _decode(data)
+    dtype = np.lib.format.descr_to_dtype(described)
+    array = np.empty(tuple(shape), dtype, order="F" if fortran else "C")
+    if array.nbytes != len(content):
+        raise SerializationError(f"an array of {array.nbytes} bytes is stored in {len(content)}; the value is damaged")
+    array.reshape(-1, order="A").view(np.uint8)[:] = np.frombuffer(content, np.uint8) if content else 0
+    return array
 
 
 def _unpack_fraction(data: bytes) -> Any:
@@ -253,7 +273,7 @@ class MsgpackCodec:
             return _decode(data)
         except SerializationError:
             raise
-        except (DecodeError, ValueError, TypeError, ArithmeticError, KeyError, EOFError, RecursionError) as error:
+        except Exception as error:  # of whatever the content of an extension makes its type raise
             raise SerializationError(
                 f"{len(data)} bytes are not a value of the msgpack codec ({error}); was it written with another codec?"
             ) from error
@@ -279,7 +299,7 @@ def as_bytes(value: Any) -> bytes:
         raise TypeError("values are bytes-like, was str; use value.encode(), or a namespace view for plain objects")
     try:
         return bytes(memoryview(value))
-    except TypeError as error:
+    except (TypeError, ValueError, BufferError) as error:
         raise TypeError(
             f"values are bytes-like, was {type(value).__name__}; use memory.namespace(...) for plain objects"
         ) from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, MutableMapping
+from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from .errors import VersionConflict
 from .instants import Duration
+from .namespace import encode_key
 from .records import Fence
 from .values import Codec
 
@@ -17,7 +20,8 @@ class NamespaceView(MutableMapping[str, Any]):
     """A namespace as a ``MutableMapping[str, object]``, made by :meth:`ntmem.MemorySystem.namespace`.
 
     Keys are str; children namespaces are not part of it. Iteration is sorted and not a snapshot; ``len`` counts in
-    O(n). **Thread safety**: as of the store.
+    O(n). Keep a namespace to one way of writing: what ``put`` or ``incr`` of the store wrote are bytes, not objects
+    of this codec. **Thread safety**: as of the store; ``setdefault``, ``pop`` and ``popitem`` are atomic.
 
     Examples
     --------
@@ -62,7 +66,7 @@ class NamespaceView(MutableMapping[str, Any]):
             yield key, self._codec.decode(data)
 
     def __getitem__(self, key: str) -> Any:
-        data = self._memory.get(self.labels, key)
+        data = self._memory.get(self.labels, key) if _possible(key) else None
         if data is None:
             raise KeyError(key)
         return self._codec.decode(data)
@@ -71,11 +75,11 @@ class NamespaceView(MutableMapping[str, Any]):
         self.put(key, value)
 
     def __delitem__(self, key: str) -> None:
-        if not self._memory.delete(self.labels, key):
+        if not (_possible(key) and self._memory.delete(self.labels, key)):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and key != "" and self._memory.exists(self.labels, key)
+        return isinstance(key, str) and _possible(key) and self._memory.exists(self.labels, key)
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._memory.scan(self.labels))
@@ -87,6 +91,44 @@ class NamespaceView(MutableMapping[str, Any]):
         """Return (key, value) pairs, read page by page."""
         return _Items(self)
 
+    def values(self) -> ValuesView[Any]:
+        """Return the values in order of their keys, read page by page."""
+        return _Values(self)
+
+    # The mixins of MutableMapping look and then act; another process may come in between.
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the value of a key, set to `default` if it does not exist; of several callers one sets it."""
+        while True:
+            with suppress(KeyError):
+                return self[key]
+            if self.add(key, default):
+                return default
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Delete a key and return the value that was deleted; of a missing one `default`, or raise ``KeyError``."""
+        if len(default) > 1:
+            raise TypeError(f"pop takes a key and a default, got {1 + len(default)} arguments")
+        while True:
+            record = self._memory.get_record(self.labels, key) if _possible(key) else None
+            if record is None or record.value is None:
+                if default:
+                    return default[0]
+                raise KeyError(key)
+            value = self._codec.decode(record.value)
+            with suppress(VersionConflict):  # somebody has changed it: that is another value to return
+                self._memory.delete(self.labels, key, if_version=record.version)
+                return value
+
+    def popitem(self) -> tuple[str, Any]:
+        """Delete the first key and return it with its value; raise ``KeyError`` if there is none."""
+        while True:
+            key = next(iter(self), None)
+            if key is None:
+                raise KeyError("the namespace is empty")
+            with suppress(KeyError):
+                return key, self.pop(key)
+
     def clear(self) -> None:
         """Delete every key that is there now, all or nothing."""
         with self._memory.transaction() as transaction:
@@ -95,6 +137,27 @@ class NamespaceView(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<NamespaceView {'/'.join(self.labels)} of {self._memory!r}>"
+
+
+def _possible(key: str) -> bool:
+    """Whether there can be such a key; a mapping that is asked for another just does not have it."""
+    try:
+        encode_key(key)
+    except ValueError:
+        return False
+    return True
+
+
+class _Values(ValuesView[Any]):
+    def __init__(self, view: NamespaceView) -> None:
+        super().__init__(view)
+        self._view = view
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in self._view.scan())
+
+    def __contains__(self, value: object) -> bool:
+        return any(value is other or value == other for other in self)
 
 
 class _Items(ItemsView[str, Any]):

@@ -124,7 +124,7 @@ class Oracle:
         space = self.spaces.setdefault(ns, Space())
         versions = space.keys.get(key, [])
         newest = versions[-1] if versions else None
-        live = newest if newest is not None and newest.served(self.now) else None
+        live = self._served(ns, key)
         if_version = options.get("if_version")
         if if_version is not None and if_version != (live.version if live else 0):
             raise ntmem.VersionConflict("", expected=if_version, found=0)
@@ -137,7 +137,7 @@ class Oracle:
         if space.keeps_history and newest is not None and known < newest.ts_known:
             raise ValueError("falls")
         ttl = options.get("ttl")
-        expires_at = None if ttl is None else self.now + round(ttl * 1e9)
+        expires_at = None if ttl is None else max(self.now, known) + round(ttl * 1e9)
         if kind == "incr":
             text = live.value if live is not None and live.value is not None else b"0"
             if not text.isdigit() or str(int(text)).encode() != text:  # the tests' numbers are not negative
@@ -168,6 +168,8 @@ class Oracle:
 
     def retain(self, ns: tuple[str, ...], history: bool) -> None:
         space = self.spaces.setdefault(ns, Space())
+        if not history and any(versions[-1].ts_known > self.now for versions in space.keys.values()):
+            raise ValueError("ahead")
         if history and not space.keeps_history:
             space.since = self.now
             space.keys = {key: versions for key, versions in space.keys.items() if versions[-1].served(self.now)}

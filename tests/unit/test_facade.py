@@ -459,3 +459,182 @@ def test_the_error_tree() -> None:
         thing = getattr(ntmem, name)
         if isinstance(thing, type) and issubclass(thing, Exception):
             assert issubclass(thing, ntmem.NtmemError)
+
+
+# -- versions loaded ahead of the clock
+
+
+@pytest.fixture
+def ahead(memory: ntmem.MemorySystem, clock: ntmem.SimulatedClock) -> ntmem.MemorySystem:
+    memory.retain("px", history=True)
+    memory.put("px", "k", b"now")
+    memory.put("px", "k", b"later", ts_known=START + 100)
+    return memory
+
+
+def test_what_is_not_known_yet_influences_nothing(ahead: ntmem.MemorySystem, clock: ntmem.SimulatedClock) -> None:
+    served = ahead.get_record("px", "k")
+    assert served is not None
+    assert served.value == b"now"
+    for change in (
+        lambda: ahead.put("px", "k", b"x", if_version=served.version),
+        lambda: ahead.delete("px", "k"),
+        lambda: ahead.delete("px", "k", if_version=served.version),
+    ):
+        with pytest.raises(ValueError, match="loaded ahead"):
+            change()
+    with pytest.raises(ntmem.VersionConflict) as conflict:
+        ahead.put("px", "k", b"x", if_version=served.version + 1)
+    assert conflict.value.found == served.version
+    assert not ahead.add("px", "k", b"x")
+    ahead.put("px", "other", b"later", ts_known=START + 100)
+    assert not ahead.exists("px", "other")
+    with pytest.raises(ValueError, match="loaded ahead"):
+        ahead.add("px", "other", b"x")
+    assert not ahead.delete("px", "other")
+    clock.set(START + 100)
+    assert ahead.get("px", "k") == b"later"
+    assert ahead.delete("px", "k")
+
+
+def test_a_ttl_begins_when_the_value_is_known(ahead: ntmem.MemorySystem, clock: ntmem.SimulatedClock) -> None:
+    ahead.put("px", "k", b"short", ttl=1e-8, ts_known=START + 100)
+    clock.set(START + 50)
+    for _ in range(3):
+        ahead.put("desk", "unrelated", b"")
+    assert ahead.get("px", "k") == b"now"
+    clock.set(START + 109)
+    assert ahead.get("px", "k") == b"short"
+    clock.set(START + 110)
+    assert ahead.get("px", "k") is None
+
+
+def test_budgets_never_drop_what_is_served(ahead: ntmem.MemorySystem, clock: ntmem.SimulatedClock) -> None:
+    ahead.retain("px", history=True, max_bytes=1)
+    ahead.put("px", "k", b"last", ts_known=START + 200)
+    assert ahead.get("px", "k") == b"now"
+    clock.set(START + 100)
+    assert ahead.get("px", "k") == b"later"
+    clock.set(START + 201)
+    ahead.put("px", "k", b"end")
+    assert ahead.get("px", "k") == b"end"
+    with pytest.raises(ntmem.HistoryNotRetained):
+        ahead.get_record("px", "k", as_of=START + 150)
+
+
+def test_history_is_not_switched_off_under_what_is_ahead(ahead: ntmem.MemorySystem) -> None:
+    with pytest.raises(ValueError, match="loaded ahead"):
+        ahead.retain("px")
+    assert ahead.get("px", "k") == b"now"
+    ahead.delete_namespace("px")
+    ahead.retain("px")
+
+
+def test_read_only_belongs_to_the_handle(tmp_path: Path) -> None:
+    with ntmem.open(tmp_path, agent_id="a") as writing, ntmem.open(tmp_path, read_only=True) as reading:
+        writing.put("desk", "k", b"1")
+        assert reading.get("desk", "k") == b"1"
+        for change in (lambda: reading.put("desk", "k", b"2"), lambda: reading.retain("desk", history=True)):
+            with pytest.raises(ntmem.ReadOnlyError):
+                change()
+        assert writing.get("desk", "k") == b"1"
+
+
+def test_the_roomiest_limit_of_a_process_counts(tmp_path: Path) -> None:
+    with ntmem.open(tmp_path, max_storage_bytes=1 << 20) as small:
+        with pytest.raises(ntmem.MapFull, match="max_storage_bytes"):
+            small.put("desk", "k", b"x" * (4 << 20))
+        with ntmem.open(tmp_path, max_storage_bytes=1 << 30) as large:
+            large.put("desk", "k", b"x" * (4 << 20))
+
+
+def test_one_clock_drives_several_stores(tmp_path: Path) -> None:
+    clock = ntmem.SimulatedClock(1_000)
+    with ntmem.open(tmp_path / "a", clock=clock):
+        clock.set(5_000)
+    clock = ntmem.SimulatedClock(1_000)
+    with ntmem.open(tmp_path / "b", clock=clock) as b, ntmem.open(tmp_path / "a", clock=clock) as a:
+        assert a.now() == b.now() == clock.now() == 5_000
+        clock.set(6_000)
+        assert a.now() == b.now() == 6_000
+
+
+def test_a_view_acts_atomically(memory: ntmem.MemorySystem) -> None:
+    view = memory.namespace("desk")
+    won: list[Any] = []
+    for round_ in range(30):
+        barrier = threading.Barrier(2)
+
+        def race(name: str, barrier: threading.Barrier = barrier, key: str = f"{round_}") -> None:
+            barrier.wait()
+            won.append((key, view.setdefault(key, name)))
+
+        threads = [threading.Thread(target=race, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(view[key] == value for key, value in won)
+    assert sorted(view.values()) == sorted(dict(won).values())
+    assert view.popitem() == ("0", dict(won)["0"])
+    for impossible in ("", "x" * 70_000):
+        assert view.get(impossible) is None
+        assert impossible not in view
+        assert view.pop(impossible, 7) == 7
+    with pytest.raises(KeyError):
+        view.pop("missing")
+
+
+class Interfering(ntmem.MemorySystem):
+    """Another process writes between a look and the deletion."""
+
+    def delete(self, namespace: Any, key: str, **options: Any) -> bool:
+        if self.get("desk", key) == b"\x01":
+            self.put("desk", key, b"\x02")
+        return super().delete(namespace, key, **options)
+
+
+def test_pop_returns_what_it_deleted() -> None:
+    with Interfering(ntmem.MemoryConfig(storage_path=None)) as memory:
+        view = memory.namespace("desk")
+        view["k"] = 1
+        assert view.pop("k") == 2
+
+
+def test_wrong_types_and_sizes_are_said_so(memory: ntmem.MemorySystem) -> None:
+    calls: list[tuple[Any, type[Exception], str]] = [
+        (lambda: memory.retain("d", history=True, max_bytes=2.5), TypeError, "max_bytes"),  # type: ignore[arg-type]
+        (lambda: memory.retain("d", history=True, max_bytes=10**30), ValueError, "max_bytes"),
+        (lambda: memory.retain("d", history=1), TypeError, "history"),  # type: ignore[arg-type]
+        (lambda: memory.put_many("d", [("a", b"")]), TypeError, "mapping"),  # type: ignore[arg-type]
+        (lambda: memory.history("d", "k", limit=2.5), TypeError, "limit"),  # type: ignore[arg-type]
+        (lambda: memory.scan("d", limit="2"), TypeError, "limit"),  # type: ignore[arg-type]
+        (lambda: memory.wait_durable(None), TypeError, "version"),  # type: ignore[arg-type]
+        (lambda: memory.incr("d", "k", 10**5000), ValueError, "bits"),
+        (lambda: memory.put("d", "k", b"", ttl=10**5000), ValueError, "bits"),
+        (lambda: memory.put("d", "k", b"", ts_event=10**5000), ValueError, "bits"),
+        (lambda: memory.put("d", "k", np.array(["2020"], "M8[s]")), TypeError, "bytes-like"),  # type: ignore[arg-type]
+        (lambda: memory.put("d", "k", b"", fence="abc"), TypeError, "Fence"),  # type: ignore[arg-type]
+        (lambda: ntmem.open("a\0b"), ValueError, "NUL"),
+        (lambda: ntmem.open(agent_id="\ud800"), ValueError, "agent_id"),
+        (lambda: ntmem.open(embedder=print), ValueError, "embedder"),  # type: ignore[arg-type]
+        (lambda: ntmem.open(enable_compression="no"), TypeError, "enable_compression"),
+    ]
+    for call, error, says in calls:
+        with pytest.raises(error, match=says):
+            call()
+
+
+def test_instants_keep_nanoseconds_beyond_datetime(memory: ntmem.MemorySystem) -> None:
+    class Timestamp(datetime):  # as pandas has it
+        nanosecond = 789
+
+    memory.put("d", "k", b"", ts_event=Timestamp(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC))
+    record = memory.get_record("d", "k")
+    assert record is not None
+    assert record.ts_event == 1_700_000_000_123_456_789
+
+
+def test_a_namespace_of_one_label() -> None:
+    assert ntmem.Namespace("desk") == ("desk",)
+    assert ntmem.Namespace("a/b") == ntmem.Namespace(["a", "b"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import enum
+import io
 import math
+import struct
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -235,3 +237,24 @@ def test_codecs_are_found_by_name_or_given() -> None:
         codec_named("pickle")
     with pytest.raises(TypeError, match="encode and decode"):
         codec_named(3)  # type: ignore[arg-type]
+
+
+def test_numpy_corner_cases() -> None:
+    wide = np.zeros(2, [(f"field_{number}_€", "f4") for number in range(600)])
+    for value in (np.zeros((0, 3)), np.zeros(3, "S0"), np.zeros(2, "V5"), np.void(b"abc"), np.float32(1.5), wide):
+        assert same(codec.decode(codec.encode(value)), value)
+    aligned = np.zeros(1, np.dtype([("a", "i1"), ("b", "f8")], align=True))
+    labelled = np.zeros(1, np.dtype("f8", metadata={"unit": "USD"}))
+    record = np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")])
+    for value in (np.str_("abc\0"), np.bytes_(b"ab\0"), aligned, labelled, record, record[0]):
+        with pytest.raises(ntmem.SerializationError):
+            codec.encode(value)
+
+
+def test_a_zone_that_only_has_a_name_is_refused() -> None:
+    content = (
+        b"TZif" + b"2" + b"\0" * 15 + struct.pack(">6l", 0, 0, 0, 0, 1, 4) + struct.pack(">lbb", 0, 0, 0) + b"UTC\0"
+    )
+    odd = ZoneInfo.from_file(io.BytesIO(content[:4] + b"\0" + content[5:]), key="My/Zone")
+    with pytest.raises(ntmem.SerializationError, match="time zone"):
+        codec.encode(datetime(2024, 1, 1, tzinfo=odd))

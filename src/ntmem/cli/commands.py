@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 import ntmem
+from ntmem.values import CODECS
 
 from .output import (
     EXIT_CODES,
@@ -37,18 +38,26 @@ def cli() -> None:
 @click.argument("namespace")
 @click.argument("key")
 @click.option("--raw", is_flag=True, help="Print the bytes of the value and nothing else.")
+@click.option("--object", "as_object", is_flag=True, help="The value was written by a namespace view: decode it.")
 @click.option("--as-of", type=int, help="What was known at this time, ns UTC; needs a namespace with history.")
 @store_option
 @json_option
 @verb
-def get(namespace: str, key: str, raw: bool, as_of: int | None, store: Path, as_json: bool) -> None:
-    """Print the value of KEY in NAMESPACE (labels joined by '/')."""
+def get(namespace: str, key: str, raw: bool, as_object: bool, as_of: int | None, store: Path, as_json: bool) -> None:
+    """Print the value of KEY in NAMESPACE (labels joined by '/').
+
+    A value that is text is printed as text, another as the object that a namespace view wrote, or as bytes.
+    """
+    if raw + as_object + as_json > 1:
+        raise click.UsageError("choose one of --raw, --object and --json")
     with existing(store) as memory:
         record = memory.get_record(namespace, key, as_of=as_of)
     if record is None or record.value is None:
         fail(f"there is no key {key!r} in {namespace}", EXIT_MISSING)
     if raw:
         sys.stdout.buffer.write(record.value)
+    elif as_object:
+        click.echo(repr(CODECS["msgpack"].decode(record.value)))
     elif as_json:
         print_json({"namespace": namespace, "key": key, **value_fields(record.value), **_about(record)})
     else:
@@ -65,7 +74,7 @@ def _about(record: ntmem.Record) -> dict[str, Any]:
     }
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})  # for values such as -5
 @click.argument("namespace")
 @click.argument("key")
 @click.argument("value", required=False)
@@ -144,7 +153,7 @@ def ls(namespace: str | None, prefix: str, limit: int | None, store: Path, as_js
             print_json([{"key": key, "size": size} for key, size in keys])
             return
         for key, size in keys:
-            click.echo(f"{size:>10}  {key}")
+            click.echo(f"{size:>10}  {key if key.isprintable() else ascii(key)}")
 
 
 @cli.command(epilog=EXIT_CODES)

@@ -83,7 +83,7 @@ def print_json(document: Any) -> None:
 
 
 def value_fields(value: bytes) -> dict[str, Any]:
-    """Return a value as JSON fields: as text where it is text, else in base 64, and decoded if it is a view's."""
+    """Return a value as JSON fields: as text where it is text, else in base 64."""
     fields: dict[str, Any] = {"size": len(value)}
     try:
         fields["text"] = value.decode()

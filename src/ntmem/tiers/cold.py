@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 import lmdb
 
+from ..clock import boot_id
 from ..errors import (
     CorruptionError,
     DiskFull,
@@ -35,7 +38,7 @@ from ..errors import (
     StorageError,
     StoreClosed,
 )
-from .datafile import DATA_FILE, check_before_mapping
+from .datafile import DATA_FILE, LOCK_FILE, check_before_mapping, note_closed, was_touched
 
 T = TypeVar("T")
 Txn: TypeAlias = "lmdb.Transaction[memoryview]"
@@ -45,7 +48,13 @@ _DELETE_RESERVE = 16 << 20
 """How far deletions may grow a full store: freeing space must not need what it frees."""
 _MAX_STEP = 1 << 30
 _MAX_READERS = 1022
+_LOCK_FILE_BYTES = 1 << 16  # what so many take
+_ADOPT, _SHRINK = -1, -2
+_LITTLE = 1 << 16
+_PRIVATE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 _OPEN_TIMEOUT = 10.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process' limit
+_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PageFullError, lmdb.CursorFullError)
 _DATABASES = ("meta", "namespaces", "records", "history", "expiry")
 
 FORKED = (
@@ -54,42 +63,75 @@ FORKED = (
 )
 
 
+class _DeletionsGrewIt(Exception):
+    """The map is larger than ``max_storage_bytes``: other changes must not take the room that deletions may need."""
+
+
 class Gate:
-    """Many may pass at once; one may shut it, after all inside have left."""
+    """Many may pass at once; one may shut it, after all inside have left.
+
+    A caller holds a token of its own and does ``inside.pop(token, None)`` to leave: one C call, which an exception
+    of a signal handler (Ctrl-C) comes before or behind, but not into; a forgotten caller would block every later
+    shutting for ever. So whoever shuts the gate looks again and again rather than being told.
+    """
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._inside = 0
-        self._shut_by: int | None = None
+        self.inside: dict[object, int] = {}  # token: thread
+        self._shutting = threading.RLock()
+        self._shut_by: list[int] = []
+        self._quieting = threading.Lock()
+        self._quiet_for = 0
 
-    def enter(self) -> None:
-        """Pass; wait while another thread has it shut."""
-        with self._condition:
-            while self._shut_by is not None and self._shut_by != threading.get_ident():
-                self._condition.wait()
-            self._inside += 1
+    def enter(self, token: object, write: bool) -> None:
+        """Pass; wait while another thread has it shut, or wants no readers in."""
+        me = threading.get_ident()
+        while True:
+            self.inside[token] = me
+            quiet_for = self._quiet_for
+            if self._shut_by and me not in self._shut_by:
+                lock: Any = self._shutting
+            elif quiet_for and not write and quiet_for != me:
+                lock = self._quieting
+            else:
+                return
+            self.inside.pop(token, None)
+            with lock:
+                pass
 
-    def leave(self) -> None:
-        """Leave again."""
-        with self._condition:
-            self._inside -= 1
-            if not self._inside:
-                self._condition.notify_all()
+    def abort(self, txn: Txn) -> None:
+        """Abort a write transaction, for which no new reader is let in.
+
+        py-lmdb 3.0 waits in there, with the lock of all writers, for a moment at which no other thread is in any of
+        its calls; two threads that read without a pause leave it none.
+        """
+        with self._quieting:
+            self._quiet_for = threading.get_ident()
+            try:
+                txn.abort()
+            finally:
+                self._quiet_for = 0
+
+    def holds_this_thread(self) -> bool:
+        """Whether this thread is inside, or shutting it: signal handlers and finalizers come at any moment."""
+        me = threading.get_ident()
+        return me in list(self.inside.values()) or me in self._shut_by
 
     def shut(self) -> None:
-        """Wait until nobody is inside, and let nobody else in."""
-        with self._condition:
-            while self._shut_by is not None:
-                self._condition.wait()
-            self._shut_by = threading.get_ident()
-            while self._inside:
-                self._condition.wait()
+        """Wait until nobody else is inside, and let nobody else in."""
+        me = threading.get_ident()
+        self._shutting.acquire()
+        try:
+            self._shut_by.append(me)
+            while any(thread != me for thread in list(self.inside.values())):
+                time.sleep(0.0002)
+        except BaseException:
+            self.open()
+            raise
 
     def open(self) -> None:
         """Undo :meth:`shut`."""
-        with self._condition:
-            self._shut_by = None
-            self._condition.notify_all()
+        self._shut_by.pop()
+        self._shutting.release()
 
 
 class ColdStore:
@@ -103,6 +145,8 @@ class ColdStore:
         self.read_only = read_only
         self.max_bytes = max_bytes
         self.users = 1
+        self.boot = boot_id()
+        self.prepared = False
         self._gate = Gate()
         self._refusal: NtmemError | None = None  # why nothing at all works any more
         self._write_refusal: NtmemError | None = None
@@ -115,7 +159,7 @@ class ColdStore:
         import tempfile
 
         # An unlinked directory on a RAM disk: nothing is left behind, whatever ends the process.
-        directory = tempfile.mkdtemp(prefix="ntmem-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+        directory = tempfile.mkdtemp(prefix="ntmem-", dir=_PRIVATE)
         try:
             return self._open(directory)
         finally:
@@ -125,7 +169,10 @@ class ColdStore:
         check_before_mapping(directory)
         data_file = os.path.join(directory, DATA_FILE)
         size = os.path.getsize(data_file) if os.path.exists(data_file) else 0
+        self.was_touched = size > 0 and not self.read_only and was_touched(directory)
         try:
+            if not self.read_only:
+                _allocate_lock_file(os.path.join(directory, LOCK_FILE))
             env = lmdb.open(
                 directory,
                 map_size=max(min(FIRST_MAP, self.max_bytes), size),
@@ -138,12 +185,18 @@ class ColdStore:
                 lib_version=0,  # the format of LMDB 0.9, the one every build of py-lmdb reads
             )
         except (lmdb.Error, OSError) as error:
+            if size == 0 and not self.read_only:  # on a full disk LMDB leaves half of a new file behind
+                with suppress(OSError):
+                    os.unlink(data_file)
             raise _open_error(directory, error) from error
         try:
-            self.databases: dict[str, Any] = {
-                name: env.open_db(name.encode(), create=not self.read_only) for name in _DATABASES
-            }
-        except lmdb.NotFoundError as error:
+            while True:
+                try:
+                    self.databases = self._open_databases(env)
+                    break
+                except lmdb.MapResizedError:  # another process is just growing the file
+                    env.set_mapsize(0)
+        except (lmdb.NotFoundError, lmdb.IncompatibleError) as error:
             env.close()
             raise StorageError(f"{directory} holds an LMDB database but no ntmem store; check the path") from error
         except lmdb.Error as error:
@@ -152,15 +205,41 @@ class ColdStore:
         env.reader_check()
         return env
 
+    def _open_databases(self, env: lmdb.Environment) -> dict[str, Any]:
+        """Open the databases, all made in one transaction; raise ``NotFoundError`` if the file is somebody else's."""
+        with env.begin(buffers=True) as txn:
+            found = {bytes(name) for name, _ in itertools.islice(txn.cursor(), 100)}
+        if found:
+            meta = env.open_db(b"meta", create=False)
+            with env.begin() as txn:
+                just_made = txn.stat(meta)["entries"] == 0 and found == {name.encode() for name in _DATABASES}
+                if txn.get(b"schema", db=meta) is None and not just_made:
+                    raise lmdb.NotFoundError("no schema")
+        if self.read_only:
+            return {name: env.open_db(name.encode(), create=False) for name in _DATABASES}
+        with env.begin(write=True) as txn:
+            return {name: env.open_db(name.encode(), txn=txn) for name in _DATABASES}
+
     def close(self) -> None:
         """End all use: wait for running transactions, then close the environment."""
         self._gate.shut()
         try:
             if self._refusal is None:
                 self._refusal = StoreClosed("the store is closed; open it again")
+                if self.prepared and self.directory is not None and not self.read_only:
+                    note_closed(self.directory)
                 self.env.close()
         finally:
             self._gate.open()
+
+    def holds_this_thread(self) -> bool:
+        """Whether this thread is within a transaction."""
+        return self._gate.holds_this_thread()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be read any more: closed, or inherited by a fork."""
+        return self._refusal is not None
 
     # -- forking
 
@@ -174,10 +253,14 @@ class ColdStore:
 
     def after_fork_in_child(self) -> None:
         """Give up the inherited environment; LMDB's own process check leaves the parent's reader slots alone."""
+        interrupted = (
+            threading.get_ident() in self._gate.inside.values()
+        )  # a signal handler forked: its transaction is on the stack
         self._gate = Gate()
         if self._refusal is None:
             self._refusal = StoreClosed(FORKED)
-            self.env.close()
+            if not interrupted:
+                self.env.close()
 
     # -- transactions
 
@@ -201,22 +284,43 @@ class ColdStore:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
         return self._run(action, write=True, needs=needs, deletes=deletes)
 
-    def _run(self, action: Callable[[Txn], T], *, write: bool, needs: int, deletes: bool) -> T:
+    def _run(self, action: Callable[[Txn], T], *, write: bool, needs: int, deletes: bool, last: bool = False) -> T:
+        if write and self._gate.holds_this_thread():
+            raise StorageError(
+                "a signal handler or finalizer interrupted this thread within a transaction and cannot write; "
+                "let it set a flag or use another thread"
+            )
         crowded = 0
+        refreshed = last
+        gate, token = self._gate, object()
         while True:
-            self._gate.enter()
+            broken: lmdb.PanicError | None = None
+            full: DiskFull | None = None
             try:
+                gate.enter(token, write)
                 if self._refusal is not None:
                     raise _again(self._refusal)
                 if write and self._write_refusal is not None:
                     raise _again(self._write_refusal)
-                size = self.env.info()["map_size"] if write else 0
-                with self.env.begin(write=write, buffers=True) as txn:
-                    return action(txn)
+                env = self.env
+                size = env.info()["map_size"] if write else 0
+                if write and not deletes and size > self.max_bytes and size > self._used():
+                    raise _DeletionsGrewIt
+                with env.begin(write=write, buffers=True) as txn:
+                    try:
+                        return action(txn)
+                    except BaseException:
+                        if write:
+                            gate.abort(txn)
+                        raise
             except lmdb.MapFullError:
                 pass
+            except _DeletionsGrewIt:
+                size = _SHRINK
             except lmdb.MapResizedError:  # another process has grown the file
-                size = -1
+                size = _ADOPT
+            except lmdb.PanicError as error:  # LMDB refuses even to read after a failed write of a meta page
+                broken = error
             except lmdb.ReadersFullError as error:
                 crowded += 1
                 if crowded > 2 and not self.env.reader_check():
@@ -225,23 +329,72 @@ class ColdStore:
                     ) from error
                 continue
             except lmdb.Error as error:
-                raise self._translated(error, write) from error
+                failure = self._translated(error, write)
+                if refreshed or not isinstance(failure, DiskFull):
+                    raise failure from error
+                full = failure
             finally:
-                self._gate.leave()
-            self._grow(size, needs, deletes)
+                gate.inside.pop(token, None)
+            if broken is not None:
+                self._reopen(env, broken)
+            elif full is None and (refreshed or deletes):
+                self._grow(size, needs, deletes)
+            else:
+                try:
+                    if full is not None:
+                        raise full
+                    self._grow(size, needs, deletes)
+                except (DiskFull, MapFull):
+                    refreshed = True
+                    if not self._refreshed():
+                        raise
+
+    def _refreshed(self) -> bool:
+        """Commit next to nothing: LMDB uses the pages that a commit frees from the second commit after it on."""
+
+        def touch(txn: Txn) -> None:
+            meta = self.databases["meta"]
+            txn.put(b"schema", bytes(txn.get(b"schema", db=meta) or b""), db=meta)
+
+        with suppress(NtmemError):
+            self._run(touch, write=True, needs=0, deletes=True, last=True)
+            return True
+        return False
+
+    def _reopen(self, env: lmdb.Environment, error: lmdb.PanicError) -> None:
+        if self._gate.holds_this_thread():
+            raise self._translated(error, write=True) from error
+        self._gate.shut()
+        try:
+            if self._refusal is None and self.env is env:  # no other thread was faster
+                env.close()
+                if self.directory is None:
+                    raise StorageError(f"the private store failed ({error}); open another")
+                self.env = self._open(self.directory)
+        except NtmemError as refusal:
+            self._refusal = refusal
+            raise
+        finally:
+            self._gate.open()
 
     def _grow(self, seen: int, needs: int, deletes: bool) -> None:
+        if self._gate.holds_this_thread():
+            raise StorageError("the map must grow, which a signal handler within a transaction cannot do; try later")
         self._gate.shut()
         try:
             if self._refusal is not None:
                 return  # the next attempt reports it
-            if seen < 0:
+            if seen == _ADOPT:
                 self.env.set_mapsize(0)
+                return
+            if seen == _SHRINK:
+                self.env.set_mapsize(max(self.max_bytes, self._used()))
                 return
             now = self.env.info()["map_size"]
             if now != seen:
                 return  # another thread has grown it
-            self.env.reader_check()  # a dead reader keeps old pages from being used again
+            if self.env.reader_check():
+                return  # a dead reader kept old pages from being used again: perhaps there is room now
             limit = self.max_bytes + (_DELETE_RESERVE if deletes else 0)
             wanted = min(max(now + min(now, _MAX_STEP), now + 2 * needs), limit)
             if wanted <= now:
@@ -254,11 +407,25 @@ class ColdStore:
         finally:
             self._gate.open()
 
+    def _used(self) -> int:
+        return int((self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"])
+
+    def _no_room(self) -> bool:
+        """Whether the disk, or what this process may write, is used up: LMDB says "I/O error" of a short write."""
+        import resource
+
+        free = os.statvfs(self.directory or _PRIVATE or "/tmp")
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        used_up = most != resource.RLIM_INFINITY and self._used() + _LITTLE > most
+        return used_up or free.f_bavail * free.f_frsize < _LITTLE
+
     def _translated(self, error: lmdb.Error, write: bool) -> NtmemError:
         code = _code_of(error)
-        if code == errno.ENOSPC or isinstance(error, lmdb.DiskError):
-            return DiskFull("the disk is full: nothing of this change was kept; free some space and try again")
-        if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError | lmdb.PageFullError):
+        if code in _NO_ROOM or isinstance(error, lmdb.DiskError) or (write and code == errno.EIO and self._no_room()):
+            return DiskFull(
+                f"the disk is full ({error}): nothing of this change was kept; free some space and try again"
+            )
+        if isinstance(error, _DAMAGE):
             return CorruptionError(f"the data file is damaged ({error}); restore a backup of the store's directory")
         if isinstance(error, lmdb.TxnFullError):
             return StorageError(f"too much for one transaction ({error}); split it")
@@ -293,7 +460,7 @@ def _again(refusal: NtmemError) -> NtmemError:
 
 def _code_of(error: Exception) -> int | None:
     text = str(error)
-    for code in (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOMEM, errno.ENOENT):
+    for code in (*_NO_ROOM, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOMEM, errno.ENOENT):
         if os.strerror(code) in text:
             return code
     return getattr(error, "errno", None)
@@ -305,11 +472,11 @@ def _open_error(directory: str, error: Exception) -> NtmemError:
         return StorageError(
             f"{directory} is not accessible ({error}); check its owner and permissions, or that of its lock.mdb"
         )
-    if code == errno.ENOSPC or isinstance(error, lmdb.DiskError):
+    if code in _NO_ROOM or isinstance(error, lmdb.DiskError):
         return DiskFull(f"no room to open a store in {directory}; free some space")
     if isinstance(error, lmdb.VersionMismatchError):
         return SchemaError(f"{directory} was written by another LMDB format ({error})")
-    if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.PageNotFoundError):
+    if isinstance(error, _DAMAGE):
         return CorruptionError(f"the data file in {directory} is damaged ({error}); restore a backup of the directory")
     return StorageError(f"cannot open the store in {directory}: {error}")
 
@@ -318,6 +485,20 @@ def _open_error(directory: str, error: Exception) -> NtmemError:
 
 _open_stores: dict[tuple[int, int], ColdStore] = {}
 _registry = threading.RLock()
+_registrars: list[int] = []  # the thread that holds it, once for each time
+_given_back: deque[ColdStore] = deque()
+
+
+@contextmanager
+def _registered() -> Iterator[None]:
+    with _registry:
+        _registrars.append(threading.get_ident())
+        try:
+            if len(_registrars) == 1:
+                _take_back()
+            yield
+        finally:
+            _registrars.pop()
 
 
 @contextmanager
@@ -349,8 +530,9 @@ def opening(directory: str, read_only: bool) -> Iterator[None]:
                         "see whether it is stopped"
                     ) from error
                 time.sleep(0.002)
-        os.ftruncate(file, 0)
-        os.pwrite(file, b"%d\n" % os.getpid(), 0)
+        with suppress(OSError):  # who it is only serves a message
+            os.ftruncate(file, 0)
+            os.pwrite(file, b"%d\n" % os.getpid(), 0)
         yield
     finally:
         os.close(file)
@@ -360,12 +542,9 @@ def attach(
     directory: str | None, *, read_only: bool, max_bytes: int, prepare: Callable[[ColdStore], None]
 ) -> ColdStore:
     """Return this process's environment of `directory`, opened if it is not; `prepare` runs once, at the opening."""
-    with _registry:
+    with _registered():
         if directory is None:
-            store = ColdStore(None, read_only=False, max_bytes=max_bytes)
-            prepare(store)
-            _open_stores[(0, id(store))] = store
-            return store
+            return _prepared(ColdStore(None, read_only=False, max_bytes=max_bytes), prepare)
         _make_directory(directory, read_only)
         with opening(directory, read_only):
             known = _open_stores.get(_identity(directory))
@@ -373,20 +552,39 @@ def attach(
                 if known.read_only and not read_only:
                     raise StorageError(f"{directory} is open in this process with read_only=True; close that first")
                 known.users += 1
+                known.max_bytes = max(known.max_bytes, max_bytes)  # the roomiest limit of the process's handles
                 return known
-            store = ColdStore(directory, read_only=read_only, max_bytes=max_bytes)
-            try:
-                prepare(store)
-            except BaseException:
-                store.close()
-                raise
-            _open_stores[_identity(directory)] = store
-            return store
+            return _prepared(ColdStore(directory, read_only=read_only, max_bytes=max_bytes), prepare)
+
+
+def _prepared(store: ColdStore, prepare: Callable[[ColdStore], None]) -> ColdStore:
+    try:
+        prepare(store)
+    except BaseException:
+        store.close()
+        raise
+    store.prepared = True
+    _open_stores[(0, id(store)) if store.directory is None else _identity(store.directory)] = store
+    return store
 
 
 def detach(store: ColdStore) -> None:
-    """Give a store back; the last user closes it."""
-    with _registry:
+    """Give a store back; the last user closes it.
+
+    Called by a finalizer or a signal handler in the middle of a transaction or of an opening, it cannot wait for
+    what it interrupted: then the store is closed by the next opening or closing.
+    """
+    _given_back.append(store)
+    interrupting = any(known.holds_this_thread() for known in list(_open_stores.values()))
+    if interrupting or threading.get_ident() in _registrars:
+        return
+    with _registered():
+        pass
+
+
+def _take_back() -> None:
+    while _given_back:
+        store = _given_back.popleft()
         store.users -= 1
         if store.users == 0:
             store.close()
@@ -394,9 +592,26 @@ def detach(store: ColdStore) -> None:
                 del _open_stores[key]
 
 
+def _allocate_lock_file(path: str) -> None:
+    # LMDB makes it sparse and maps it: on a full disk the first reader in a fresh page would die of SIGBUS. Others may
+    # have it mapped, so it is never made longer. (This process has not: closing a descriptor would drop its locks.)
+    if hasattr(os, "posix_fallocate"):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, os.fstat(file).st_size or _LOCK_FILE_BYTES)
+        finally:
+            os.close(file)
+
+
 def _make_directory(directory: str, read_only: bool) -> None:
     if read_only:
-        if not os.path.exists(os.path.join(directory, DATA_FILE)):
+        try:
+            size = os.stat(os.path.join(directory, DATA_FILE)).st_size
+        except PermissionError as error:
+            raise _open_error(directory, error) from error
+        except OSError:
+            size = 0
+        if size == 0:
             raise StorageError(f"there is no store in {directory}; check the path, or open it for writing to make one")
         return
     try:
@@ -415,6 +630,7 @@ def _identity(directory: str) -> tuple[int, int]:
 
 def _before_fork() -> None:
     _registry.acquire()
+    _registrars.append(threading.get_ident())
     for store in _open_stores.values():
         store.before_fork()
 
@@ -422,12 +638,15 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for store in _open_stores.values():
         store.after_fork_in_parent()
+    _registrars.pop()
     _registry.release()
 
 
 def _after_fork_in_child() -> None:
     global _registry
     _registry = threading.RLock()
+    _registrars.clear()
+    _given_back.clear()
     for store in _open_stores.values():
         store.after_fork_in_child()
     _open_stores.clear()

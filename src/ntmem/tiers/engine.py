@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from ..clock import wall_ns
-from ..errors import SerializationError, StorageError, VersionConflict
+from ..errors import CorruptionError, ReadOnlyError, SerializationError, StorageError, VersionConflict
 from ..instants import MAX_INSTANT
 from ..records import Change, Policy, Record
 from .cold import ColdStore
@@ -64,16 +64,24 @@ class LmdbEngine:
 
     name = "lmdb"
 
-    def __init__(self, store: ColdStore, writer: bytes) -> None:
+    def __init__(self, store: ColdStore, writer: bytes, *, read_only: bool) -> None:
         self.store = store
         self.writer = writer
+        self.read_only = read_only  # of this handle; another of the process may write through the same store
         self._ids: dict[tuple[str, ...], int] = {}  # of committed namespaces; they never change
 
     def _read(self, action: Callable[[Tables], T]) -> T:
         return self.store.read(lambda txn: action(Tables(self.store, txn)))
 
     def _write(self, action: Callable[[Tables], T], *, needs: int = 0, deletes: bool = False) -> T:
+        if self.read_only:
+            raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
         return self.store.write(lambda txn: action(Tables(self.store, txn)), needs=needs, deletes=deletes)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be asked of it any more."""
+        return self.store.closed
 
     # -- clock and facts
 
@@ -96,8 +104,7 @@ class LmdbEngine:
 
     def clock_facts(self) -> tuple[str, int, int]:
         """Return the kind of clock, its time, and by how many ns it runs ahead of the machine's wall clock."""
-        row = self._read(Tables.clock)
-        now = row.now()
+        row, now = self._read(lambda tables: (tables.clock(), tables.now()))
         return ("simulated", now, 0) if row.kind == SIMULATED else ("system", now, max(0, now - wall_ns()))
 
     def last_version(self) -> int:
@@ -277,8 +284,15 @@ class LmdbEngine:
 
     def _apply(self, tables: Tables, change: Change, now: int) -> Outcome:
         row = tables.namespace(change.namespace)
-        current = None if row is None else tables.record(record_key(row.id, change.key))
-        live = served_at(current, now)
+        try:
+            current = None if row is None else tables.record(record_key(row.id, change.key))
+        except CorruptionError:
+            if row is None or change.if_version is not None or change.kind not in ("put", "delete"):
+                raise
+            return self._replace_damaged(tables, row, change, now)
+        live = None
+        if row is not None and current is not None:
+            live = self._served(tables, row.id, record_key(row.id, change.key), current)
         if change.if_version is not None:
             _check_version(change, live)
         if change.kind == "delete":
@@ -292,14 +306,14 @@ class LmdbEngine:
     ) -> Outcome:
         known = now if change.ts_known is None else change.ts_known
         check_known(tables, row, change.key, known, now)
-        expires_at = 0 if change.ttl_ns is None else min(now + change.ttl_ns, MAX_INSTANT)
+        expires_at = 0 if change.ttl_ns is None else min(max(now, known) + change.ttl_ns, MAX_INSTANT)
         value, number = change.value, 0
         if change.kind == "incr":
             number = _incremented(change, live)
             value, expires_at = b"%d" % number, 0 if live is None else live.expires_at
         database_key = record_key(row.id, change.key)
         if current is not None:
-            row = _retire(tables, row, change.key, current, now)
+            row = _retire(tables, row, change.key, current, known, now)
         stored = Stored(
             flags=AHEAD if known > now else 0,
             version=tables.next_version(now),
@@ -315,12 +329,22 @@ class LmdbEngine:
             tables.put_expiry(expiry_key(expires_at, database_key), namespace_key(row.labels))
         return Outcome(stored.version, number)
 
+    def _replace_damaged(self, tables: Tables, row: NamespaceRow, change: Change, now: int) -> Outcome:
+        """Put or delete without looking at what is there: it cannot be read, and this is how to be rid of it."""
+        tables.delete_record(record_key(row.id, change.key))
+        if change.kind == "put":
+            return self._put(tables, row, change, None, None, now)
+        return self._bury(tables, row, change.key, now)
+
     def _delete(self, tables: Tables, row: NamespaceRow, key: bytes, live: Stored, now: int) -> Outcome:
         check_known(tables, row, key, now, now)
-        row = _retire(tables, row, key, live, now)
+        row = _retire(tables, row, key, live, now, now)
         tables.delete_record(record_key(row.id, key))
+        return self._bury(tables, row, key, now)
+
+    def _bury(self, tables: Tables, row: NamespaceRow, key: bytes, now: int) -> Outcome:
         version = tables.next_version(now)
-        keep(tables, row, key, Stored(DELETED, version, now, now, 0, self.writer, key, b""), now)
+        keep(tables, row, key, Stored(DELETED, version, now, now, 0, self.writer, key, b""), now, now)
         return Outcome(version)
 
     def delete_namespace(self, labels: tuple[str, ...]) -> int:
@@ -361,11 +385,11 @@ def _make_namespace(tables: Tables, labels: tuple[str, ...]) -> NamespaceRow:
     return tables.put_namespace(NamespaceRow(head.next_namespace, labels, Policy(), 0, 0))
 
 
-def _retire(tables: Tables, row: NamespaceRow, key: bytes, current: Stored, now: int) -> NamespaceRow:
+def _retire(tables: Tables, row: NamespaceRow, key: bytes, current: Stored, superseded: int, now: int) -> NamespaceRow:
     """Take the current record out of the expiry index and, where the past is kept, into history."""
     if current.expires_at:
         tables.delete_expiry(expiry_key(current.expires_at, record_key(row.id, key)))
-    return keep(tables, row, key, current, now)
+    return keep(tables, row, key, current, superseded, now)
 
 
 def _sweep(tables: Tables, now: int) -> None:
@@ -380,7 +404,7 @@ def _sweep(tables: Tables, now: int) -> None:
         tables.delete_expiry(first[0])
         row, stored = tables.namespace_at(first[1]), tables.record(database_key)
         if row is not None and stored is not None and stored.expires_at == expires_at:
-            keep(tables, row, stored.key or database_key[8:], stored, now)
+            keep(tables, row, stored.key or database_key[8:], stored, now, now)
             tables.delete_record(database_key)
 
 

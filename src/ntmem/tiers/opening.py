@@ -2,8 +2,9 @@
 
 **Invariants**
 
-- A data file that turns up under another device or inode is a copy or a restored backup. It gets a new generation,
-  so a version handed out by one of the two never means another change in the other.
+- A data file that turns up under another device or inode, or changed since it was last closed, may be a copy or a
+  restored backup. It gets a new generation, so a version handed out by one of the two never means another change in
+  the other. (A process that is killed closes nothing, so a new generation follows; there are a million.)
 - The store's clock never goes back, not when the wall clock is set back and not across boots. A wall clock that was
   set forward is followed at the next opening.
 """
@@ -78,7 +79,7 @@ def _identify(store: ColdStore, tables: Tables) -> None:
     stat = os.stat(os.path.join(store.directory, DATA_FILE))
     identity = _IDENTITY.pack(stat.st_dev & (2**64 - 1), stat.st_ino)
     found = tables.get_meta(b"identity")
-    if found != identity:
+    if found != identity or store.was_touched:
         tables.put_meta(b"identity", identity)
         if found is not None:
             head = tables.head()
@@ -122,6 +123,9 @@ def _system_clock(tables: Tables, row: ClockRow | None) -> ClockRow:
     offset = clocks.wall_ns() - clocks.boot_ns()
     if row is None:
         return ClockRow(SYSTEM, offset, boot)
-    if row.boot == boot:
+    if row.boot == boot != b"":
         return row._replace(at=offset) if offset > row.at + _STEP_TOLERANCE else row
-    return ClockRow(SYSTEM, max(offset, tables.head().latest - clocks.boot_ns()), boot)
+    least = tables.head().latest - clocks.boot_ns()
+    if not boot:  # it may be the same boot or another: then the old offset tells too early a time, which is no harm
+        least = max(least, row.at)
+    return ClockRow(SYSTEM, max(offset, least), boot)

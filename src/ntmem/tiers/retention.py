@@ -3,7 +3,7 @@
 **Invariants**
 
 - In a namespace with history, ``ts_known`` never falls from one version of a key to the next. So the newest version
-  known at `t` is the last one with ``ts_known <= t``, and nothing later can influence the answer (I7).
+  known at `t` is the last one with ``ts_known <= t``, and nothing known later can influence the answer (I7).
 - Versions of a key are dropped oldest first, and ``history_since`` of the namespace rises to the moment at which a
   dropped version was superseded: an answer from before it is either found exactly or refused.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ..errors import HistoryNotRetained
 from ..records import Policy
-from .layout import DELETED, NamespaceRow, Stored, expiry_key, id_prefix, record_key
+from .layout import AHEAD, DELETED, NamespaceRow, Stored, expiry_key, id_prefix, record_key
 from .tables import Tables
 
 
@@ -55,21 +55,27 @@ def check_known(tables: Tables, row: NamespaceRow, key: bytes, known: int, now: 
             )
         return
     newest = next(tables.versions(row.id, key), None)
-    if newest is not None and known < newest.ts_known:
+    if newest is None or known >= newest.ts_known:
+        return
+    if newest.ts_known > now:
         raise ValueError(
-            f"ts_known was {known}, but the key has a version known at {newest.ts_known}: within a key with history, "
-            "ts_known never falls"
+            f"the key has a version loaded ahead, known only at {newest.ts_known}; it can be written again when the "
+            "store's clock is there, or with a ts_known at or after that"
         )
+    raise ValueError(
+        f"ts_known was {known}, but the key has a version known at {newest.ts_known}: within a key with history, "
+        "ts_known never falls"
+    )
 
 
-def keep(tables: Tables, row: NamespaceRow, key: bytes, stored: Stored, now: int) -> NamespaceRow:
-    """Move a superseded (or deleted) version into history if the namespace keeps one; return the namespace's row."""
+def keep(tables: Tables, row: NamespaceRow, key: bytes, stored: Stored, superseded: int, now: int) -> NamespaceRow:
+    """Move a version that another supersedes into history if the namespace keeps one; return the namespace's row."""
     if not row.policy.history:
         return row
     size = tables.put_past(row.id, stored._replace(key=key))
     row = row._replace(history_bytes=row.history_bytes + size)
     row = _drop_aged(tables, row, key, now)
-    return tables.put_namespace(_drop_to_budget(tables, row, now))
+    return tables.put_namespace(_drop_to_budget(tables, row, stored.version, superseded, now))
 
 
 def set_policy(tables: Tables, row: NamespaceRow, policy: Policy, now: int) -> None:
@@ -78,9 +84,20 @@ def set_policy(tables: Tables, row: NamespaceRow, policy: Policy, now: int) -> N
         row = row._replace(history_since=now)
         _drop_expired(tables, row, now)
     if not policy.history:
+        _refuse_ahead(tables, row, now)
         tables.delete_all("history", row.id)
         row = row._replace(history_since=0, history_bytes=0)
-    tables.put_namespace(_drop_to_budget(tables, row._replace(policy=policy), now))
+    tables.put_namespace(_drop_to_budget(tables, row._replace(policy=policy), 0, now, now))
+
+
+def _refuse_ahead(tables: Tables, row: NamespaceRow, now: int) -> None:
+    """Without history a key has one version: one that is not known yet would hide the one that is served."""
+    head = id_prefix(row.id)
+    if any(stored.flags & AHEAD and stored.ts_known > now for _, stored in tables.records_from(head, head)):
+        raise ValueError(
+            f"{'/'.join(row.labels)} has versions loaded ahead of the store's clock, which need its history; "
+            "set the clock, or delete the namespace first"
+        )
 
 
 def _drop_expired(tables: Tables, row: NamespaceRow, now: int) -> None:
@@ -110,8 +127,12 @@ def _drop_aged(tables: Tables, row: NamespaceRow, key: bytes, now: int) -> Names
     return row
 
 
-def _drop_to_budget(tables: Tables, row: NamespaceRow, now: int) -> NamespaceRow:
-    """Drop the oldest versions of a namespace once it is over budget, until an eighth of the budget is free."""
+def _drop_to_budget(tables: Tables, row: NamespaceRow, retired: int, superseded_at: int, now: int) -> NamespaceRow:
+    """Drop the oldest versions of a namespace once it is over budget, until an eighth of the budget is free.
+
+    A version is dropped only once another is served in its place. `retired` is the version that is just being
+    replaced by one known at `superseded_at`, which may lie ahead and is not in the tables yet.
+    """
     budget = row.policy.max_bytes
     if budget is None or row.history_bytes <= budget:
         return row
@@ -121,16 +142,16 @@ def _drop_to_budget(tables: Tables, row: NamespaceRow, now: int) -> NamespaceRow
     for _, where, stored in reversed(past):
         if stored.key not in following:
             current = tables.record(record_key(row.id, stored.key))
-            if current is None or current.version == stored.version:  # just being deleted or replaced
-                following[stored.key] = now
-            else:
-                following[stored.key] = current.ts_known
+            following[stored.key] = now if current is None else current.ts_known
+            if stored.version == retired:
+                following[stored.key] = superseded_at
         superseded[where] = _superseded(stored, following[stored.key])
         following[stored.key] = stored.ts_known
     for _, where, _ in sorted(past, key=lambda item: item[0]):
         if row.history_bytes <= budget - budget // 8:
             break
-        row = _drop(tables, row, where, superseded[where])
+        if superseded[where] <= now:
+            row = _drop(tables, row, where, superseded[where])
     return row
 
 

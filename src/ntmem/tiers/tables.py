@@ -3,7 +3,8 @@
 Nothing here decides anything: a :class:`Tables` lives as long as its transaction and belongs to its thread.
 
 **Layout** of the ``meta`` database: ``schema`` (u64), ``identity`` (device and inode of the data file), ``head``
-(generation, position, next namespace id, latest time of a commit), ``clock`` (kind, time or offset, boot id).
+(generation, position, next namespace id, latest time of a commit), ``clock`` (kind, time or offset, boot id); the
+last two behind a CRC.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
+from zlib import crc32
 
 from .. import clock as clocks
 from ..errors import CorruptionError
@@ -66,11 +68,12 @@ class ClockRow(NamedTuple):
 class Tables:
     """The rows of a store, seen and changed within one transaction."""
 
-    __slots__ = ("_dbs", "_txn")
+    __slots__ = ("_boot", "_dbs", "_txn")
 
     def __init__(self, store: ColdStore, txn: Txn) -> None:
         self._txn = txn
         self._dbs = store.databases
+        self._boot = store.boot
 
     # -- meta
 
@@ -89,7 +92,7 @@ class Tables:
 
     def put_head(self, head: Head) -> None:
         """Set where the store stands."""
-        self.put_meta(b"head", _HEAD.pack(*head))
+        self._put_checked(b"head", _HEAD.pack(*head))
 
     def next_version(self, now: int) -> int:
         """Take the next version; it is lost with the transaction."""
@@ -106,17 +109,26 @@ class Tables:
 
     def put_clock(self, row: ClockRow) -> None:
         """Set the store's clock."""
-        self.put_meta(b"clock", _CLOCK.pack(row.kind, row.at) + row.boot)
+        self._put_checked(b"clock", _CLOCK.pack(row.kind, row.at) + row.boot)
 
     def now(self) -> int:
         """Return the store's time, int ns UTC."""
-        return self.clock().now()
+        row = self.clock()
+        if row.kind == SYSTEM and row.boot != self._boot:
+            # Only read-only openers have come since the machine was booted, and they cannot set the row anew.
+            return max(clocks.wall_ns(), self.head().latest)
+        return row.now()
 
     def _needed(self, name: bytes, size: int) -> bytes:
         data = self.get_meta(name)
-        if data is None or len(data) < size:
-            raise CorruptionError(f"the store's {name.decode()} row is missing or short; restore a backup")
-        return data
+        if data is None or len(data) < size + 4 or crc32(data[4:], crc32(name)).to_bytes(4, "little") != data[:4]:
+            raise CorruptionError(
+                f"the store's {name.decode()} row is missing or damaged; restore a backup of the store's directory"
+            )
+        return data[4:]
+
+    def _put_checked(self, name: bytes, data: bytes) -> None:
+        self.put_meta(name, crc32(data, crc32(name)).to_bytes(4, "little") + data)
 
     # -- namespaces
 

@@ -15,7 +15,8 @@ from ..errors import CorruptionError, NtmemError, StorageError
 from ..stats import VerifyReport
 from .cold import ColdStore, Txn, attach, detach
 from .datafile import DATA_FILE, check_before_mapping, walk
-from .layout import decode_namespace, decode_record
+from .layout import decode_namespace, decode_record, id_prefix, namespace_key
+from .tables import Tables
 
 _MOST_PROBLEMS = 100
 
@@ -37,7 +38,7 @@ def verify_directory(directory: str) -> VerifyReport:
     import subprocess
 
     child = subprocess.run(
-        [sys.executable, "-m", __name__, directory],
+        [sys.executable, "-c", f"from {__name__} import main; main()", directory],
         capture_output=True,
         text=True,
         check=False,
@@ -58,19 +59,35 @@ def verify_store(store: ColdStore) -> VerifyReport:
 
 
 def _check_rows(store: ColdStore, txn: Txn, finding: _Finding) -> None:
+    tables = Tables(store, txn)
+    for look in (tables.head, tables.clock):
+        try:
+            look()
+        except CorruptionError as error:
+            _note(finding, str(error))
+    for database, handle in store.databases.items():
+        for key in txn.cursor(handle).iternext(values=False):
+            if txn.get(bytes(key), db=handle) is None:  # a damaged branch page can lead astray who looks for it
+                _note(finding, f"{database}: {bytes(key)!r} is there but cannot be found")
+    ids = set()
+    for key, data in txn.cursor(store.databases["namespaces"]):
+        try:
+            row = decode_namespace(bytes(data))
+            ids.add(id_prefix(row.id))
+            if namespace_key(row.labels) != bytes(key):
+                _note(finding, f"namespaces: {row.labels} stands under the key {bytes(key)!r}")
+        except CorruptionError as error:
+            _note(finding, f"namespaces: {bytes(key)!r}: {error}")
+        finding.namespaces += 1
     for database in ("records", "history"):
         for key, data in txn.cursor(store.databases[database]):
             try:
                 decode_record(bytes(key), data)
+                if bytes(key[:8]) not in ids:
+                    _note(finding, f"{database}: the record under {bytes(key)!r} belongs to no namespace")
             except CorruptionError as error:
                 _note(finding, f"{database}: {error}")
             setattr(finding, database, getattr(finding, database) + 1)
-    for key, data in txn.cursor(store.databases["namespaces"]):
-        try:
-            decode_namespace(bytes(data))
-        except CorruptionError as error:
-            _note(finding, f"namespaces: {bytes(key)!r}: {error}")
-        finding.namespaces += 1
 
 
 def _note(finding: _Finding, problem: str) -> None:
@@ -112,5 +129,6 @@ def _walk_at_rest(directory: str) -> list[str]:
         return [str(error)]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Check the directory named on the command line and print the finding."""
     sys.stdout.write(msgspec.json.encode(_check(sys.argv[1])).decode())

@@ -1,0 +1,143 @@
+"""Processes to be hostile with, and directories that vanish.
+
+A child is Python text run by this interpreter with this process's import path. It and the test take turns by lines:
+what the child prints the test waits for, what the test tells the child reads. Nothing sleeps to be right; every
+time-out is only there so that a hang fails instead of hanging the suite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+HANG = 60.0
+NOBODY = 65534
+
+_HELPERS = """
+import os, signal, sys, threading, time
+import ntmem
+def say(*words):
+    print(*words, flush=True)
+def hear():
+    return sys.stdin.readline().strip()
+def outcome(function, *args, **kwargs):
+    try:
+        return repr(function(*args, **kwargs))
+    except ntmem.NtmemError as error:
+        return f"{type(error).__name__}: {error}"
+def become_nobody():
+    import lmdb.verify, subprocess, tempfile  # what is imported later may lie where nobody may read
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+"""
+
+
+class Child:
+    """A Python process that runs `code`; ``sys.argv[1:]`` are `args`."""
+
+    def __init__(self, code: str, *args: object, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _HELPERS + code, *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # what it forks ends with it
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (env or {}),
+        )
+        self.pid = self.process.pid
+
+    def line(self) -> str:
+        """Return the next line it prints; fail when it ends instead, or hangs."""
+        assert self.process.stdout is not None
+        watch = threading.Timer(HANG, self._kill_all)
+        watch.start()
+        line = self.process.stdout.readline()
+        watch.cancel()
+        if not line:
+            self._kill_all()
+            raise AssertionError(f"the child ended ({self.process.wait()}): {self._complaint()}")
+        return line.strip()
+
+    def tell(self, line: str = "") -> None:
+        """Give it a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """Stop it and return when it is stopped."""
+        self.signal(signal.SIGSTOP)
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+
+    def end(self) -> str:
+        """Wait until it has ended well; return the rest of what it printed."""
+        try:
+            rest, errors = self.process.communicate(timeout=HANG)
+        except subprocess.TimeoutExpired:
+            self._kill_all()
+            raise AssertionError(f"the child hangs: {self.process.communicate()[1]}") from None
+        assert self.process.returncode == 0, f"the child ended with {self.process.returncode}: {errors}"
+        return str(rest).strip()
+
+    def kill(self) -> None:
+        """End it by force, stopped or not."""
+        self._kill_all()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _kill_all(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _complaint(self) -> str:
+        return "" if self.process.stderr is None else self.process.stderr.read()
+
+
+Start = Callable[..., Child]
+
+
+@contextlib.contextmanager
+def children() -> Iterator[Start]:
+    """Give a function that starts children; all are gone when the block ends."""
+    started: list[Child] = []
+
+    def start(code: str, *args: object, env: dict[str, str] | None = None) -> Child:
+        started.append(Child(code, *args, env=env))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for child in started:
+            child.kill()
+
+
+@contextlib.contextmanager
+def ram_directory() -> Iterator[Path]:
+    """Give a directory on a RAM disk where there is one: thousands of synced writes take no time there."""
+    shm = Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(prefix="test-", dir=shm if shm.is_dir() else None))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
