@@ -16,9 +16,10 @@ from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, 
 from .namespace import encode_key, labels_of
 from .records import Change, Fence, Policy, Record
 from .stats import MemoryStats, VerifyReport
-from .tiers.cold import ColdStore, attach, detach
+from .tiers.cold import ColdStore
 from .tiers.engine import LmdbEngine, Outcome
 from .tiers.opening import ClockChoice, agree_on_clock, prepare
+from .tiers.sharing import attach, detach
 from .tiers.verification import verify_directory, verify_store
 from .transaction import Transaction, make_change
 from .values import Codec, codec_named

@@ -6,39 +6,36 @@ in a larger one.
 
 **Invariants**
 
-1. An environment is opened at most once per process (LMDB's rule): :func:`attach` hands out one shared object.
-2. The map is resized only while no transaction of this process is running: transactions pass a gate, resizing
+1. The map is resized only while no transaction of this process is running: transactions pass a gate, resizing
    (and closing, and forking) shut it.
-3. Always plain sync: a returned write is on disk. After an error of the disk the process refuses to write.
+2. Always plain sync: a returned write is on disk. After an error of the disk the process refuses to write.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import itertools
 import os
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 import lmdb
 
-from ..clock import boot_id
+from .. import clock as clocks
 from ..errors import (
     CorruptionError,
     DiskFull,
     MapFull,
     NtmemError,
     ReadOnlyError,
-    SchemaError,
     StorageError,
     StoreClosed,
 )
 from .datafile import DATA_FILE, LOCK_FILE, check_before_mapping, note_closed, was_touched
+from .faults import DAMAGE, NO_ROOM, code_of, open_error
+from .gate import Gate
 
 T = TypeVar("T")
 Txn: TypeAlias = "lmdb.Transaction[memoryview]"
@@ -52,9 +49,6 @@ _LOCK_FILE_BYTES = 1 << 16  # what so many take
 _ADOPT, _SHRINK = -1, -2
 _LITTLE = 1 << 16
 _PRIVATE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-_OPEN_TIMEOUT = 10.0
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process' limit
-_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.PageFullError, lmdb.CursorFullError)
 _DATABASES = ("meta", "namespaces", "records", "history", "expiry")
 
 FORKED = (
@@ -67,75 +61,8 @@ class _DeletionsGrewIt(Exception):
     """The map is larger than ``max_storage_bytes``: other changes must not take the room that deletions may need."""
 
 
-class Gate:
-    """Many may pass at once; one may shut it, after all inside have left.
-
-    A caller holds a token of its own and does ``inside.pop(token, None)`` to leave: one C call, which an exception
-    of a signal handler (Ctrl-C) comes before or behind, but not into; a forgotten caller would block every later
-    shutting for ever. So whoever shuts the gate looks again and again rather than being told.
-    """
-
-    def __init__(self) -> None:
-        self.inside: dict[object, int] = {}  # token: thread
-        self._shutting = threading.RLock()
-        self._shut_by: list[int] = []
-        self._quieting = threading.Lock()
-        self._quiet_for = 0
-
-    def enter(self, token: object, write: bool) -> None:
-        """Pass; wait while another thread has it shut, or wants no readers in."""
-        me = threading.get_ident()
-        while True:
-            self.inside[token] = me
-            quiet_for = self._quiet_for
-            if self._shut_by and me not in self._shut_by:
-                lock: Any = self._shutting
-            elif quiet_for and not write and quiet_for != me:
-                lock = self._quieting
-            else:
-                return
-            self.inside.pop(token, None)
-            with lock:
-                pass
-
-    def abort(self, txn: Txn) -> None:
-        """Abort a write transaction, for which no new reader is let in.
-
-        py-lmdb 3.0 waits in there, with the lock of all writers, for a moment at which no other thread is in any of
-        its calls; two threads that read without a pause leave it none.
-        """
-        with self._quieting:
-            self._quiet_for = threading.get_ident()
-            try:
-                txn.abort()
-            finally:
-                self._quiet_for = 0
-
-    def holds_this_thread(self) -> bool:
-        """Whether this thread is inside, or shutting it: signal handlers and finalizers come at any moment."""
-        me = threading.get_ident()
-        return me in list(self.inside.values()) or me in self._shut_by
-
-    def shut(self) -> None:
-        """Wait until nobody else is inside, and let nobody else in."""
-        me = threading.get_ident()
-        self._shutting.acquire()
-        try:
-            self._shut_by.append(me)
-            while any(thread != me for thread in list(self.inside.values())):
-                time.sleep(0.0002)
-        except BaseException:
-            self.open()
-            raise
-
-    def open(self) -> None:
-        """Undo :meth:`shut`."""
-        self._shut_by.pop()
-        self._shutting.release()
-
-
 class ColdStore:
-    """One open LMDB environment. Made by :func:`attach`, shared within the process.
+    """One open LMDB environment. Made by :func:`ntmem.tiers.sharing.attach`.
 
     **Thread safety**: all methods may be called from any thread; writers of all processes take turns.
     """
@@ -145,7 +72,7 @@ class ColdStore:
         self.read_only = read_only
         self.max_bytes = max_bytes
         self.users = 1
-        self.boot = boot_id()
+        self.boot = clocks.boot_id()
         self.prepared = False
         self._gate = Gate()
         self._refusal: NtmemError | None = None  # why nothing at all works any more
@@ -188,7 +115,7 @@ class ColdStore:
             if size == 0 and not self.read_only:  # on a full disk LMDB leaves half of a new file behind
                 with suppress(OSError):
                     os.unlink(data_file)
-            raise _open_error(directory, error) from error
+            raise open_error(directory, error) from error
         try:
             while True:
                 try:
@@ -201,7 +128,7 @@ class ColdStore:
             raise StorageError(f"{directory} holds an LMDB database but no ntmem store; check the path") from error
         except lmdb.Error as error:
             env.close()
-            raise _open_error(directory, error) from error
+            raise open_error(directory, error) from error
         env.reader_check()
         return env
 
@@ -420,12 +347,12 @@ class ColdStore:
         return used_up or free.f_bavail * free.f_frsize < _LITTLE
 
     def _translated(self, error: lmdb.Error, write: bool) -> NtmemError:
-        code = _code_of(error)
-        if code in _NO_ROOM or isinstance(error, lmdb.DiskError) or (write and code == errno.EIO and self._no_room()):
+        code = code_of(error)
+        if code in NO_ROOM or isinstance(error, lmdb.DiskError) or (write and code == errno.EIO and self._no_room()):
             return DiskFull(
                 f"the disk is full ({error}): nothing of this change was kept; free some space and try again"
             )
-        if isinstance(error, _DAMAGE):
+        if isinstance(error, DAMAGE):
             return CorruptionError(f"the data file is damaged ({error}); restore a backup of the store's directory")
         if isinstance(error, lmdb.TxnFullError):
             return StorageError(f"too much for one transaction ({error}); split it")
@@ -458,140 +385,6 @@ def _again(refusal: NtmemError) -> NtmemError:
     return type(refusal)(*refusal.args)
 
 
-def _code_of(error: Exception) -> int | None:
-    text = str(error)
-    for code in (*_NO_ROOM, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOMEM, errno.ENOENT):
-        if os.strerror(code) in text:
-            return code
-    return getattr(error, "errno", None)
-
-
-def _open_error(directory: str, error: Exception) -> NtmemError:
-    code = _code_of(error)
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, lmdb.ReadonlyError):
-        return StorageError(
-            f"{directory} is not accessible ({error}); check its owner and permissions, or that of its lock.mdb"
-        )
-    if code in _NO_ROOM or isinstance(error, lmdb.DiskError):
-        return DiskFull(f"no room to open a store in {directory}; free some space")
-    if isinstance(error, lmdb.VersionMismatchError):
-        return SchemaError(f"{directory} was written by another LMDB format ({error})")
-    if isinstance(error, _DAMAGE):
-        return CorruptionError(f"the data file in {directory} is damaged ({error}); restore a backup of the directory")
-    return StorageError(f"cannot open the store in {directory}: {error}")
-
-
-# -- one environment per process
-
-_open_stores: dict[tuple[int, int], ColdStore] = {}
-_registry = threading.RLock()
-_registrars: list[int] = []  # the thread that holds it, once for each time
-_given_back: deque[ColdStore] = deque()
-
-
-@contextmanager
-def _registered() -> Iterator[None]:
-    with _registry:
-        _registrars.append(threading.get_ident())
-        try:
-            if len(_registrars) == 1:
-                _take_back()
-            yield
-        finally:
-            _registrars.pop()
-
-
-@contextmanager
-def opening(directory: str, read_only: bool) -> Iterator[None]:
-    """Let one process at a time open a directory, so that none finds it half made.
-
-    The lock is the kernel's (``flock``) and ends with its holder. Raises :class:`StorageError` naming the holder
-    when it is not granted in ten seconds.
-    """
-    path = os.path.join(directory, "open.lock")
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if read_only:  # a directory that cannot be written to is not being made by anybody either
-            yield
-            return
-        raise _open_error(directory, error) from error
-    try:
-        deadline = time.monotonic() + _OPEN_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
-                    raise StorageError(
-                        f"process {holder} has been opening {directory} for over {_OPEN_TIMEOUT:.0f} s; "
-                        "see whether it is stopped"
-                    ) from error
-                time.sleep(0.002)
-        with suppress(OSError):  # who it is only serves a message
-            os.ftruncate(file, 0)
-            os.pwrite(file, b"%d\n" % os.getpid(), 0)
-        yield
-    finally:
-        os.close(file)
-
-
-def attach(
-    directory: str | None, *, read_only: bool, max_bytes: int, prepare: Callable[[ColdStore], None]
-) -> ColdStore:
-    """Return this process's environment of `directory`, opened if it is not; `prepare` runs once, at the opening."""
-    with _registered():
-        if directory is None:
-            return _prepared(ColdStore(None, read_only=False, max_bytes=max_bytes), prepare)
-        _make_directory(directory, read_only)
-        with opening(directory, read_only):
-            known = _open_stores.get(_identity(directory))
-            if known is not None:
-                if known.read_only and not read_only:
-                    raise StorageError(f"{directory} is open in this process with read_only=True; close that first")
-                known.users += 1
-                known.max_bytes = max(known.max_bytes, max_bytes)  # the roomiest limit of the process's handles
-                return known
-            return _prepared(ColdStore(directory, read_only=read_only, max_bytes=max_bytes), prepare)
-
-
-def _prepared(store: ColdStore, prepare: Callable[[ColdStore], None]) -> ColdStore:
-    try:
-        prepare(store)
-    except BaseException:
-        store.close()
-        raise
-    store.prepared = True
-    _open_stores[(0, id(store)) if store.directory is None else _identity(store.directory)] = store
-    return store
-
-
-def detach(store: ColdStore) -> None:
-    """Give a store back; the last user closes it.
-
-    Called by a finalizer or a signal handler in the middle of a transaction or of an opening, it cannot wait for
-    what it interrupted: then the store is closed by the next opening or closing.
-    """
-    _given_back.append(store)
-    interrupting = any(known.holds_this_thread() for known in list(_open_stores.values()))
-    if interrupting or threading.get_ident() in _registrars:
-        return
-    with _registered():
-        pass
-
-
-def _take_back() -> None:
-    while _given_back:
-        store = _given_back.popleft()
-        store.users -= 1
-        if store.users == 0:
-            store.close()
-            for key in [key for key, known in _open_stores.items() if known is store]:
-                del _open_stores[key]
-
-
 def _allocate_lock_file(path: str) -> None:
     # LMDB makes it sparse and maps it: on a full disk the first reader in a fresh page would die of SIGBUS. Others may
     # have it mapped, so it is never made longer. (This process has not: closing a descriptor would drop its locks.)
@@ -601,55 +394,3 @@ def _allocate_lock_file(path: str) -> None:
             os.posix_fallocate(file, 0, os.fstat(file).st_size or _LOCK_FILE_BYTES)
         finally:
             os.close(file)
-
-
-def _make_directory(directory: str, read_only: bool) -> None:
-    if read_only:
-        try:
-            size = os.stat(os.path.join(directory, DATA_FILE)).st_size
-        except PermissionError as error:
-            raise _open_error(directory, error) from error
-        except OSError:
-            size = 0
-        if size == 0:
-            raise StorageError(f"there is no store in {directory}; check the path, or open it for writing to make one")
-        return
-    try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the directory {directory}: {error.strerror}; choose another path") from error
-
-
-def _identity(directory: str) -> tuple[int, int]:
-    try:
-        stat = os.stat(os.path.join(directory, DATA_FILE))
-    except FileNotFoundError:
-        return (-1, -1)
-    return stat.st_dev, stat.st_ino
-
-
-def _before_fork() -> None:
-    _registry.acquire()
-    _registrars.append(threading.get_ident())
-    for store in _open_stores.values():
-        store.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for store in _open_stores.values():
-        store.after_fork_in_parent()
-    _registrars.pop()
-    _registry.release()
-
-
-def _after_fork_in_child() -> None:
-    global _registry
-    _registry = threading.RLock()
-    _registrars.clear()
-    _given_back.clear()
-    for store in _open_stores.values():
-        store.after_fork_in_child()
-    _open_stores.clear()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -13,9 +13,10 @@ import msgspec
 
 from ..errors import CorruptionError, NtmemError, StorageError
 from ..stats import VerifyReport
-from .cold import ColdStore, Txn, attach, detach
+from .cold import ColdStore, Txn
 from .datafile import DATA_FILE, check_before_mapping, walk
 from .layout import decode_namespace, decode_record, id_prefix, namespace_key
+from .sharing import attach, detach
 from .tables import Tables
 
 _MOST_PROBLEMS = 100
