@@ -220,6 +220,36 @@ def test_a_wrong_agent_is_refused_before_anything_starts(folder, agent, message)
     assert not (folder / "s").exists()
 
 
+def test_what_an_agent_raises_in_the_step_of_the_kill_is_reported(agents, bars):
+    module = agents(
+        f"""
+class Bad(Agent):
+    def target(self, prediction, step, position):
+        if step.number == {STEPS // 2} and not os.path.exists("raised"):
+            open("raised", "x").close()
+            raise RuntimeError("boom")
+        return 1
+"""
+    )
+    report = run(ReplayOptions(file=bars, agents=1, agent=f"{module}:Bad", kill_delay=2.0))
+    assert not report.ok
+    assert f"agent_1 raised in step {STEPS // 2}" in report.problems[0]
+    assert "RuntimeError: boom" in report.error
+    assert report.kill is None
+
+
+def test_a_module_that_prints_or_leaves_while_it_is_imported(agents, bars):
+    module = agents("print('hello')\nclass Quiet(Agent):\n    pass\n")
+    result = command(bars, "--json", "--steps", 4, "--agents", 1, "--agent", f"{module}:Quiet")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["ok"] is True
+    assert "hello" in result.stderr
+    module = agents("sys.exit(0)\n")
+    result = command(bars, "--agent", f"{module}:Quiet")
+    assert result.returncode == 2
+    assert f"module '{module}' leaves the program while it is imported (SystemExit: 0)" in result.stderr
+
+
 def test_a_module_that_cannot_be_imported_is_shown(agents):
     broken = agents("import nowhere_at_all")
     with pytest.raises(ValueError, match="needs 'nowhere_at_all', which is not installed"):
@@ -238,6 +268,42 @@ def test_short_files(folder, rows):
     assert report.replay["symbol"] == "SPY"
     assert report.replay["steps_fed"] == rows
     assert "Not enough data" in report.prediction["conclusion"]
+
+
+@pytest.mark.parametrize(("symbol", "label"), [("BTC/USDT", "BTC-USDT"), ("\u20ac" * 200, "\u20ac" * 85)])
+def test_any_symbol_becomes_a_label(folder, symbol, label):
+    path = folder / "x.csv"
+    path.write_text("ts_known,symbol,price\n" + "".join(f"{1_700_000_000 + i},{symbol},{i + 1}\n" for i in range(6)))
+    report = run(ReplayOptions(file=path, symbol=symbol, agents=1, step=0, store=folder / "s"))
+    assert report.problems == []
+    assert report.replay["symbol"] == label
+    with ntmem.open(folder / "s", read_only=True) as memory:
+        assert len(memory.namespace("market", label)) == 6
+
+
+def test_a_store_whose_clock_is_later_is_refused(folder, bars):
+    path = folder / "s"
+    with ntmem.open(path, clock=ntmem.SimulatedClock(1_800_000_000 * 10**9)):
+        pass
+    with pytest.raises(ValueError, match=r"is at 2027-01-15T08:00:00.*Z, the replay begins at .* another directory"):
+        run(ReplayOptions(file=bars, agents=1, store=path))
+
+
+def test_a_seed_out_of_range_is_wrong_usage():
+    result = command("--seed", 10**26)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    with pytest.raises(ValueError, match="--seed must be 0 to"):
+        ReplayOptions(seed=2**63)
+
+
+def test_rows_that_are_very_late_are_pointed_at(folder):
+    path = folder / "x.csv"
+    times = [0, 10**9, 10**9, *range(1, 4), *range(10**9, 10**9 + 4)]
+    path.write_text("ts_known,price\n" + "".join(f"{1_700_000_000 + time},1\n" for time in times))
+    report = run(ReplayOptions(file=path, agents=1))
+    assert report.ok
+    assert "x.csv: 3 of 10 rows are late, by up to 11,574 days" in report.notes[0]
 
 
 def test_bad_input_has_its_exit_code(folder):
@@ -263,9 +329,10 @@ def test_the_json_document(folder):
     report = json.loads(result.stdout)
     assert report.keys() == {
         *("format", "ok", "market", "replay", "operations", "kill", "agents", "prediction", "memory", "disk"),
-        *("problems", "error"),
+        *("problems", "notes", "error"),
     }
     assert report["ok"] is True
+    assert report["notes"] == []
     assert report["disk"]["path"] is None
     assert report["kill"]["acknowledged"] == report["kill"]["recovered"]
     assert {"clock.set", "get", "put", "scan", "transaction"} <= report["operations"].keys()
@@ -278,7 +345,16 @@ def test_seconds_end_the_feeding_after_a_kill(folder):
     assert report.kill is not None or report.replay["steps_fed"] < 2
 
 
-@pytest.mark.parametrize("interruption", ["SIGINT", "SIGTERM"])
+def test_a_replay_that_ends_before_the_kill_says_so(bars):
+    options = {"file": bars, "seconds": 1e-9, "agents": 1}
+    report = run(ReplayOptions(**options))
+    assert report.ok
+    assert report.kill is None
+    assert report.notes == ["no agent was killed: the replay ended before"]
+    assert run(ReplayOptions(**options, kill=False)).notes == []
+
+
+@pytest.mark.parametrize("interruption", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interruption_ends_with_the_report_so_far(agents, bars, interruption):
     module = agents(
         f"""
@@ -291,12 +367,20 @@ class Impatient(Agent):
 """
     )
     result = command(bars, "--json", "--agents", 2, "--agent", f"{module}:Impatient")
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 130, result.stderr
     report = json.loads(result.stdout)
     assert report["replay"]["interrupted"] is True
     assert report["replay"]["steps_fed"] < report["replay"]["steps"]
     assert {agent["steps"] for agent in report["agents"]} <= {7, 8}
+    assert report["notes"] == ["no agent was killed: the replay ended before"]
     assert "Traceback" not in result.stderr
+
+
+def test_an_interruption_before_the_first_step_has_its_exit_code(agents, bars):
+    module = agents("os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    result = command(bars, "--agent", f"{module}:Impatient")
+    assert (result.returncode, result.stdout) == (130, "")
+    assert "interrupted, there is no report" in result.stderr
 
 
 def alive(pid):

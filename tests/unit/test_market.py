@@ -104,6 +104,13 @@ def test_names_by_header(write):
     assert (row.last, row.ts_known) == ("1", (T0 + 9) * S)
 
 
+def test_a_first_row_that_begins_with_a_blank_is_no_header(write):
+    path = write(*(f" {T0 + i}, {100 + i}.5, {i}" for i in range(3)))
+    rows, _ = read(path, columns="ts_known,price,quantity")
+    assert [row.last for row in rows] == ["100.5", "101.5", "102.5"]
+    assert "the first line holds values, not column names" in refused(path)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -149,6 +156,12 @@ def test_one_symbol_of_several(write):
     rows, file = read(path, symbol="B")
     assert [row.last for row in rows] == ["2", "3"]
     assert file.other_symbols == 1
+
+
+def test_a_symbol_cannot_be_chosen_without_a_symbol_column(write):
+    path = write("ts_known,price", f"{T0},1")
+    assert "has no symbol column, so rows of ETHUSDT cannot be told" in refused(path, symbol="ETHUSDT")
+    assert "leave --symbol out" in refused(path, symbol="ETHUSDT")
 
 
 # -- content
@@ -288,7 +301,34 @@ def test_a_late_row_is_shown_no_earlier_than_those_before_it(write):
     rows, file = read(write("ts_known,price", *(f"{t},{i + 1}" for i, t in enumerate(times))))
     assert [row.ts_known // S - T0 for row in rows] == [0, 5, 5, 6]
     assert [row.ts_event // S - T0 for row in rows] == [0, 5, 3, 6]
-    assert file.late == 1
+    assert (file.late, file.late_by) == (1, 2 * S)
+
+
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("days", "bad", "late", "late_by"),
+    [
+        ([0, 1, 60_000, 2, 3], [4], 0, 0),  # a damaged time
+        ([0, 60_000, 1, 50_000, 2, 60_000, 3], [3, 5, 7], 0, 0),
+        ([0, 90, 91, 200, 201], [], 0, 0),  # stretches without rows
+        ([0, 90, 89, 91], [], 1, 1),  # such a stretch, and a late row behind it
+        ([0, 29, 1, 2], [], 2, 28),  # not far enough to be damage
+        ([0, 1, 60_000], [], 0, 0),  # no row behind it
+        ([0, 60_000, 60_000, 1, 60_001], [], 1, 59_999),  # two in a row are believed
+    ],
+)
+def test_a_time_that_jumps_ahead_and_back_is_bad(write, days, bad, late, late_by):
+    path = write("ts_known,price", *(f"{T0 + day * DAY},{i + 1}" for i, day in enumerate(days)))
+    rows, file = read(path)
+    assert len(rows) == file.rows == len(days) - len(bad)
+    assert [row.ts_known for row in rows] == sorted(row.ts_known for row in rows)
+    assert [one.line for one in file.bad_rows] == bad
+    assert set(file.bad) <= {"time jumps ahead by more than 30 days"}
+    assert (file.late, file.late_by) == (late, late_by * DAY * S)
+    if bad:
+        assert f"line {bad[0]}: time jumps ahead by more than 30 days" in refused(path, strict=True)
 
 
 @given(

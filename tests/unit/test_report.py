@@ -89,6 +89,7 @@ def make_report(**changes):
                     "bad": {"time is not readable": 1},
                     "bad_rows": [{"file": "x.csv", "line": 3, "reason": "time is not readable", "text": "[red]1"}],
                     "late": 2,
+                    "late_by": 3.5,
                     "other_symbols": 4,
                 }
             ]
@@ -115,12 +116,13 @@ def make_report(**changes):
 def test_cards_show_what_is_in_the_file_as_it_is():
     rich = pytest.importorskip("rich.console")
     out = io.StringIO()
-    report = make_report(problems=["agent_1: [bold]quantity"], error="Traceback ...")
+    report = make_report(problems=["agent_1: [bold]quantity"], notes=["no agent [was] killed"], error="Traceback ...")
     print_report(report, rich.Console(file=out, width=80))
     text = out.getvalue()
     for part in (
         "line 3: time is not readable: [red]1",
-        "2 late rows",
+        "2 late rows, by up to 0:00:03.5",
+        "NOTE: no agent [was] killed",
         "4 rows of other symbols",
         "5 of 7 steps, 1 agents, 1.0 s, interrupted",
         "ntmem ls --store 'a b'",

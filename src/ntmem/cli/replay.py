@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import EXIT_FAILED, json_option, print_json, verb
+from .output import EXIT_FAILED, fail, json_option, print_json, verb
 
 if TYPE_CHECKING:
     from ..replay.run import Progress
+
+EXIT_INTERRUPTED = 130
 
 _EPILOG = """
 \b
@@ -23,6 +25,8 @@ Exit codes:
   1  a check failed (an acknowledged write was lost, the book does not add up),
      an agent raised or ended, or the store could not be used
   2  wrong usage, or market data that cannot be replayed
+  130  interrupted (Ctrl-C, SIGTERM, SIGHUP) and no check failed; the report so
+     far is printed, unless no agent had been started yet
 
 \b
 Market data is CSV, plain or gzipped, told by its columns (case and punctuation do not matter):
@@ -64,8 +68,10 @@ Examples:
 )
 @click.option("--known-after", metavar="SECONDS", help="How long after ts_event a row was known.")
 @click.option("--zone", help="Zone of text times that name none, e.g. UTC.")
-@click.option("--symbol", help="Leave other symbols out.  [default: the file's only one]")
-@click.option("--seed", default=0, show_default=True, help="Of everything left to chance.")
+@click.option("--symbol", help="Leave other symbols of the symbol column out.  [default: the file's only one]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything left to chance."
+)
 @click.option("--strict", is_flag=True, help="Refuse a bad row instead of skipping it.")
 @click.option("--no-kill", is_flag=True, help="Kill no agent.")
 @json_option
@@ -77,9 +83,14 @@ def replay(file: Path | None, no_kill: bool, as_json: bool, **options: Any) -> N
     """
     from ..replay import ReplayOptions, run
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: with the report so far
-    with _progress() as progress:
-        report = run(ReplayOptions(file=file, kill=not no_kill, **options), progress)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)  # ends like Ctrl-C: with the report so far
+    try:
+        with _progress() as progress:
+            report = run(ReplayOptions(file=file, kill=not no_kill, **options), progress)
+    except KeyboardInterrupt:
+        fail("interrupted, there is no report", EXIT_INTERRUPTED)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -90,6 +101,8 @@ def replay(file: Path | None, no_kill: bool, as_json: bool, **options: Any) -> N
         print_report(report, Console())
     if not report.ok:
         sys.exit(EXIT_FAILED)
+    if report.replay["interrupted"]:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 @contextmanager

@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from ..instants import NS
 from ..system import MemorySystem
 from .agent import SWARM
 from .book import Position, check, recompute
 from .intervals import BIPS, compare_errors
 from .killing import KillCard
-from .market import MarketFile
+from .market import JUMP, MarketFile
 from .report import Report
 from .steps import Step
 from .swarm import AgentFailed
 from .wire import Begin
+
+DAY = 86_400 * NS
 
 
 class Durations:
@@ -62,6 +65,7 @@ class Run:
     complete: bool
     interrupted: bool
     failure: AgentFailed | None
+    kill: bool
     card: KillCard | None
     durations: Durations
     process_memory: dict[str, dict[str, int]]
@@ -112,6 +116,7 @@ def account_for(run: Run, began: float) -> Report:
             "last_version": stats.last_version,
         },
         problems=problems,
+        notes=_notes(run),
         error=run.failure.details or None if run.failure is not None else None,
     )
 
@@ -126,6 +131,7 @@ def _market(run: Run) -> dict[str, Any]:
                 "bad": dict(file.bad),
                 "bad_rows": [bad._asdict() for bad in file.bad_rows],
                 "late": file.late,
+                "late_by": file.late_by / NS,
                 "other_symbols": file.other_symbols,
             }
             for file in run.files
@@ -134,6 +140,18 @@ def _market(run: Run) -> dict[str, Any]:
         "bad": sum(file.bad.total() for file in run.files),
         "late": sum(file.late for file in run.files),
     }
+
+
+def _notes(run: Run) -> list[str]:
+    notes = [
+        f"{file.name}: {file.late:,} of {file.rows:,} rows are late, by up to {file.late_by / DAY:,.0f} days; "
+        "is the time of a row before them damaged?"
+        for file in run.files
+        if file.late_by > JUMP
+    ]
+    if run.kill and run.card is None:
+        notes.append("no agent was killed: the replay ended before")
+    return notes
 
 
 # -- agents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def _print_market(report: Report, console: Console) -> None:
         if file["bad"]:
             notes.append(f"{sum(file['bad'].values()):,} bad rows skipped")
         if file["late"]:
-            notes.append(f"{file['late']:,} late rows (known before an earlier row; shown no earlier than that one)")
+            notes.append(
+                f"{file['late']:,} late rows, by up to {timedelta(seconds=file['late_by'])} "
+                "(known before an earlier row; shown no earlier than that one)"
+            )
         if file["other_symbols"]:
             notes.append(f"{file['other_symbols']:,} rows of other symbols left out")
         _say(console, f"{file['name']}: {', '.join(notes)}")
@@ -126,6 +130,8 @@ def _print_lines(report: Report, console: Console) -> None:
         )
     if report.disk["path"] is not None:
         _say(console, f"The store is kept: ntmem ls --store {shlex.quote(report.disk['path'])}")
+    for note in report.notes:
+        _say(console, f"NOTE: {note}", "bold yellow")
     if report.error:
         _say(console, report.error.rstrip(), "red")
     for problem in report.problems:

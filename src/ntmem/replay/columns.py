@@ -112,7 +112,7 @@ def _known(name: str) -> str:
 
 
 def _is_data(first: Sequence[str]) -> bool:
-    return all(not field or field[0].isdigit() or field[0] in "+-." for field in first)
+    return all(not field or field[0].isdigit() or field[0] in "+-." for field in map(str.strip, first))
 
 
 def _by_position(first: Sequence[str], items: list[str], where: str) -> Layout:
@@ -126,7 +126,7 @@ def _by_position(first: Sequence[str], items: list[str], where: str) -> Layout:
         positions[name] = number
     if len(items) > len(first):
         raise MarketError(f"{where}: --columns names {len(items)} columns, the first line has {len(first)}")
-    used = [first[number] for number in positions.values()]
+    used = [first[number].strip() for number in positions.values()]
     has_header = not any(field[:1].isdigit() for field in used)
     return Layout(_kind(positions, items, where), positions, None, has_header, tuple(items))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -13,7 +14,8 @@ from .agent import Agent
 def load_agent(path: str | None) -> type[Agent]:
     """Return the class that `path` names, :class:`Agent` for None.
 
-    Raises ``ValueError`` that says what is wrong with the path. Modules in the current directory are found.
+    Raises ``ValueError`` that says what is wrong with the path. Modules in the current directory are found. What a
+    module prints while it is imported goes to standard error: standard output belongs to the report.
     """
     if path is None:
         return Agent
@@ -24,13 +26,19 @@ def load_agent(path: str | None) -> type[Agent]:
         sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
     try:
-        module = importlib.import_module(module_name)
+        with contextlib.redirect_stdout(sys.stderr):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise ValueError(
                 f"there is no module {module_name!r}, neither installed nor in {os.getcwd()} (from --agent {path})"
             ) from error
         raise ValueError(f"module {module_name!r} needs {error.name!r}, which is not installed") from error
+    except SystemExit as error:
+        raise ValueError(
+            f"module {module_name!r} leaves the program while it is imported (SystemExit: {error.code}); "
+            "put what only a script does behind if __name__ == '__main__'"
+        ) from error
     except Exception as error:
         raise ValueError(f"module {module_name!r} cannot be imported:\n{traceback.format_exc()}") from error
     found = getattr(module, class_name, None)

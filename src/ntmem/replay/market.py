@@ -6,6 +6,8 @@
    been known before an earlier row of its file (it is *late*) is handed out at that row's time, never earlier.
 2. A physical line is a row: a stray quote cannot swallow the lines behind it, and every line number is right.
 3. What is not a row is counted under its reason and skipped, or refused in strict mode; nothing is repaired.
+4. One damaged time does not make all rows behind it late: a row that was known more than :data:`JUMP` after every
+   row before it, and more than :data:`JUMP` after the next one too, is bad.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from ..instants import NS
 from .columns import MarketError, recognise
 from .times import NUMBER, UNITS, BadValue, NaiveTime, TimeReader, detect_unit, seconds_ns
 
@@ -30,6 +33,9 @@ SAMPLE = 1_000
 """Lines looked at to tell the unit of times and the number of fields."""
 NAMED = 20
 """Bad rows that are named; the rest is only counted."""
+JUMP_DAYS = 30
+JUMP = JUMP_DAYS * 86_400 * NS
+"""How far a time may be ahead of the rows before and behind it."""
 _GZIP, _ZIP, _XZ, _ZSTD = b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"
 _MAX_LINE = 1 << 20
 _BELOW, _ABOVE = 1 - 1e-6, 1 + 1e-6  # prices adjusted for dividends are rounded one by one
@@ -73,7 +79,7 @@ class MarketFile:
     zone : str, optional
         Zone of text times that name none, e.g. ``"UTC"`` or ``"America/New_York"``.
     symbol : str, optional
-        Rows of other symbols are left out (and counted).
+        Rows of other symbols are left out (and counted); needs a column that says which symbol a row is of.
     strict : bool
         Refuse a bad row instead of skipping it.
 
@@ -101,7 +107,8 @@ class MarketFile:
         self.strict = strict
         self.symbol = symbol
         self._chosen = symbol is not None
-        self.rows = self.late = self.other_symbols = 0
+        self.rows = self.late = self.late_by = self.other_symbols = 0
+        self._newest = self._naive = 0
         self.bad: Counter[str] = Counter()
         self.bad_rows: list[BadRow] = []
         self._lines = self._numbered(_open(path))
@@ -110,6 +117,10 @@ class MarketFile:
             raise MarketError(f"{self.name} is empty")
         self._delimiter = max(",;\t", key=sample[0][1].count)
         self.layout = recognise(self._split(sample[0][1]), columns, self.name)
+        if symbol is not None and "symbol" not in self.layout.positions:
+            raise MarketError(
+                f"{self.name} has no symbol column, so rows of {symbol} cannot be told from others: leave --symbol out"
+            )
         self._pending = sample[1:] if self.layout.has_header else sample
         fields = [self._split(text) for _, text in self._pending]
         widths = Counter(map(len, fields))
@@ -175,25 +186,43 @@ class MarketFile:
     # -- rows
 
     def __iter__(self) -> Iterator[Row]:
+        held: tuple[int, str, Row] | None = None  # it jumps ahead: the next row tells whether to believe it
+        for line, text, row in self._parsed():
+            if held is not None:
+                if held[2].ts_known - row.ts_known > JUMP:
+                    self._refuse(held[0], f"time jumps ahead by more than {JUMP_DAYS} days", held[1])
+                else:
+                    yield self._in_order(held[2])
+                held = None
+            if self.rows and row.ts_known - self._newest > JUMP:
+                held = (line, text, row)
+            else:
+                yield self._in_order(row)
+        if held is not None:
+            yield self._in_order(held[2])
+        self._check_whole()
+
+    def _parsed(self) -> Iterator[tuple[int, str, Row]]:
         parse = getattr(self, f"_{self.kind}")
-        known = 0
-        naive = 0
         for line, text in itertools.chain(self._pending, self._lines):
             try:
                 row = self._row(self._split(text), parse)
             except BadValue as error:
-                naive += isinstance(error, NaiveTime)
+                self._naive += isinstance(error, NaiveTime)
                 self._refuse(line, str(error), text)
                 continue
-            if row is None:
-                continue
-            self.rows += 1
-            if row.ts_known < known:
-                self.late += 1
-                row = row._replace(ts_known=known)
-            known = row.ts_known
-            yield row
-        self._check_whole(naive)
+            if row is not None:
+                yield line, text, row
+
+    def _in_order(self, row: Row) -> Row:
+        """Count a row and return it as it is shown: no earlier than those before it."""
+        self.rows += 1
+        if row.ts_known < self._newest:
+            self.late += 1
+            self.late_by = max(self.late_by, self._newest - row.ts_known)
+            return row._replace(ts_known=self._newest)
+        self._newest = row.ts_known
+        return row
 
     def _row(self, fields: list[str], parse: Callable[[dict[str, str]], tuple[str, ...]]) -> Row | None:
         if len(fields) != self._width:
@@ -253,11 +282,11 @@ class MarketFile:
         if len(self.bad_rows) < NAMED:
             self.bad_rows.append(BadRow(self.name, line, reason, text[:80]))
 
-    def _check_whole(self, naive: int) -> None:
+    def _check_whole(self) -> None:
         if self.rows == 0:
             if self.other_symbols:
                 raise MarketError(f"{self.name} has no row of symbol {self.symbol}")
-            if naive:
+            if self._naive:
                 raise MarketError(
                     f"{self.name}, line {self.bad_rows[0].line}: the times name no zone ({self.bad_rows[0].text!r}); "
                     "say which one is meant, e.g. --zone UTC or --zone America/New_York"

@@ -18,10 +18,12 @@ class Report:
     problems : list of str
         What failed: an acknowledged write that was lost, a book that does not add up, an agent that raised. Empty
         when all is well.
+    notes : list of str
+        What a reader should know though nothing failed: that no agent was killed, that rows are very late.
     error : str or None
         The traceback of an agent that raised.
     market : dict
-        Files with rows, bad rows by reason, named bad rows, late rows.
+        Files with rows, bad rows by reason, named bad rows, late rows, the largest lateness in seconds.
     replay : dict
         Steps fed and there were, agents, seconds, whether it was complete or interrupted.
     operations : dict
@@ -45,6 +47,7 @@ class Report:
     memory: dict[str, Any]
     disk: dict[str, Any]
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     error: str | None = None
 
     @property

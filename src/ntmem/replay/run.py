@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
+import numpy as np
+
 from ..clock import SimulatedClock
 from ..system import MemorySystem
 from ..system import open as open_store
@@ -27,7 +29,7 @@ from .killing import Acknowledged, KillCard
 from .loading import load_agent
 from .market import MarketError, MarketFile
 from .report import Report
-from .steps import Step, Steps, shipped, symbol_of
+from .steps import Step, Steps, shipped, symbol_label, symbol_of
 from .swarm import AgentFailed, Swarm
 from .times import seconds_ns
 from .wire import Ack, Begin
@@ -36,6 +38,7 @@ T = TypeVar("T")
 
 WINDOWS, HORIZONS = (8, 16, 32), (5, 10, 20)
 MAX_AGENTS = 100
+MAX_SEED = 2**63 - 1
 _MSGPACK = codec_named("msgpack")
 
 
@@ -62,9 +65,9 @@ class ReplayOptions:
     step : float, optional
         Seconds from one decision to the next; 0: every row. See :class:`ntmem.replay.steps.Steps`.
     seed : int
-        Of everything that is left to chance.
+        Of everything that is left to chance, 0 to 2**63 - 1.
     kill : bool
-        Kill an agent in the middle.
+        Kill an agent in the middle; the report has a note if the replay ended before.
     kill_delay : float, optional
         Seconds into the step at which; by default a random moment of a usual step.
     timeout : float
@@ -96,6 +99,8 @@ class ReplayOptions:
             raise ValueError(f"--seconds must be more than 0, was {self.seconds}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps must be 1 or more, was {self.steps}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"--seed must be 0 to {MAX_SEED}, was {self.seed}")
 
 
 Progress = Callable[[str, int, int], None]
@@ -126,7 +131,7 @@ def run(options: ReplayOptions, progress: Progress = lambda what, done, total: N
     load_agent(options.agent)
     progress("reading the market data", 0, 0)
     files, steps = read_market(options)
-    directory = _directory(options.store)
+    directory = _directory(options.store, steps[0].ts)
     try:
         with open_store(directory, clock=(clock := SimulatedClock(steps[0].ts)), agent_id="feeder") as memory:
             replay = _Replay(options, memory, clock, files, steps, progress)
@@ -159,20 +164,30 @@ def read_market(options: ReplayOptions) -> tuple[list[MarketFile], list[Step]]:
     return files, steps[: options.steps]
 
 
-def _directory(store: Path | None) -> Path:
+def _directory(store: Path | None, first: int) -> Path:
     if store is None:
         return Path(tempfile.mkdtemp(prefix="ntmem-replay-"))
     if (store / "data.mdb").exists():
         with open_store(store, read_only=True) as memory:
             entries = memory.stats().l3_entries
+            now = memory.now()
         if entries:
             raise ValueError(
                 f"{store} holds a store with {entries} records; a replay begins with an empty one: "
                 "choose another directory or delete this one"
             )
+        if now > first:
+            raise ValueError(
+                f"the clock of {store} is at {_iso(now)}, the replay begins at {_iso(first)}, and a clock never goes "
+                "back: choose another directory"
+            )
     elif store.is_dir() and any(store.iterdir()):
         raise ValueError(f"{store} is not empty and no store; choose another directory")
     return store
+
+
+def _iso(ns: int) -> str:
+    return f"{np.datetime64(ns, 'ns')}Z"
 
 
 class _Replay:
@@ -189,7 +204,7 @@ class _Replay:
     ) -> None:
         self.options, self.memory, self.clock = options, memory, clock
         self.files, self.steps, self.progress = files, steps, progress
-        self.symbol = files[0].symbol or symbol_of(files[0].path)
+        self.symbol = symbol_label(files[0].symbol or symbol_of(files[0].path))
         self.names = [f"agent_{number}" for number in range(1, options.agents + 1)]
         self.random = random.Random(f"{options.seed}/feeder")
         self.victim = self.random.choice(self.names)
@@ -346,6 +361,7 @@ class _Replay:
             complete=self.fed == len(self.steps),
             interrupted=self.interrupted,
             failure=self.failure,
+            kill=self.options.kill,
             card=self.card,
             durations=self.durations,
             process_memory=self.process_memory,

@@ -18,6 +18,7 @@ from statistics import median
 from typing import NamedTuple
 
 from ..instants import NS
+from ..namespace import MAX_LABEL_BYTES
 from .market import SAMPLE, MarketFile, Row
 
 SHIPPED = ("btcusdt-perp-quotes.csv.gz", "btcusdt-perp-trades.csv.gz")
@@ -72,6 +73,12 @@ def symbol_of(path: Path) -> str:
     """Return the symbol that the name of a file begins with."""
     word = re.split(r"[^0-9A-Za-z]+", path.name.removesuffix(".gz").removesuffix(".csv").lstrip("-_. "))[0]
     return word.upper() or "MARKET"
+
+
+def symbol_label(symbol: str) -> str:
+    """Return a symbol as a label of a namespace: ``BTC/USDT`` is ``BTC-USDT``, and an over-long one is cut."""
+    plain = re.sub(r"[/\0]", "-", symbol).encode(errors="replace")
+    return plain[:MAX_LABEL_BYTES].decode(errors="ignore")
 
 
 class Steps:

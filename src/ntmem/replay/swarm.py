@@ -133,14 +133,23 @@ class Swarm:
             self._receive(left)
 
     def kill(self, name: str) -> int:
-        """Send SIGKILL, read what the agent had still acknowledged, and return when it was, monotonic ns."""
+        """Send SIGKILL, read what the agent had still acknowledged, and return when it was, monotonic ns.
+
+        Raises :class:`AgentFailed` if the agent had raised or ended by itself before the signal took effect.
+        """
         worker = self.workers[name]
+        before = len(self._failures)
+        running = worker.process.poll() is None
         at = time.monotonic_ns()
         worker.process.send_signal(signal.SIGKILL)
         worker.process.wait()
         self._drain(worker)
-        self._failures = [failure for failure in self._failures if failure.name != name]
+        if running and worker.process.returncode == -signal.SIGKILL:  # this end is no failure, an exception is one
+            self._failures[before:] = [failure for failure in self._failures[before:] if failure.details]
         self._forget(worker)
+        for failure in self._failures:
+            if failure.name == name:
+                raise failure
         return at
 
     def stop(self) -> None:
