@@ -1,0 +1,294 @@
+/* Appending a group: checks, the steps between `locked` and `announced`, and what is done for a writer who died.
+ *
+ * A leaf: plain C, no Python. The order of the steps is the whole point; docs/design/log.md says what each one means
+ * to readers and to the next owner of the mutex.
+ */
+#ifndef NTMEM_LOG_WRITE_H
+#define NTMEM_LOG_WRITE_H
+
+#include "log_read.h"
+
+typedef struct {
+    log_key_t key;
+    const unsigned char *writer;
+    const unsigned char *value;
+    log_record_t record; /* as it will stand in the ring, but for version and links */
+    uint64_t offset;     /* in the group */
+    size_t before;       /* 1 + index of the newest earlier draft of the same slot; 0: none */
+    int conditional;
+    uint64_t if_version;
+    uint64_t stored_version; /* what the caller's snapshot of the disk says */
+} log_draft_t;
+
+typedef struct {
+    log_draft_t *drafts;
+    size_t count;
+    uint64_t bytes;    /* of the group */
+    uint64_t snapshot; /* the disk snapshot has everything before this position */
+    int64_t now;       /* for expiry in conditions; 0: nothing expires */
+    uint64_t first_version;
+    uint64_t end;              /* where the group ends; or what `flushed` must reach for it to have room */
+    size_t conflict;           /* index of the draft whose condition does not hold, */
+    uint64_t conflict_version; /* and the version its key has */
+} log_append_t;
+
+enum log_append_outcome {
+    APPEND_DONE,
+    APPEND_BUSY,       /* the mutex was not to be had */
+    APPEND_NO_ROOM,    /* nothing was done; the flusher is behind */
+    APPEND_CONFLICT,
+    APPEND_LOOK_AGAIN, /* the snapshot is too old to answer for the disk */
+    APPEND_DAMAGED,
+    APPEND_EXHAUSTED,  /* no sequence numbers left in this generation */
+};
+
+/* ---- before the mutex ----------------------------------------------------------------------------------------- */
+
+/* Places the records, and finds who shares a slot with whom: `heads` is zeroed and has a power of two of entries, more
+ * than there are drafts. */
+static inline void append_place(const log_t *log, log_append_t *append, size_t *heads, size_t head_count)
+{
+    append->bytes = sizeof(log_group_t);
+    for (size_t i = 0; i < append->count; i++) {
+        log_draft_t *draft = &append->drafts[i];
+        const uint64_t slot = draft->key.hash & (log->slot_count - 1);
+        size_t at = slot & (head_count - 1);
+
+        while (heads[at] != 0 && (append->drafts[heads[at] - 1].key.hash & (log->slot_count - 1)) != slot)
+            at = (at + 1) & (head_count - 1);
+        draft->before = heads[at];
+        heads[at] = i + 1;
+        draft->offset = append->bytes;
+        append->bytes += record_bytes(&draft->record);
+    }
+}
+
+/* ---- under the mutex ------------------------------------------------------------------------------------------ */
+
+static inline enum log_append_outcome append_check_locked(const log_t *log, log_append_t *append, uint64_t limit)
+{
+    for (size_t i = 0; i < append->count; i++) {
+        const log_draft_t *draft = &append->drafts[i];
+        uint64_t position, version = draft->stored_version;
+        log_record_t newest;
+
+        if (!draft->conditional)
+            continue;
+        switch (log_find(log, &draft->key, limit, &position, &newest)) {
+        case LOG_FOUND:
+            version = newest.version;
+            if (newest.kind == LOG_KIND_DELETE || (newest.expires_at != 0 && newest.expires_at <= append->now))
+                version = 0;
+            break;
+        case LOG_ABSENT:
+            if (log_bound(log) > append->snapshot)
+                return APPEND_LOOK_AGAIN; /* something between may have been overwritten */
+            break;
+        case LOG_DAMAGED:
+            return APPEND_DAMAGED;
+        }
+        if (version != draft->if_version) {
+            append->conflict = i;
+            append->conflict_version = version;
+            return APPEND_CONFLICT;
+        }
+    }
+    return APPEND_DONE;
+}
+
+/* `newer` stands at `position` and goes before `older` at `older_position` in the chain of their slot. */
+static inline void record_link(const log_t *log, log_record_t *newer, uint64_t position, const log_record_t *older,
+                               uint64_t older_position, int same_key)
+{
+    const uint64_t bound = log_bound(log);
+    const uint64_t back = position - older_position;
+    const uint64_t other = !same_key ? back : older->other == 0 ? 0 : back + (uint64_t)older->other * LOG_ALIGN;
+
+    newer->previous = older_position < bound ? 0 : (uint32_t)(back / LOG_ALIGN);
+    newer->other = other == 0 || position - other < bound ? 0 : (uint32_t)(other / LOG_ALIGN);
+}
+
+static inline void draft_link_locked(const log_t *log, log_append_t *append, size_t index, uint64_t base)
+{
+    log_draft_t *draft = &append->drafts[index];
+    const uint64_t position = base + draft->offset;
+    const uint64_t head = word_relaxed(log_slot(log, draft->key.hash));
+    log_record_t older;
+
+    draft->record.previous = draft->record.other = 0;
+    if (draft->before != 0) {
+        const log_draft_t *before = &append->drafts[draft->before - 1];
+        const int same = before->key.hash == draft->key.hash && before->key.space_size == draft->key.space_size &&
+                         before->key.key_size == draft->key.key_size &&
+                         memcmp(before->key.space, draft->key.space, draft->key.space_size) == 0 &&
+                         memcmp(before->key.key, draft->key.key, draft->key.key_size) == 0;
+        record_link(log, &draft->record, position, &before->record, base + before->offset, same);
+    } else if (head != 0 && head - 1 < base && head - 1 >= log_bound(log)) {
+        memcpy(&older, log_at(log, head - 1), sizeof older);
+        record_link(log, &draft->record, position, &older, head - 1,
+                    record_bytes(&older) <= log_group_limit(log) &&
+                        record_is_of(log, head - 1, &older, &draft->key));
+    }
+}
+
+static inline void draft_write_locked(const log_t *log, const log_draft_t *draft, uint64_t base)
+{
+    static const unsigned char zeroes[LOG_ALIGN];
+    unsigned char *to = log_at(log, base) + draft->offset;
+    const unsigned char *end = to + record_bytes(&draft->record);
+
+    bytes_copy(to, &draft->record, sizeof draft->record);
+    to += sizeof draft->record;
+    bytes_copy(to, draft->key.space, draft->key.space_size);
+    to += draft->key.space_size;
+    bytes_copy(to, draft->key.key, draft->key.key_size);
+    to += draft->key.key_size;
+    FAILPOINT(half_written);
+    bytes_copy(to, draft->writer, draft->record.writer_size);
+    to += draft->record.writer_size;
+    bytes_copy(to, draft->value, draft->record.value_size);
+    to += draft->record.value_size;
+    bytes_copy(to, zeroes, (size_t)(end - to));
+}
+
+static inline enum log_append_outcome append_locked(const log_t *log, log_append_t *append)
+{
+    log_control_t *control = log->control;
+    const uint64_t base = word_relaxed(&control->committed.word);
+    const uint64_t end = base + append->bytes;
+    const uint64_t sequence = word_relaxed(&control->next_sequence.word);
+    const uint64_t reserved = word_relaxed(&control->reserved.word);
+    const uint64_t reserve = end > reserved ? end : reserved;
+    enum log_append_outcome outcome;
+    log_group_t group = {0};
+    struct timespec time;
+
+    FAILPOINT(locked);
+    if (!log_words_are_sound(log))
+        return APPEND_DAMAGED;
+    outcome = append_check_locked(log, append, base);
+    if (outcome != APPEND_DONE)
+        return outcome;
+    if (sequence + append->count > 1ull << LOG_SEQUENCE_BITS)
+        return APPEND_EXHAUSTED;
+    append->end = reserve > log->capacity ? reserve - log->capacity : 0;
+    if (append->end > word_acquire(&control->flushed.word))
+        return APPEND_NO_ROOM;
+    FAILPOINT(checked);
+
+    word_release(&control->reserved.word, reserve);
+    fence_release(); /* no byte is overwritten before readers can see that it may be */
+    FAILPOINT(reserved);
+
+    bytes_copy(log_at(log, base), &group, sizeof group); /* no magic: no group, should this writer die */
+    append->first_version = log->generation << LOG_SEQUENCE_BITS | sequence;
+    for (size_t i = 0; i < append->count; i++) {
+        append->drafts[i].record.version = append->first_version + i;
+        draft_link_locked(log, append, i, base);
+        draft_write_locked(log, &append->drafts[i], base);
+    }
+    FAILPOINT(written);
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+    group = (log_group_t){GROUP_MAGIC, 0, base, append->first_version,
+                          (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec, (uint32_t)append->bytes,
+                          (uint32_t)append->count, log->pid, 0};
+    bytes_copy(log_at(log, base), &group, sizeof group);
+    group.crc = group_crc(log_at(log, base), append->bytes);
+    bytes_copy(log_at(log, base), &group, sizeof group);
+    FAILPOINT(sealed);
+
+    for (size_t i = 0; i < append->count; i++) {
+        word_release(log_slot(log, append->drafts[i].key.hash), base + append->drafts[i].offset + 1);
+        FAILPOINT(linked);
+    }
+    word_release(&control->next_sequence.word, sequence + append->count);
+    FAILPOINT(numbered);
+    word_release(&control->committed.word, end);
+    FAILPOINT(committed);
+    append->end = end;
+    return APPEND_DONE;
+}
+
+/* ---- for a writer who died ------------------------------------------------------------------------------------ */
+
+/* A sealed group is finished, not undone: its slots may already lead readers to it, and a position they were led to
+ * must never hold anything else. Every store is one the dead writer would have made, so a repairer may die as well.
+ * -1: the words are damaged. */
+static inline int log_repair_locked(const log_t *log)
+{
+    log_control_t *control = log->control;
+    const uint64_t base = word_acquire(&control->committed.word);
+    const uint64_t reserved = word_acquire(&control->reserved.word);
+    const uint64_t sequence = word_acquire(&control->next_sequence.word);
+    log_group_t group;
+
+    FAILPOINT(repair_begun);
+    if (!log_words_are_sound(log))
+        return -1;
+    memcpy(&group, log_at(log, base), sizeof group);
+    if (group_is_plausible(log, &group, base, reserved) && group_is_sound(log_at(log, base))) {
+        const uint64_t first = group.first_version & ((1ull << LOG_SEQUENCE_BITS) - 1);
+        uint64_t position = base + sizeof group;
+
+        if (group.first_version >> LOG_SEQUENCE_BITS != log->generation ||
+            (sequence != first && sequence != first + group.records))
+            return -1;
+        for (uint32_t i = 0; i < group.records; i++) {
+            log_record_t record;
+            memcpy(&record, log_at(log, position), sizeof record);
+            word_release(log_slot(log, record.hash), position + 1);
+            position += record_bytes(&record);
+            FAILPOINT(repair_linked);
+        }
+        word_release(&control->next_sequence.word, first + group.records);
+        FAILPOINT(repair_numbered);
+        word_release(&control->committed.word, position);
+        FAILPOINT(repair_committed);
+    }
+    news_announce(&control->commit_news.word); /* the dead one may have committed and told nobody */
+    return 0;
+}
+
+/* ---- the whole of it ------------------------------------------------------------------------------------------ */
+
+/* Waits up to `wait_ns` for the mutex and as long again for room; 0: not at all. The caller comes again. */
+static inline enum log_append_outcome log_append(const log_t *log, log_append_t *append, uint64_t wait_ns)
+{
+    log_control_t *control = log->control;
+    enum log_append_outcome outcome;
+
+    switch (mutex_take(&control->writer, wait_ns, log->pid)) {
+    case MUTEX_TAKEN:
+        break;
+    case MUTEX_OWNER_DIED:
+        if (log_repair_locked(log) != 0) {
+            mutex_release(&control->writer); /* for good: nobody is to write to a damaged log */
+            return APPEND_DAMAGED;
+        }
+        mutex_mend(&control->writer);
+        FAILPOINT(repaired);
+        break;
+    case MUTEX_BUSY:
+        return APPEND_BUSY;
+    case MUTEX_BROKEN:
+        return APPEND_DAMAGED;
+    }
+    outcome = append_locked(log, append);
+    if (outcome == APPEND_DONE) {
+        news_announce(&control->commit_news.word);
+        FAILPOINT(announced);
+    }
+    mutex_release(&control->writer);
+    if (outcome == APPEND_NO_ROOM) {
+        news_announce(&control->commit_news.word);
+        if (wait_ns != 0) {
+            const uint32_t expected = news_expect(&control->flush_news.word);
+            if (word_acquire(&control->flushed.word) < append->end)
+                news_wait(&control->flush_news.word, expected, wait_ns);
+        }
+    }
+    return outcome;
+}
+
+#endif

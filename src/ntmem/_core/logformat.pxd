@@ -1,0 +1,139 @@
+"""The C leaves of the log, declared for Cython; log.h has what they mean."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "log.h" nogil:
+    ctypedef struct log_constants_t:
+        uint64_t magic
+        uint64_t capacity
+        uint64_t slot_count
+        uint64_t generation
+        uint32_t crc
+
+    ctypedef struct shared_mutex_t:
+        uint32_t holder
+
+    ctypedef struct log_line_t:
+        uint64_t word
+
+    ctypedef struct log_news_t:
+        uint32_t word
+
+    ctypedef struct log_control_t:
+        log_constants_t constants
+        shared_mutex_t writer
+        log_line_t committed, reserved, next_sequence, flushed
+        log_news_t commit_news, flush_news
+        shared_mutex_t flusher
+
+    ctypedef struct log_group_t:
+        uint64_t position, first_version, time
+        uint32_t bytes, records, pid, flags
+
+    ctypedef struct log_record_t:
+        uint32_t key_size, value_size
+        uint16_t namespace_size, writer_size
+        uint8_t kind, flags
+        uint64_t version
+        int64_t ts_event, ts_known, expires_at
+        uint64_t hash
+
+    ctypedef struct log_t:
+        log_control_t *control
+        unsigned char *ring
+        uint64_t *slots
+        uint64_t capacity, slot_count, generation
+        uint32_t pid
+
+
+cdef extern from "log_read.h" nogil:
+    enum:
+        FAILPOINTS_COMPILED
+        FAILPOINT_KILL
+        FAILPOINT_STOP
+        FAILPOINT_DELAY
+        FAILPOINT_PASS
+
+    ctypedef struct log_key_t:
+        const unsigned char *space
+        const unsigned char *key
+        uint32_t space_size, key_size
+        uint64_t hash
+
+    enum log_find_outcome:
+        LOG_FOUND
+        LOG_ABSENT
+        LOG_DAMAGED
+
+    const char **failpoint_names
+    int failpoint_arm(const char *name, int action, uint64_t nth) noexcept
+    uint64_t keyhash(const unsigned char *space, size_t space_size, const unsigned char *key, size_t size) noexcept
+    uint32_t crc_of "crc32c"(const void *data, size_t size) noexcept
+    uint32_t crc_portable(const void *data, size_t size) noexcept
+    bint mutex_is_sound(const shared_mutex_t *shared) noexcept
+    uint32_t mutex_holder(const shared_mutex_t *shared) noexcept
+    uint64_t word_acquire(const uint64_t *word) noexcept
+    bint log_sizes_fit(uint64_t capacity, uint64_t slot_count) noexcept
+    int log_control_create(log_control_t *, uint64_t capacity, uint64_t slot_count, uint64_t generation) noexcept
+    uint32_t log_constants_crc(const log_constants_t *constants) noexcept
+    bint log_words_are_sound(const log_t *log) noexcept
+    uint64_t log_value_limit(const log_t *log) noexcept
+    uint64_t log_group_limit(const log_t *log) noexcept
+    uint64_t log_bound(const log_t *log) noexcept
+    uint64_t log_limit(const log_t *log) noexcept
+    log_find_outcome log_find(
+        const log_t *log, const log_key_t *key, uint64_t limit, uint64_t *position, log_record_t *record
+    ) noexcept
+    void log_copy(const log_t *log, uint64_t position, void *to, size_t size) noexcept
+    bint log_was_overwritten(const log_t *log, uint64_t position) noexcept
+    uint64_t record_bytes(const log_record_t *record) noexcept
+
+
+cdef extern from "log_write.h" nogil:
+    ctypedef struct log_draft_t:
+        log_key_t key
+        const unsigned char *writer
+        const unsigned char *value
+        log_record_t record
+        bint conditional
+        uint64_t if_version, stored_version
+
+    ctypedef struct log_append_t:
+        log_draft_t *drafts
+        size_t count, conflict
+        uint64_t bytes, snapshot, first_version, end, conflict_version
+        int64_t now
+
+    enum log_append_outcome:
+        APPEND_DONE
+        APPEND_BUSY
+        APPEND_NO_ROOM
+        APPEND_CONFLICT
+        APPEND_LOOK_AGAIN
+        APPEND_DAMAGED
+        APPEND_EXHAUSTED
+
+    void append_place(const log_t *log, log_append_t *append, size_t *heads, size_t head_count) noexcept
+    log_append_outcome log_append(const log_t *log, log_append_t *append, uint64_t wait_ns) noexcept
+
+
+cdef extern from "log_flush.h" nogil:
+    enum log_group_outcome:
+        GROUP_COPIED
+        GROUP_NONE
+        GROUP_TOO_LARGE
+        GROUP_OVERWRITTEN
+        GROUP_DAMAGED
+
+    enum log_advance_outcome:
+        ADVANCE_DONE
+        ADVANCE_BACKWARDS
+        ADVANCE_BEYOND
+        ADVANCE_INSIDE
+
+    log_group_outcome log_group_copy(
+        const log_t *log, uint64_t position, unsigned char *to, uint64_t room, uint64_t *bytes
+    ) noexcept
+    log_advance_outcome log_advance(const log_t *log, uint64_t position) noexcept
+    uint64_t log_wait(uint64_t *word, uint32_t *news, uint64_t target, uint64_t wait_ns) noexcept

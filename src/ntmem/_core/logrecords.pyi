@@ -1,0 +1,42 @@
+from typing import Any, Final, final
+
+KIND_PUT: Final = 1
+KIND_DELETE: Final = 2
+
+class LogDamaged(ValueError): ...
+
+class Conflict(Exception):
+    index: int
+    version: int
+    def __init__(self, index: int, version: int) -> None: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+class LookAgain(Exception): ...
+
+class WriterStalled(TimeoutError):
+    pid: int
+    seconds: float
+    def __init__(self, pid: int, seconds: float) -> None: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+class LogFull(TimeoutError): ...
+class Overwritten(LookupError): ...
+class ValueTooLarge(ValueError): ...
+
+@final
+class Record:
+    namespace: bytes
+    key: bytes
+    writer: bytes
+    value: bytes
+    version: int
+    ts_event: int
+    ts_known: int
+    expires_at: int
+    kind: int
+    flags: int
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+@final
+class Batch:
+    def __new__(cls, records: tuple[tuple[Any, ...], ...]) -> Batch: ...
