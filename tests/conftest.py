@@ -1,10 +1,12 @@
 """Tests run against the installed wheel: that is what users get."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from hostile import Start, children, ram_directory
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,3 +36,17 @@ def pytest_sessionstart() -> None:
 def root() -> Path:
     """The checked-out repository."""
     return ROOT
+
+
+@pytest.fixture
+def ram() -> Iterator[Path]:
+    """A directory on a RAM disk, gone after the test."""
+    with ram_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts child processes; those that still run are killed after the test."""
+    with children() as start:
+        yield start

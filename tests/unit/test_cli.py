@@ -134,3 +134,20 @@ def test_without_click_the_command_says_what_to_install() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "pip install 'ntmem[cli]'" in run.stderr
+
+
+def test_values_that_look_like_options_and_objects_that_look_like_text(store: Path) -> None:
+    run(store, "put", "desk", "n", "-5")
+    assert run(store, "get", "desk", "n").stdout == "-5\n"
+    with ntmem.open(store) as memory:
+        memory.namespace("v")["j"] = 65
+    assert run(store, "get", "v", "j").stdout == "A\n"
+    assert run(store, "get", "v", "j", "--object").stdout == "65\n"
+    run(store, "get", "v", "j", "--object", "--raw", code=2)
+    assert "not a value" in run(store, "get", "desk", "binary", "--object", code=1).stderr
+
+
+def test_ls_prints_no_control_characters(store: Path) -> None:
+    with ntmem.open(store) as memory:
+        memory.put("odd", "a\n\x1b[31mb", b"")
+    assert run(store, "ls", "odd").stdout.split() == ["0", "'a\\n\\x1b[31mb'"]
