@@ -77,7 +77,7 @@ def test_durations_in_every_form(memory: ntmem.MemorySystem, clock: ntmem.Simula
         ({"ts_known": datetime(2024, 1, 1)}, ValueError, "time zone"),
         ({"ts_known": 1.5}, TypeError, "nanoseconds"),
         ({"ts_known": -1}, ValueError, "1970"),
-        ({"ts_known": np.datetime64("NaT")}, ValueError, "NaT"),
+        ({"ts_known": np.datetime64("NaT", "ns")}, ValueError, "NaT"),
         ({"ts_known": np.datetime64("9999-01-01", "s")}, ValueError, "2262"),
         ({"ts_known": np.float64(1)}, TypeError, "nanoseconds"),
         ({"ts_known": START + 1}, ValueError, "what is known"),
