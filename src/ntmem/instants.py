@@ -95,8 +95,12 @@ def _numpy_instant_ns(value: Any, name: str) -> int:
         raise TypeError(f"{name} must be int nanoseconds UTC or numpy.datetime64, was numpy.{type(value).__name__}")
     if np.isnat(value):
         raise ValueError(f"{name} must be an instant, was NaT")
-    ns = value.astype("datetime64[ns]")
-    if ns.astype(value.dtype) != value:  # numpy wraps silently when nanoseconds overflow
+    try:
+        ns = value.astype("datetime64[ns]")
+        exact = ns.astype(value.dtype) == value  # when nanoseconds overflow, older numpy wraps silently
+    except OverflowError:  # and newer numpy raises
+        exact = False
+    if not exact:
         raise ValueError(f"{name} must lie between 1970 and 2262 in whole nanoseconds, was {value}")
     return int(ns.astype("int64"))
 
