@@ -638,3 +638,14 @@ def test_instants_keep_nanoseconds_beyond_datetime(memory: ntmem.MemorySystem) -
 def test_a_namespace_of_one_label() -> None:
     assert ntmem.Namespace("desk") == ("desk",)
     assert ntmem.Namespace("a/b") == ntmem.Namespace(["a", "b"])
+
+
+def test_scan_sorts_keys_that_only_differ_beyond_what_the_database_holds(memory: ntmem.MemorySystem) -> None:
+    keys = [
+        head * 479 + f"{number * 7919 % 100:02d}" * width for head in "ab" for number in range(100) for width in (1, 9)
+    ]
+    memory.put_many("desk", {key: key.encode() for key in keys})
+    assert list(memory.scan("desk")) == [(key, key.encode()) for key in sorted(keys)]
+    start = sorted(keys)[150]
+    assert [key for key, _ in memory.scan("desk", start=start, limit=60)] == sorted(keys)[150:210]
+    assert [key for key, _ in memory.scan("desk", prefix="b" * 479 + "42")] == ["b" * 479 + "42", "b" * 479 + "42" * 9]
