@@ -84,7 +84,7 @@ class MemorySystem:
         writer = _writer(agent_id)
         store = attach(path, read_only=read_only, max_bytes=config.max_storage_bytes, prepare=prepare)
         try:
-            agree_on_clock(store, clock)
+            agree_on_clock(store, clock, read_only=read_only)
         except BaseException:
             detach(store)
             raise

@@ -540,6 +540,14 @@ def test_read_only_belongs_to_the_handle(tmp_path: Path) -> None:
         assert writing.get("desk", "k") == b"1"
 
 
+def test_a_read_only_handle_moves_no_clock(tmp_path: Path) -> None:
+    with (
+        ntmem.open(tmp_path, clock=ntmem.SimulatedClock(1_000)) as writing,
+        ntmem.open(tmp_path, clock=ntmem.SimulatedClock(9_000), read_only=True),
+    ):
+        assert writing.now() == 1_000
+
+
 def test_the_roomiest_limit_of_a_process_counts(tmp_path: Path) -> None:
     with ntmem.open(tmp_path, max_storage_bytes=1 << 20) as small:
         with pytest.raises(ntmem.MapFull, match="max_storage_bytes"):

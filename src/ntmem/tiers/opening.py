@@ -86,7 +86,7 @@ def _identify(store: ColdStore, tables: Tables) -> None:
             tables.put_head(head._replace(generation=head.generation + 1))
 
 
-def agree_on_clock(store: ColdStore, choice: ClockChoice) -> None:
+def agree_on_clock(store: ColdStore, choice: ClockChoice, *, read_only: bool) -> None:
     """Give a new store its clock, or see that the opener's choice is the one the store has.
 
     None takes the clock the store has, the system's for a new one.
@@ -105,7 +105,7 @@ def agree_on_clock(store: ColdStore, choice: ClockChoice) -> None:
         if row != found:
             tables.put_clock(row)
 
-    if store.read_only:
+    if read_only:  # of this handle: another of the process may write through the same store
         store.read(lambda txn: _check_agreed(Tables(store, txn).clock(), choice))
     else:
         store.write(lambda txn: act(Tables(store, txn)))
