@@ -23,7 +23,7 @@ IDENTITY = b"a test"
 
 def put(key: bytes, value: bytes, *condition: int, namespace: bytes = b"ns", kind: int = KIND_PUT) -> tuple:
     """Make a record for ``Log.append``."""
-    return (kind, 0, namespace, key, b"w", value, 1, 2, 0, *condition)
+    return (kind, 0, namespace, key, b"w", value, 1, 2, 0, *condition, *[False] * bool(condition))
 
 
 @contextlib.contextmanager
@@ -54,11 +54,12 @@ def unflushed(log: Log) -> list[list[Record]]:
 
 @functools.cache
 def _tree_with_failpoints(root: Path, place: Path) -> Path:
-    keep = ("region", "log", "logrecords")
+    keep = ("region", "failpoints", "log", "logrecords")
     shutil.copytree(root / "src", place / "src", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for source in (place / "src/ntmem/_core").glob("*.pyx"):
         if source.stem not in keep:
             source.unlink()
+    shutil.copytree(root / "_build", place / "_build", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "LICENSE-MIT", "LICENSE-APACHE"):
         shutil.copy(root / name, place)
     (place / "README.md").touch()
@@ -81,13 +82,14 @@ def build_with_failpoints(root: Path, place: Path) -> Path:
 
 _NURSERY = """
 import json
+from ntmem._core.failpoints import *
 from ntmem._core.log import *
 from ntmem._core.logrecords import KIND_PUT
 from ntmem._core.region import Region
 def open_log(path):
     return Log(Region.attach(path, identity=b"a test"))
 def put(key, value, *condition):
-    return (KIND_PUT, 0, b"ns", key, b"w", value, 1, 2, 0, *condition)
+    return (KIND_PUT, 0, b"ns", key, b"w", value, 1, 2, 0, *condition, *[False] * bool(condition))
 for line in sys.stdin:
     order = json.loads(line)
     if "code" in order:

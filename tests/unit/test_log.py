@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from logs import new_log, open_log, put, unflushed
 
+from ntmem._core import failpoints
 from ntmem._core import log as log_module
 from ntmem._core.log import (
     Conflict,
@@ -57,17 +58,17 @@ def test_both_checksums_agree(data):
 
 
 def test_a_group_has_the_bytes_of_the_specification(log):
-    log.append([(7, 9, b"desk", b"AAPL", b"me", memoryview(b"42"), -1, 2**62, 5)])
+    log.append([(7, 9, b"desk", b"AAPL", b"me", memoryview(b"42"), -1, 2**62, 5)], now=77)
     raw = os.pread(log.region.fileno(), log.committed, ring_offset(log))
-    magic, crc, position, version, _, size, records, pid, flags = struct.unpack_from("<IIQQQIIII", raw)
-    assert (magic, position, version, size, records, pid, flags) == (
-        0x50524721, 0, GENERATION | 1, log.committed, 1, os.getpid(), 0,
+    magic, crc, position, version, _, now, size, records, pid = struct.unpack_from("<IIQQQqIII", raw)
+    assert (magic, position, version, now, size, records, pid) == (
+        0x50524721, 0, GENERATION | 1, 77, log.committed, 1, os.getpid(),
     )  # fmt: skip
     assert crc == crc32c(raw[8:size])
-    fields = struct.unpack_from("<IIHHBBHQqqqQII", raw, 48)
+    fields = struct.unpack_from("<IIHHBBHQqqqQII", raw, 64)
     assert fields[:11] == (4, 2, 4, 2, 7, 9, 0, GENERATION | 1, -1, 2**62, 5)
     assert fields[12:] == (0, 0)
-    assert raw[112:] == b"deskAAPLme42".ljust(16, b"\0")
+    assert raw[128:] == b"deskAAPLme42".ljust(16, b"\0")
 
 
 def test_all_fields_come_back(log):
@@ -336,9 +337,9 @@ def test_one_busy_key_does_not_make_its_slot_slow():
 
 
 def test_this_build_has_no_failpoints():
-    assert log_module.failpoints() == ()
+    assert failpoints.failpoints() == ()
     with pytest.raises(RuntimeError, match="NTMEM_FAILPOINTS=1"):
-        log_module.arm("locked", "kill")
+        failpoints.arm("locked", "kill")
     binary = Path(log_module.__file__).read_bytes()
     assert b"half_written" not in binary
     assert b"half_copied" not in binary

@@ -209,7 +209,7 @@ def test_flipped_bits_of_index_and_ring_are_found_by_who_flushes():
     with damaged_copies() as use:
         for offset in range(8192, 8192 + 64):
             assert use(lambda copy, o=offset: copy.__setitem__(o, copy[o] ^ 16)).split()[0] in ("whole", "refused")
-        for offset in range(8192 + 4096 + 176, 8192 + 4096 + 4 * 176, 5):
+        for offset in range(8192 + 4096 + 192, 8192 + 4096 + 4 * 192, 5):
             words = use(lambda copy, o=offset: copy.__setitem__(o, copy[o] ^ 16))
             assert words.split()[0] in ("refused", "wrong"), (offset, words)
 

@@ -1,15 +1,15 @@
 /* Named points at which a test makes its own process die, stop or dawdle.
  *
- * Compiled in only with the macro NTMEM_FAILPOINTS; otherwise FAILPOINT(x) is nothing and no name is in the binary. A
- * module lists its points before it includes this file:
- *
- *     #define FAILPOINT_LIST(X) X(locked) X(written)
+ * Compiled in only with the macro NTMEM_FAILPOINTS; otherwise FAILPOINT(x) is nothing and no name is in the binary.
+ * The list is one for all native modules and so is the table, which lives in the module `failpoints`; each module that
+ * has points takes its address when it is imported (FAILPOINTS_JOIN).
  *
  * A leaf: plain C, no Python. Arming is for one thread at a time; hits are counted over all threads.
  */
 #ifndef NTMEM_FAILPOINT_H
 #define NTMEM_FAILPOINT_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOINT_DELAY };
@@ -17,10 +17,16 @@ enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOIN
 #if defined(NTMEM_FAILPOINTS)
 
 #include <signal.h>
-#include <stddef.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+/* In the order of the code: writers, repairers, readers, the flusher. docs/design/log.md says what each one means. */
+#define FAILPOINT_LIST(X)                                                                                             \
+    X(locked) X(checked) X(reserved) X(half_written) X(written) X(sealed) X(linked) X(numbered) X(committed)          \
+    X(announced) X(repair_begun) X(repair_linked) X(repair_numbered) X(repair_committed) X(repaired)                  \
+    X(limit_taken) X(head_taken) X(half_copied) X(copied)                                                             \
+    X(flush_led) X(flush_begun) X(flush_read) X(flush_applied) X(flush_noted) X(flush_synced) X(flush_advanced)
 
 #define FAILPOINTS_COMPILED 1
 #define FAILPOINT_DELAY_NS 5000000
@@ -29,17 +35,24 @@ enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOIN
 
 static const char *const failpoint_names[] = {FAILPOINT_LIST(FAILPOINT_NAME) NULL};
 enum failpoint_index { FAILPOINT_LIST(FAILPOINT_INDEX) failpoint_count };
-static struct {
-    int action;
-    uint64_t left; /* hits until it acts */
-} failpoints[failpoint_count];
 
-static inline int failpoint_arm(const char *name, int action, uint64_t nth)
+typedef struct {
+    struct {
+        int action;
+        uint64_t left; /* hits until it acts */
+    } points[failpoint_count];
+} failpoints_t;
+
+static failpoints_t *failpoints;
+
+static inline void failpoints_join(failpoints_t *table) { failpoints = table; }
+
+static inline int failpoint_arm(failpoints_t *table, const char *name, int action, uint64_t nth)
 {
     for (int i = 0; i < failpoint_count; i++) {
         if (strcmp(name, failpoint_names[i]) == 0) {
-            failpoints[i].left = nth;
-            __atomic_store_n(&failpoints[i].action, action, __ATOMIC_RELEASE);
+            table->points[i].left = nth;
+            __atomic_store_n(&table->points[i].action, action, __ATOMIC_RELEASE);
             return 0;
         }
     }
@@ -48,9 +61,9 @@ static inline int failpoint_arm(const char *name, int action, uint64_t nth)
 
 static inline void failpoint_hit(enum failpoint_index index)
 {
-    const int action = __atomic_load_n(&failpoints[index].action, __ATOMIC_ACQUIRE);
+    const int action = __atomic_load_n(&failpoints->points[index].action, __ATOMIC_ACQUIRE);
 
-    if (action == FAILPOINT_PASS || __atomic_sub_fetch(&failpoints[index].left, 1, __ATOMIC_RELAXED) != 0)
+    if (action == FAILPOINT_PASS || __atomic_sub_fetch(&failpoints->points[index].left, 1, __ATOMIC_RELAXED) != 0)
         return;
     if (action == FAILPOINT_KILL) {
         kill(getpid(), SIGKILL);
@@ -71,8 +84,13 @@ static inline void failpoint_hit(enum failpoint_index index)
 #define FAILPOINTS_COMPILED 0
 #define FAILPOINT(name) ((void)0)
 
-static const char *const failpoint_names[] = {(const char *)0};
-static inline int failpoint_arm(const char *name, int action, uint64_t nth) { return -1; }
+typedef struct {
+    int none;
+} failpoints_t;
+
+static const char *const failpoint_names[] = {NULL};
+static inline void failpoints_join(failpoints_t *table) { (void)table; }
+static inline int failpoint_arm(failpoints_t *table, const char *name, int action, uint64_t nth) { return -1; }
 
 #endif
 #endif

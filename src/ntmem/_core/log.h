@@ -11,11 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FAILPOINT_LIST(X)                                                                                             \
-    X(locked) X(checked) X(reserved) X(half_written) X(written) X(sealed) X(linked) X(numbered) X(committed)          \
-    X(announced) X(repair_begun) X(repair_linked) X(repair_numbered) X(repair_committed) X(repaired)                  \
-    X(limit_taken) X(head_taken) X(half_copied) X(copied)
-
 #include "crc.h"
 #include "failpoint.h"
 #include "keyhash.h"
@@ -28,7 +23,16 @@
 #define LOG_GENERATIONS (1ull << (64 - LOG_SEQUENCE_BITS))
 #define LOG_MIN_CAPACITY 4096ull
 #define LOG_MAX_CAPACITY (1ull << 32)     /* distances and sizes inside are 32 bits wide */
-#define LOG_KIND_DELETE 2
+
+enum log_kind { LOG_KIND_PUT = 1, LOG_KIND_DELETE = 2, LOG_KIND_NOTICE = 3 }; /* a notice changes nothing: it tells followers */
+
+/* Why the flusher cannot go on; who can still write then. */
+enum log_trouble {
+    TROUBLE_NONE,
+    TROUBLE_FULL,    /* the data file is at its limit: deletions may be written */
+    TROUBLE_NO_ROOM, /* the disk is full: deletions may be written */
+    TROUBLE_BROKEN,  /* a sync failed, or LMDB is damaged: nobody writes until the store is opened anew */
+};
 
 /* ---- words of the control page, a line each ------------------------------------------------------------------- */
 
@@ -48,6 +52,22 @@ typedef struct {
     uint32_t crc; /* of the four above */
 } __attribute__((aligned(SYNC_LINE))) log_constants_t;
 
+/* The store's clock: system, `at` is added to the boot clock; simulated, it is the time. Only rises. */
+typedef struct {
+    int64_t at;
+    uint32_t simulated;
+} __attribute__((aligned(SYNC_LINE))) log_clock_t;
+
+typedef struct {
+    uint64_t pulse; /* CLOCK_MONOTONIC_COARSE of its last sign of life */
+    uint32_t pid;
+} __attribute__((aligned(SYNC_LINE))) log_leader_t;
+
+typedef struct {
+    uint32_t kind; /* enum log_trouble */
+    int32_t code;  /* what LMDB or the system said */
+} __attribute__((aligned(SYNC_LINE))) log_trouble_t;
+
 typedef struct {
     log_constants_t constants;
     shared_mutex_t writer;
@@ -57,7 +77,16 @@ typedef struct {
     log_line_t flushed;
     log_news_t commit_news;
     log_news_t flush_news;
-    shared_mutex_t flusher;
+    shared_mutex_t flusher;     /* held for one pass */
+    log_line_t flushed_sequence; /* versions up to this one are on disk */
+    log_line_t oldest;          /* when the oldest unflushed group was written; tells only while there is one */
+    log_line_t wanted;          /* somebody waits for the disk to reach this position */
+    log_news_t wanted_news;
+    log_line_t barrier;         /* what stands before is not to be read here any more, but on disk */
+    log_line_t epoch;           /* raised by what changes the rules for writers: policies of namespaces */
+    log_clock_t clock;
+    log_leader_t leader;
+    log_trouble_t trouble;
 } log_control_t;
 
 _Static_assert(sizeof(log_control_t) <= 4096, "the control words fit a page");
@@ -69,11 +98,12 @@ typedef struct {
     uint32_t crc; /* of all that follows, to the group's end */
     uint64_t position;
     uint64_t first_version;
-    uint64_t time;
+    uint64_t time; /* CLOCK_MONOTONIC_COARSE, for lags */
+    int64_t now;   /* the store's clock */
     uint32_t bytes;
     uint32_t records;
     uint32_t pid;
-    uint32_t flags;
+    uint32_t zero[3];
 } log_group_t;
 
 typedef struct {
@@ -93,7 +123,7 @@ typedef struct {
     uint32_t other;    /* and the next older one with another key: how far back, in units of 16; 0: none */
 } log_record_t;
 
-_Static_assert(sizeof(log_group_t) == 48 && sizeof(log_record_t) == 64, "the format of docs/design/log.md");
+_Static_assert(sizeof(log_group_t) == 64 && sizeof(log_record_t) == 64, "the format of docs/design/log.md");
 
 /* ---- a process's view of it ----------------------------------------------------------------------------------- */
 
@@ -125,17 +155,80 @@ static inline uint64_t record_bytes(const log_record_t *record)
                         record->value_size);
 }
 
-/* Bytes before this may be being overwritten. All of it is flushed, so whoever ends here asks the disk. */
-static inline uint64_t log_bound(const log_t *log)
+/* Bytes before this may be being overwritten. All of it is flushed. */
+static inline uint64_t log_begin(const log_t *log)
 {
     const uint64_t reserved = word_relaxed(&log->control->reserved.word);
     return reserved > log->capacity ? reserved - log->capacity : 0;
 }
 
-static inline int log_was_overwritten(const log_t *log, uint64_t position)
+/* What stands before this is no answer: overwritten, or behind the barrier. Whoever ends here asks the disk. */
+static inline uint64_t log_bound(const log_t *log)
+{
+    const uint64_t begin = log_begin(log), barrier = word_relaxed(&log->control->barrier.word);
+    return begin > barrier ? begin : barrier;
+}
+
+static inline int log_is_behind(const log_t *log, uint64_t position)
 {
     fence_acquire(); /* what was copied was read before the bound is */
     return position < log_bound(log);
+}
+
+static inline int log_was_overwritten(const log_t *log, uint64_t position)
+{
+    fence_acquire();
+    return position < log_begin(log);
+}
+
+static inline uint64_t coarse_ns(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+    return (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec;
+}
+
+/* The store's time. */
+static inline int64_t log_now(const log_t *log)
+{
+    const log_clock_t *clock = &log->control->clock;
+    const int64_t at = __atomic_load_n(&clock->at, __ATOMIC_ACQUIRE);
+    struct timespec time;
+
+    if (clock->simulated)
+        return at;
+    clock_gettime(CLOCK_BOOTTIME, &time);
+    return at + (int64_t)time.tv_sec * (int64_t)NANOSECONDS + (int64_t)time.tv_nsec;
+}
+
+/* Raises a word that others may raise as well; whether this call did. */
+static inline int word_raise(uint64_t *word, uint64_t value)
+{
+    uint64_t found = word_relaxed(word);
+
+    while (found < value)
+        if (__atomic_compare_exchange_n(word, &found, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            return 1;
+    return 0;
+}
+
+static inline int log_set_clock(const log_t *log, int64_t at)
+{
+    int64_t *word = &log->control->clock.at;
+    int64_t found = __atomic_load_n(word, __ATOMIC_RELAXED);
+
+    while (found < at)
+        if (__atomic_compare_exchange_n(word, &found, at, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            return 1;
+    return found == at;
+}
+
+/* Lets the flusher know that somebody waits for `position` to be on disk. */
+static inline void log_want(const log_t *log, uint64_t position)
+{
+    if (word_raise(&log->control->wanted.word, position))
+        news_announce(&log->control->wanted_news.word);
 }
 
 /* ---- making and opening --------------------------------------------------------------------------------------- */
@@ -155,7 +248,7 @@ static inline uint32_t log_constants_crc(const log_constants_t *constants)
 
 /* The page is all zeroes before, and nobody else has it. */
 static inline int log_control_create(log_control_t *control, uint64_t capacity, uint64_t slot_count,
-                                     uint64_t generation)
+                                     uint64_t generation, uint64_t first_sequence)
 {
     int error = mutex_create(&control->writer);
 
@@ -163,7 +256,8 @@ static inline int log_control_create(log_control_t *control, uint64_t capacity, 
         error = mutex_create(&control->flusher);
     control->constants = (log_constants_t){LOG_MAGIC, capacity, slot_count, generation, 0};
     control->constants.crc = log_constants_crc(&control->constants);
-    control->next_sequence.word = 1;
+    control->next_sequence.word = first_sequence;
+    control->flushed_sequence.word = first_sequence - 1;
     return error;
 }
 
@@ -172,13 +266,15 @@ static inline int log_control_create(log_control_t *control, uint64_t capacity, 
 static inline int log_words_are_sound(const log_t *log)
 {
     const log_control_t *control = log->control;
+    const uint64_t barrier = word_acquire(&control->barrier.word);
     const uint64_t flushed = word_acquire(&control->flushed.word);
     const uint64_t committed = word_acquire(&control->committed.word);
     const uint64_t reserved = word_acquire(&control->reserved.word);
     const uint64_t flushed_since = word_acquire(&control->flushed.word);
     const uint64_t sequence = word_acquire(&control->next_sequence.word);
 
-    return ((flushed | committed | reserved) & (LOG_ALIGN - 1)) == 0 && flushed <= committed && committed <= reserved &&
+    return ((flushed | committed | reserved) & (LOG_ALIGN - 1)) == 0 && barrier <= flushed &&
+           flushed <= committed && committed <= reserved &&
            reserved < 1ull << 62 && (reserved <= log->capacity || reserved - log->capacity <= flushed_since) &&
            sequence >= 1 && sequence <= 1ull << LOG_SEQUENCE_BITS;
 }

@@ -21,6 +21,7 @@ cdef class Log:
     cdef object damage(self, str what)
     cdef int place(self, Batch batch, bint each) except -1
     cdef int run(self, log_append_t *append, double timeout) except -1
+    cdef int run_locked(self, log_append_t *append) except -1
     cdef object refusal(self, log_append_outcome outcome, const log_append_t *append, double timeout)
     cdef Record copy_record(self, bytes namespace, bytes key, uint64_t position, const log_record_t *header)
     cdef uint64_t wait(self, uint64_t *word, uint32_t *news, uint64_t target, double timeout) except? 0

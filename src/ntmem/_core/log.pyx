@@ -25,6 +25,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
+from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.logformat cimport *
 from ntmem._core.logrecords cimport group_records, key_fill, record_make
 
@@ -33,7 +34,9 @@ from ntmem._core.logrecords import (
     LogDamaged,
     LogFull,
     LookAgain,
+    NewRules,
     Overwritten,
+    Trouble,
     ValueTooLarge,
     WriterStalled,
 )
@@ -45,39 +48,10 @@ cdef enum:
     SLICE_NS = 50_000_000   # a wake-up lost with a dead process costs this; signals are looked at as often
     LARGE = 65536           # from here on copying is worth releasing the GIL for
 
-# ---- failpoints and checksums, for tests -----------------------------------------------------------------------
+failpoints_join(failpoints_table())
 
 
-def failpoints():
-    """Names of the failpoints of this build, in the order of the code; none unless built with NTMEM_FAILPOINTS=1."""
-    names, i = [], 0
-    while failpoint_names[i] != NULL:
-        names.append((<bytes>failpoint_names[i]).decode())
-        i += 1
-    return tuple(names)
-
-
-def arm(str name not None, str action not None, uint64_t nth=1):
-    """Make this process act at the `nth` next hit of a failpoint.
-
-    Parameters
-    ----------
-    name : str
-        One of :func:`failpoints`.
-    action : {"kill", "stop", "delay", "pass"}
-        End it (SIGKILL), stop it (SIGSTOP), sleep 5 ms, or nothing any more.
-    nth : int
-        1 is the next hit.
-    """
-    actions = {"kill": FAILPOINT_KILL, "stop": FAILPOINT_STOP, "delay": FAILPOINT_DELAY, "pass": FAILPOINT_PASS}
-    if not FAILPOINTS_COMPILED:
-        raise RuntimeError("this build has no failpoints; build with NTMEM_FAILPOINTS=1")
-    if action not in actions:
-        raise ValueError(f"action must be one of {', '.join(actions)}, was {action!r}")
-    if nth < 1:
-        raise ValueError(f"nth must be 1 or more, was {nth}")
-    if failpoint_arm(name.encode(), actions[action], nth) != 0:
-        raise ValueError(f"no failpoint {name!r}; there are {', '.join(failpoints())}")
+# ---- helpers ----------------------------------------------------------------------------------------------------
 
 
 def crc32c(bytes data not None, *, bint portable=False):
@@ -95,6 +69,10 @@ cdef object deadline_of(double timeout):
     if not timeout >= 0 or math.isinf(timeout):
         raise ValueError(f"timeout must be seconds, 0 or more, was {timeout}")
     return time.monotonic() + timeout
+
+
+cdef uint64_t lag_ns(double seconds):
+    return <uint64_t>(seconds * 1e9) if 0 < seconds < 1e9 else 0
 
 
 cdef uint64_t slice_until(object deadline):
@@ -185,19 +163,33 @@ cdef class Log:
         return [(SECTION_INDEX, slot_count * sizeof(uint64_t), False), (SECTION_RING, capacity, True)]
 
     @staticmethod
-    def create(Region region not None):
-        """Make an empty log in a region that is not published yet, and return it."""
+    def create(Region region not None, *, uint64_t first_sequence=1, int64_t clock=0, bint simulated=False):
+        """Make an empty log in a region that is not published yet, and return it.
+
+        Parameters
+        ----------
+        first_sequence : int
+            Low bits of the first version.
+        clock : int
+            The time of a `simulated` clock, else what is added to the boot clock; ns.
+        """
         cdef uint64_t ring_size = 0
         cdef uint64_t index_size = 0
         cdef log_control_t *control = <log_control_t *>region.control()
         region.section(SECTION_RING, &ring_size)
         region.section(SECTION_INDEX, &index_size)
-        if not 0 < region.generation < 1 << 20:
-            raise ValueError(f"generation must be from 1 to 2**20 - 1, was {region.generation}")
+        if region.generation >= 1 << 20:
+            raise ValueError(f"generation must be below 2**20, was {region.generation}")
+        if not 0 < first_sequence <= <uint64_t>1 << 44:
+            raise ValueError(f"first_sequence must be from 1 to 2**44, was {first_sequence}")
         if control.constants.magic != 0:
             raise ValueError("there is a log in this region already")
-        if log_control_create(control, ring_size, index_size // sizeof(uint64_t), region.region.header.generation):
+        if log_control_create(
+            control, ring_size, index_size // sizeof(uint64_t), region.region.header.generation, first_sequence
+        ):
             raise OSError("the system has no robust mutexes")
+        control.clock.at = clock
+        control.clock.simulated = simulated
         return Log(region)
 
     cdef object damage(self, str what):
@@ -210,22 +202,33 @@ cdef class Log:
 
     # ---- writing ----
 
-    def append(self, records, double timeout=5.0, *, uint64_t snapshot=0, int64_t now=0):
+    def append(
+        self, records, double timeout=5.0, *, uint64_t snapshot=0, int64_t now=0, uint64_t epoch=0,
+        double max_lag=0, bint locked=False
+    ):
         """Commit records as one group: all of them or none.
 
         Parameters
         ----------
         records : sequence of tuple
             ``(kind, flags, namespace, key, writer, value, ts_event, ts_known, expires_at)``; names are bytes, the value
-            bytes-like, times int64 (``expires_at`` 0: never). With a condition two more: ``if_version``, which the key
-            must have (0: it must not exist; None: no matter), and ``stored_version``, which it has in the disk snapshot
-            (0: none). Conditions are about the state before the group.
+            bytes-like, times int64 (``expires_at`` 0: never). With a condition three more: ``if_version``, which the
+            key must have (0: it must not exist; None: no matter), ``stored_version``, which it has in the disk snapshot
+            (0: none), and whether that is about the newest version there is, be it a deletion or expired, rather than
+            the one that is served. Conditions are about the state before the group.
         timeout : float
             Seconds to wait for the mutex and for room.
         snapshot : int
             The disk snapshot has everything before this position.
         now : int
-            Records that expire by then count as absent in conditions; 0: none expires.
+            The store's time, noted in the group. Records that expire by then count as absent in conditions; 0: none
+            expires.
+        epoch : int
+            Of the rules by which the records were made.
+        max_lag : float
+            Wait, too, while the oldest change that is not on disk is older than so many seconds; 0: any age will do.
+        locked : bool
+            This thread has the log by :meth:`lock`.
 
         Returns
         -------
@@ -239,6 +242,8 @@ cdef class Log:
             A condition does not hold, or the snapshot is too old to tell.
         WriterStalled, LogFull
             Nothing was written in `timeout`.
+        Trouble, NewRules
+            The flusher cannot go on; the epoch is another.
         ValueTooLarge
             A value is over an eighth of the log, or the group over half of it.
         LogDamaged
@@ -252,7 +257,12 @@ cdef class Log:
         self.place(batch, False)
         batch.append.snapshot = snapshot
         batch.append.now = now
-        self.run(&batch.append, timeout)
+        batch.append.epoch = epoch
+        batch.append.max_lag = lag_ns(max_lag)
+        if locked:
+            self.run_locked(&batch.append)
+        else:
+            self.run(&batch.append, timeout)
         return batch.append.first_version
 
     def append_each(self, records, double timeout=5.0):
@@ -277,6 +287,7 @@ cdef class Log:
                     heads[0] = heads[1] = 0
                     one.drafts = batch.append.drafts + done
                     one.count = 1
+                    one.epoch = word_acquire(&self.log.control.epoch.word)
                     append_place(&self.log, &one, heads, 2)
                     outcome = log_append(&self.log, &one, 0)
                     if outcome != APPEND_DONE:
@@ -347,6 +358,51 @@ cdef class Log:
             return 0
         raise self.refusal(outcome, append, timeout)
 
+    cdef int run_locked(self, log_append_t *append) except -1:
+        cdef log_append_outcome outcome
+        append.epoch = word_acquire(&self.log.control.epoch.word)
+        with nogil:
+            outcome = append_announced_locked(&self.log, append)
+        if outcome != APPEND_DONE:
+            raise self.refusal(outcome, append, 0)
+        return 0
+
+    def lock(self, double timeout):
+        """Keep all writers out until :meth:`unlock`, which the same thread is to call; readers go on.
+
+        Raises :class:`WriterStalled`, :class:`LogDamaged`.
+        """
+        cdef log_append_outcome outcome = APPEND_BUSY
+        cdef uint64_t wait_ns
+        self.check_process()
+        deadline = deadline_of(timeout)
+        while outcome == APPEND_BUSY:
+            PyErr_CheckSignals()
+            wait_ns = slice_until(deadline)
+            if wait_ns == 0:
+                raise WriterStalled(mutex_holder(&self.log.control.writer), timeout)
+            with nogil:
+                outcome = log_take(&self.log, wait_ns)
+        if outcome != APPEND_DONE:
+            raise self.damage("a writer found its words or its mutex unusable")
+
+    def unlock(self):
+        """Let writers go on."""
+        self.check_process()
+        log_release(&self.log)
+
+    def raise_barrier(self):
+        """Make readers ask the disk for all there is now, and writers look at the rules again; between lock and unlock.
+
+        Raises ``ValueError`` unless everything is on disk.
+        """
+        cdef log_control_t *control = self.log.control
+        self.check_process()
+        if word_acquire(&control.flushed.word) != word_acquire(&control.committed.word):
+            raise ValueError(f"only {self.flushed} of {self.committed} bytes are on disk")
+        word_raise(&control.barrier.word, word_acquire(&control.committed.word))
+        word_raise(&control.epoch.word, word_acquire(&control.epoch.word) + 1)
+
     cdef object refusal(self, log_append_outcome outcome, const log_append_t *append, double timeout):
         if outcome == APPEND_CONFLICT:
             return Conflict(append.conflict, append.conflict_version)
@@ -359,6 +415,10 @@ cdef class Log:
                 f"no room for {append.bytes} bytes in {timeout:g} s: {self.committed - self.flushed} of "
                 f"{self.log.capacity} are not on disk yet; the flusher is too far behind"
             )
+        if outcome == APPEND_TROUBLE:
+            return Trouble(self.log.control.trouble.kind, self.log.control.trouble.code)
+        if outcome == APPEND_NEW_RULES:
+            return NewRules(f"the epoch is {self.epoch}")
         if outcome == APPEND_EXHAUSTED:
             return OverflowError(f"generation {self.log.generation} has no versions left; close and open the store")
         return self.damage("a writer found its words or its mutex unusable")
@@ -437,7 +497,7 @@ cdef class Log:
         record.value = PyBytes_FromStringAndSize(NULL, header.value_size)
         log_copy(&self.log, at, PyBytes_AS_STRING(record.writer), header.writer_size)
         log_copy(&self.log, at + header.writer_size, PyBytes_AS_STRING(record.value), header.value_size)
-        return None if log_was_overwritten(&self.log, position) else record
+        return None if log_is_behind(&self.log, position) else record
 
     # ---- following and flushing ----
 
@@ -494,8 +554,10 @@ cdef class Log:
         finally:
             free(buffer)
 
-    def advance_flushed(self, uint64_t position):
+    def advance_flushed(self, uint64_t position, uint64_t sequence=0):
         """Note that everything before `position`, where a group ends, is on disk; who waits for that goes on.
+
+        `sequence` is the low bits of the last version before it.
 
         Raises
         ------
@@ -504,7 +566,7 @@ cdef class Log:
         """
         cdef log_advance_outcome outcome
         self.check_process()
-        outcome = log_advance(&self.log, position)
+        outcome = log_advance(&self.log, position, sequence)
         if outcome == ADVANCE_DONE:
             return
         what = "no group ends there"
@@ -518,6 +580,16 @@ cdef class Log:
         """Wait until everything before `position` is on disk; return whether it is after `timeout` seconds."""
         cdef log_control_t *control = self.log.control
         return self.wait(&control.flushed.word, &control.flush_news.word, position, timeout) >= position
+
+    def want_flushed(self, uint64_t position):
+        """Let the flusher know that somebody waits for everything before `position` to be on disk."""
+        self.check_process()
+        log_want(&self.log, position)
+
+    def wait_sequence(self, uint64_t sequence, double timeout):
+        """Wait until the version with these low bits is on disk; return whether it is after `timeout` seconds."""
+        cdef log_control_t *control = self.log.control
+        return self.wait(&control.flushed_sequence.word, &control.flush_news.word, sequence, timeout) >= sequence
 
     def wait_committed(self, uint64_t position, double timeout):
         """Wait until something is committed beyond `position`; return ``committed`` after `timeout` seconds at most."""
@@ -555,10 +627,72 @@ cdef class Log:
         return word_acquire(&self.log.control.flushed.word)
 
     @property
+    def flushed_sequence(self):
+        """Low bits of the newest version that is on disk."""
+        self.check_process()
+        return word_acquire(&self.log.control.flushed_sequence.word)
+
+    @property
     def begin(self):
         """Everything before may be being overwritten."""
         self.check_process()
-        return log_bound(&self.log)
+        return log_begin(&self.log)
+
+    @property
+    def barrier(self):
+        """Everything before is to be read from the disk."""
+        self.check_process()
+        return word_acquire(&self.log.control.barrier.word)
+
+    @property
+    def epoch(self):
+        """Of the rules for writers."""
+        self.check_process()
+        return word_acquire(&self.log.control.epoch.word)
+
+    @property
+    def lag(self):
+        """Seconds since the oldest change that is not on disk; 0.0: all are. Steps of some 4 ms."""
+        cdef log_control_t *control = self.log.control
+        cdef uint64_t oldest, time
+        self.check_process()
+        if word_acquire(&control.flushed.word) == word_acquire(&control.committed.word):
+            return 0.0
+        oldest = word_acquire(&control.oldest.word)
+        time = coarse_ns()
+        return (time - oldest) / 1e9 if time > oldest else 0.0
+
+    @property
+    def trouble(self):
+        """Why the flusher cannot go on, as (kind, code), or None."""
+        self.check_process()
+        if self.log.control.trouble.kind == 0:
+            return None
+        return self.log.control.trouble.kind, self.log.control.trouble.code
+
+    @property
+    def leader(self):
+        """Process that flushes; 0: none yet."""
+        self.check_process()
+        return self.log.control.leader.pid
+
+    # ---- the store's clock ----
+
+    @property
+    def clock(self):
+        """Whether it is simulated, and its time or else what is added to the boot clock; ns."""
+        self.check_process()
+        return bool(self.log.control.clock.simulated), self.log.control.clock.at
+
+    def now(self):
+        """Return the store's time, int ns UTC."""
+        self.check_process()
+        return log_now(&self.log)
+
+    def set_clock(self, int64_t at):
+        """Move the time of a simulated clock, or the offset of the system's, forward; return whether it is there now."""
+        self.check_process()
+        return bool(log_set_clock(&self.log, at))
 
     @property
     def next_sequence(self):

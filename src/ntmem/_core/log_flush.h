@@ -37,13 +37,13 @@ static inline enum log_group_outcome log_group_copy(const log_t *log, uint64_t p
 
 enum log_advance_outcome { ADVANCE_DONE, ADVANCE_BACKWARDS, ADVANCE_BEYOND, ADVANCE_INSIDE };
 
-/* Everything before `position`, where a group ends, is on disk. */
-static inline enum log_advance_outcome log_advance(const log_t *log, uint64_t position)
+/* Everything before `position`, where a group ends, is on disk: versions up to `sequence`. */
+static inline enum log_advance_outcome log_advance(const log_t *log, uint64_t position, uint64_t sequence)
 {
     log_control_t *control = log->control;
     uint64_t flushed = word_acquire(&control->flushed.word);
     const uint64_t committed = word_acquire(&control->committed.word);
-    log_group_t next;
+    log_group_t next = {0};
 
     if (position > committed)
         return ADVANCE_BEYOND;
@@ -54,11 +54,13 @@ static inline enum log_advance_outcome log_advance(const log_t *log, uint64_t po
         if (!log_was_overwritten(log, position) && !group_is_plausible(log, &next, position, committed))
             return ADVANCE_INSIDE;
     }
+    word_release(&control->oldest.word, next.magic != 0 ? next.time : coarse_ns());
     do {
         if (position < flushed)
             return ADVANCE_BACKWARDS;
     } while (!__atomic_compare_exchange_n(&control->flushed.word, &flushed, position, 0, __ATOMIC_ACQ_REL,
                                           __ATOMIC_ACQUIRE));
+    word_raise(&control->flushed_sequence.word, sequence);
     news_announce(&control->flush_news.word);
     return ADVANCE_DONE;
 }

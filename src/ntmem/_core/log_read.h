@@ -1,7 +1,7 @@
 /* Finding the newest record of a key below a limit, without a lock and without waiting.
  *
  * A leaf: plain C, no Python. The caller takes the limit, finds, copies what it wants of the record, and then asks
- * log_was_overwritten(): if so, the copy is worthless, and the record flushed.
+ * log_is_behind(): if so, the copy is worthless, and the record on disk.
  */
 #ifndef NTMEM_LOG_READ_H
 #define NTMEM_LOG_READ_H
@@ -53,8 +53,8 @@ static inline enum log_find_outcome log_find(const log_t *log, const log_key_t *
         bytes_copy(record, log_at(log, at), sizeof *record);
         plausible = record_bytes(record) <= log_group_limit(log);
         same = plausible && record_is_of(log, at, record, key);
-        if (log_was_overwritten(log, at))
-            return LOG_ABSENT; /* and so is all that is older: flushed */
+        if (log_is_behind(log, at))
+            return LOG_ABSENT; /* and so is all that is older: on disk */
         if (!plausible || at >= word_relaxed(&log->control->reserved.word))
             return LOG_DAMAGED;
         if (same && at < limit) {

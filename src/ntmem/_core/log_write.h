@@ -15,17 +15,26 @@ typedef struct {
     log_record_t record; /* as it will stand in the ring, but for version and links */
     uint64_t offset;     /* in the group */
     size_t before;       /* 1 + index of the newest earlier draft of the same slot; 0: none */
-    int conditional;
+    int conditional;         /* enum log_condition */
     uint64_t if_version;
     uint64_t stored_version; /* what the caller's snapshot of the disk says */
 } log_draft_t;
+
+enum log_condition {
+    CONDITION_NONE,
+    CONDITION_SERVED, /* the version that is served: 0 for one that is deleted or expired */
+    CONDITION_NEWEST, /* the newest there is, be it a deletion or expired */
+};
 
 typedef struct {
     log_draft_t *drafts;
     size_t count;
     uint64_t bytes;    /* of the group */
     uint64_t snapshot; /* the disk snapshot has everything before this position */
-    int64_t now;       /* for expiry in conditions; 0: nothing expires */
+    uint64_t epoch;    /* of the rules by which the caller has made its drafts */
+    uint64_t max_lag;  /* nanoseconds that the oldest unflushed group may be old; 0: any */
+    int64_t now;       /* the store's time; for expiry in conditions, and noted in the group */
+    int frees;         /* deletions alone, which are written even when there is no room on the disk */
     uint64_t first_version;
     uint64_t end;              /* where the group ends; or what `flushed` must reach for it to have room */
     size_t conflict;           /* index of the draft whose condition does not hold, */
@@ -36,6 +45,8 @@ enum log_append_outcome {
     APPEND_DONE,
     APPEND_BUSY,       /* the mutex was not to be had */
     APPEND_NO_ROOM,    /* nothing was done; the flusher is behind */
+    APPEND_TROUBLE,    /* nothing was done; control->trouble says why */
+    APPEND_NEW_RULES,  /* the epoch is another: look at the policies again */
     APPEND_CONFLICT,
     APPEND_LOOK_AGAIN, /* the snapshot is too old to answer for the disk */
     APPEND_DAMAGED,
@@ -77,7 +88,8 @@ static inline enum log_append_outcome append_check_locked(const log_t *log, log_
         switch (log_find(log, &draft->key, limit, &position, &newest)) {
         case LOG_FOUND:
             version = newest.version;
-            if (newest.kind == LOG_KIND_DELETE || (newest.expires_at != 0 && newest.expires_at <= append->now))
+            if (draft->conditional == CONDITION_SERVED &&
+                (newest.kind == LOG_KIND_DELETE || (newest.expires_at != 0 && newest.expires_at <= append->now)))
                 version = 0;
             break;
         case LOG_ABSENT:
@@ -151,6 +163,13 @@ static inline void draft_write_locked(const log_t *log, const log_draft_t *draft
     bytes_copy(to, zeroes, (size_t)(end - to));
 }
 
+static inline enum log_append_outcome append_check_trouble(const log_t *log, const log_append_t *append)
+{
+    const uint32_t trouble = __atomic_load_n(&log->control->trouble.kind, __ATOMIC_ACQUIRE);
+
+    return trouble == TROUBLE_NONE || (trouble != TROUBLE_BROKEN && append->frees) ? APPEND_DONE : APPEND_TROUBLE;
+}
+
 static inline enum log_append_outcome append_locked(const log_t *log, log_append_t *append)
 {
     log_control_t *control = log->control;
@@ -159,20 +178,28 @@ static inline enum log_append_outcome append_locked(const log_t *log, log_append
     const uint64_t sequence = word_relaxed(&control->next_sequence.word);
     const uint64_t reserved = word_relaxed(&control->reserved.word);
     const uint64_t reserve = end > reserved ? end : reserved;
+    const uint64_t flushed = word_acquire(&control->flushed.word);
+    const uint64_t time = coarse_ns();
     enum log_append_outcome outcome;
     log_group_t group = {0};
-    struct timespec time;
 
     FAILPOINT(locked);
     if (!log_words_are_sound(log))
         return APPEND_DAMAGED;
-    outcome = append_check_locked(log, append, base);
+    if (append->epoch != word_relaxed(&control->epoch.word))
+        return APPEND_NEW_RULES;
+    outcome = append_check_trouble(log, append);
+    if (outcome == APPEND_DONE)
+        outcome = append_check_locked(log, append, base);
     if (outcome != APPEND_DONE)
         return outcome;
     if (sequence + append->count > 1ull << LOG_SEQUENCE_BITS)
         return APPEND_EXHAUSTED;
     append->end = reserve > log->capacity ? reserve - log->capacity : 0;
-    if (append->end > word_acquire(&control->flushed.word))
+    if (append->end <= flushed && append->max_lag != 0 && flushed != base &&
+        time > word_relaxed(&control->oldest.word) + append->max_lag)
+        append->end = flushed + 1; /* any progress will do */
+    if (append->end > flushed)
         return APPEND_NO_ROOM;
     FAILPOINT(checked);
 
@@ -189,10 +216,8 @@ static inline enum log_append_outcome append_locked(const log_t *log, log_append
     }
     FAILPOINT(written);
 
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
-    group = (log_group_t){GROUP_MAGIC, 0, base, append->first_version,
-                          (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec, (uint32_t)append->bytes,
-                          (uint32_t)append->count, log->pid, 0};
+    group = (log_group_t){GROUP_MAGIC, 0, base, append->first_version, time, append->now, (uint32_t)append->bytes,
+                          (uint32_t)append->count, log->pid, {0}};
     bytes_copy(log_at(log, base), &group, sizeof group);
     group.crc = group_crc(log_at(log, base), append->bytes);
     bytes_copy(log_at(log, base), &group, sizeof group);
@@ -204,6 +229,8 @@ static inline enum log_append_outcome append_locked(const log_t *log, log_append
     }
     word_release(&control->next_sequence.word, sequence + append->count);
     FAILPOINT(numbered);
+    if (flushed == base)
+        word_release(&control->oldest.word, time);
     word_release(&control->committed.word, end);
     FAILPOINT(committed);
     append->end = end;
@@ -252,15 +279,14 @@ static inline int log_repair_locked(const log_t *log)
 
 /* ---- the whole of it ------------------------------------------------------------------------------------------ */
 
-/* Waits up to `wait_ns` for the mutex and as long again for room; 0: not at all. The caller comes again. */
-static inline enum log_append_outcome log_append(const log_t *log, log_append_t *append, uint64_t wait_ns)
+/* APPEND_DONE: the caller has the mutex. Otherwise APPEND_BUSY or APPEND_DAMAGED. */
+static inline enum log_append_outcome log_take(const log_t *log, uint64_t wait_ns)
 {
     log_control_t *control = log->control;
-    enum log_append_outcome outcome;
 
     switch (mutex_take(&control->writer, wait_ns, log->pid)) {
     case MUTEX_TAKEN:
-        break;
+        return APPEND_DONE;
     case MUTEX_OWNER_DIED:
         if (log_repair_locked(log) != 0) {
             mutex_release(&control->writer); /* for good: nobody is to write to a damaged log */
@@ -268,20 +294,40 @@ static inline enum log_append_outcome log_append(const log_t *log, log_append_t 
         }
         mutex_mend(&control->writer);
         FAILPOINT(repaired);
-        break;
+        return APPEND_DONE;
     case MUTEX_BUSY:
         return APPEND_BUSY;
     case MUTEX_BROKEN:
-        return APPEND_DAMAGED;
+        break;
     }
-    outcome = append_locked(log, append);
+    return APPEND_DAMAGED;
+}
+
+static inline void log_release(const log_t *log) { mutex_release(&log->control->writer); }
+
+static inline enum log_append_outcome append_announced_locked(const log_t *log, log_append_t *append)
+{
+    const enum log_append_outcome outcome = append_locked(log, append);
+
     if (outcome == APPEND_DONE) {
-        news_announce(&control->commit_news.word);
+        news_announce(&log->control->commit_news.word);
         FAILPOINT(announced);
     }
-    mutex_release(&control->writer);
+    return outcome;
+}
+
+/* Waits up to `wait_ns` for the mutex and as long again for room; 0: not at all. The caller comes again. */
+static inline enum log_append_outcome log_append(const log_t *log, log_append_t *append, uint64_t wait_ns)
+{
+    log_control_t *control = log->control;
+    enum log_append_outcome outcome = log_take(log, wait_ns);
+
+    if (outcome != APPEND_DONE)
+        return outcome;
+    outcome = append_announced_locked(log, append);
+    log_release(log);
     if (outcome == APPEND_NO_ROOM) {
-        news_announce(&control->commit_news.word);
+        log_want(log, append->end);
         if (wait_ns != 0) {
             const uint32_t expected = news_expect(&control->flush_news.word);
             if (word_acquire(&control->flushed.word) < append->end)

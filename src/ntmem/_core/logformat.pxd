@@ -20,16 +20,35 @@ cdef extern from "log.h" nogil:
     ctypedef struct log_news_t:
         uint32_t word
 
+    ctypedef struct log_clock_t:
+        int64_t at
+        uint32_t simulated
+
+    ctypedef struct log_leader_t:
+        uint64_t pulse
+        uint32_t pid
+
+    ctypedef struct log_trouble_t:
+        uint32_t kind
+        int code
+
     ctypedef struct log_control_t:
         log_constants_t constants
         shared_mutex_t writer
         log_line_t committed, reserved, next_sequence, flushed
         log_news_t commit_news, flush_news
         shared_mutex_t flusher
+        log_line_t flushed_sequence, oldest, wanted
+        log_news_t wanted_news
+        log_line_t barrier, epoch
+        log_clock_t clock
+        log_leader_t leader
+        log_trouble_t trouble
 
     ctypedef struct log_group_t:
         uint64_t position, first_version, time
-        uint32_t bytes, records, pid, flags
+        int64_t now
+        uint32_t bytes, records, pid
 
     ctypedef struct log_record_t:
         uint32_t key_size, value_size
@@ -48,26 +67,28 @@ cdef extern from "log.h" nogil:
 
 
 cdef extern from "log_read.h" nogil:
-    enum:
-        FAILPOINTS_COMPILED
-        FAILPOINT_KILL
-        FAILPOINT_STOP
-        FAILPOINT_DELAY
-        FAILPOINT_PASS
-
     ctypedef struct log_key_t:
         const unsigned char *space
         const unsigned char *key
         uint32_t space_size, key_size
         uint64_t hash
 
+    enum log_kind:
+        LOG_KIND_PUT
+        LOG_KIND_DELETE
+        LOG_KIND_NOTICE
+
+    enum log_trouble:
+        TROUBLE_NONE
+        TROUBLE_FULL
+        TROUBLE_NO_ROOM
+        TROUBLE_BROKEN
+
     enum log_find_outcome:
         LOG_FOUND
         LOG_ABSENT
         LOG_DAMAGED
 
-    const char **failpoint_names
-    int failpoint_arm(const char *name, int action, uint64_t nth) noexcept
     uint64_t keyhash(const unsigned char *space, size_t space_size, const unsigned char *key, size_t size) noexcept
     uint32_t crc_of "crc32c"(const void *data, size_t size) noexcept
     uint32_t crc_portable(const void *data, size_t size) noexcept
@@ -75,12 +96,21 @@ cdef extern from "log_read.h" nogil:
     uint32_t mutex_holder(const shared_mutex_t *shared) noexcept
     uint64_t word_acquire(const uint64_t *word) noexcept
     bint log_sizes_fit(uint64_t capacity, uint64_t slot_count) noexcept
-    int log_control_create(log_control_t *, uint64_t capacity, uint64_t slot_count, uint64_t generation) noexcept
+    int log_control_create(
+        log_control_t *, uint64_t capacity, uint64_t slot_count, uint64_t generation, uint64_t first_sequence
+    ) noexcept
     uint32_t log_constants_crc(const log_constants_t *constants) noexcept
     bint log_words_are_sound(const log_t *log) noexcept
     uint64_t log_value_limit(const log_t *log) noexcept
     uint64_t log_group_limit(const log_t *log) noexcept
+    uint64_t log_begin(const log_t *log) noexcept
     uint64_t log_bound(const log_t *log) noexcept
+    bint log_is_behind(const log_t *log, uint64_t position) noexcept
+    uint64_t coarse_ns() noexcept
+    int64_t log_now(const log_t *log) noexcept
+    bint log_set_clock(const log_t *log, int64_t at) noexcept
+    void log_want(const log_t *log, uint64_t position) noexcept
+    bint word_raise(uint64_t *word, uint64_t value) noexcept
     uint64_t log_limit(const log_t *log) noexcept
     log_find_outcome log_find(
         const log_t *log, const log_key_t *key, uint64_t limit, uint64_t *position, log_record_t *record
@@ -96,19 +126,27 @@ cdef extern from "log_write.h" nogil:
         const unsigned char *writer
         const unsigned char *value
         log_record_t record
-        bint conditional
+        int conditional
         uint64_t if_version, stored_version
+
+    enum log_condition:
+        CONDITION_NONE
+        CONDITION_SERVED
+        CONDITION_NEWEST
 
     ctypedef struct log_append_t:
         log_draft_t *drafts
         size_t count, conflict
-        uint64_t bytes, snapshot, first_version, end, conflict_version
+        uint64_t bytes, snapshot, epoch, max_lag, first_version, end, conflict_version
         int64_t now
+        bint frees
 
     enum log_append_outcome:
         APPEND_DONE
         APPEND_BUSY
         APPEND_NO_ROOM
+        APPEND_TROUBLE
+        APPEND_NEW_RULES
         APPEND_CONFLICT
         APPEND_LOOK_AGAIN
         APPEND_DAMAGED
@@ -116,6 +154,9 @@ cdef extern from "log_write.h" nogil:
 
     void append_place(const log_t *log, log_append_t *append, size_t *heads, size_t head_count) noexcept
     log_append_outcome log_append(const log_t *log, log_append_t *append, uint64_t wait_ns) noexcept
+    log_append_outcome log_take(const log_t *log, uint64_t wait_ns) noexcept
+    void log_release(const log_t *log) noexcept
+    log_append_outcome append_announced_locked(const log_t *log, log_append_t *append) noexcept
 
 
 cdef extern from "log_flush.h" nogil:
@@ -135,5 +176,5 @@ cdef extern from "log_flush.h" nogil:
     log_group_outcome log_group_copy(
         const log_t *log, uint64_t position, unsigned char *to, uint64_t room, uint64_t *bytes
     ) noexcept
-    log_advance_outcome log_advance(const log_t *log, uint64_t position) noexcept
+    log_advance_outcome log_advance(const log_t *log, uint64_t position, uint64_t sequence) noexcept
     uint64_t log_wait(uint64_t *word, uint32_t *news, uint64_t target, uint64_t wait_ns) noexcept

@@ -19,6 +19,7 @@ from libc.string cimport memset
 
 KIND_PUT = 1
 KIND_DELETE = 2
+KIND_NOTICE = 3
 
 
 class LogDamaged(ValueError):
@@ -60,6 +61,22 @@ class LogFull(TimeoutError):
     """No room in time: the flusher is too far behind."""
 
 
+class Trouble(OSError):
+    """The flusher cannot go on: `kind` 1, the data file is at its limit; 2, the disk is full; 3, a sync failed."""
+
+    def __init__(self, kind, code):
+        super().__init__(f"the flusher cannot go on: trouble {kind}, code {code}")
+        self.kind = kind
+        self.code = code
+
+    def __reduce__(self):
+        return type(self), (self.kind, self.code)
+
+
+class NewRules(Exception):
+    """The policies of namespaces have changed: look at them again."""
+
+
 class Overwritten(LookupError):
     """The log does not go back that far any more."""
 
@@ -93,6 +110,7 @@ cdef class Batch:
         memset(&self.append, 0, sizeof(log_append_t))
         self.held = records
         self.append.count = count
+        self.append.frees = True
         self.append.drafts = &self.single
         if count == 0 or count >= 1 << 31:
             raise ValueError(f"a group has at least one record and fewer than 2**31, was {count}")
@@ -116,15 +134,16 @@ cdef class Batch:
         cdef bytes namespace, key, writer
         cdef object value
         cdef log_record_t *header = &draft.record
-        if len(record) == 11:
+        if len(record) == 12:
             namespace, key, writer, value = record[2:6]
-            draft.conditional = record[9] is not None
-            draft.if_version = record[9] or 0
-            draft.stored_version = record[10] or 0
+            if record[9] is not None:
+                draft.conditional = CONDITION_NEWEST if record[11] else CONDITION_SERVED
+                draft.if_version = record[9]
+                draft.stored_version = record[10]
         elif len(record) == 9:
             namespace, key, writer, value = record[2], record[3], record[4], record[5]
         else:
-            raise ValueError(f"a record has 9 fields, or 11 with a condition, had {len(record)}")
+            raise ValueError(f"a record has 9 fields, or 12 with a condition, had {len(record)}")
         if namespace is None or key is None or writer is None:
             raise TypeError("namespace, key and writer must be bytes, one was None")
         if PyBytes_GET_SIZE(namespace) > NAME_LIMIT or PyBytes_GET_SIZE(writer) > NAME_LIMIT:
@@ -132,6 +151,7 @@ cdef class Batch:
         if PyBytes_GET_SIZE(key) > KEY_LIMIT:
             raise ValueError(f"a key has at most {KEY_LIMIT} bytes, had {len(key)}")
         header.kind, header.flags = record[0], record[1]
+        self.append.frees = self.append.frees and header.kind == LOG_KIND_DELETE
         header.ts_event, header.ts_known, header.expires_at = record[6], record[7], record[8]
         header.namespace_size = PyBytes_GET_SIZE(namespace)
         header.key_size = PyBytes_GET_SIZE(key)
