@@ -17,8 +17,13 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+sys.path.insert(0, "_build")
+from thirdparty import LMDB
+
 SOURCE = Path("src")
 CORE = SOURCE / "ntmem" / "_core"
+FOREIGN = {"ntmem._core.mdb": [LMDB.directory / "mdb.c", LMDB.directory / "midl.c"]}
+"""C sources of others that a module holds in itself: not ours to make free of warnings."""
 
 
 def switch(name: str) -> bool:
@@ -64,6 +69,10 @@ LINK = []
 if SANITIZE:
     LINK = [f"-fsanitize={','.join(SANITIZE)}"]
     FLAGS += [*LINK, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-U_FORTIFY_SOURCE"]
+# LMDB's asserts stay in, as in py-lmdb: rather end the process than write what a damaged page led to.
+FOREIGN_FLAGS = [flag for flag in FLAGS if not flag.startswith("-W")] + ["-w", "-pthread", "-UNDEBUG"]
+# LMDB reads numbers where they stand, aligned or not, and some of its flags while others of them are written.
+FOREIGN_FLAGS += ["-fno-sanitize=undefined,thread"] * bool(SANITIZE)
 MACROS = [("CYTHON_WITHOUT_ASSERTIONS", "1")] * (not DEBUG) + [("NTMEM_FAILPOINTS", "1")] * FAILPOINTS
 if LINETRACE:  # from 3.12 on Cython would trace through sys.monitoring, which coverage cannot follow
     MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
@@ -94,6 +103,14 @@ class StrictBuild(build_ext):
             vars(extension).update(vars(module))  # keeps what setuptools has noted on its own object
         super().run()
 
+    def build_extension(self, ext: Extension) -> None:
+        for path in FOREIGN.get(ext.name, []):
+            if not path.exists():
+                raise SystemExit(f"{path} is missing; build with pip, which fetches it, or see docs/design/build.md")
+            name = os.path.relpath(path)  # an absolute one would lead out of the build directory
+            ext.extra_objects += self.compiler.compile([name], self.build_temp, extra_postargs=FOREIGN_FLAGS)
+        super().build_extension(ext)
+
 
 setup(
     cmdclass={"build_ext": StrictBuild},
@@ -101,7 +118,7 @@ setup(
         Extension(
             ".".join(path.relative_to(SOURCE).with_suffix("").parts),
             [str(path)],
-            include_dirs=[str(CORE)],
+            include_dirs=[str(CORE), str(LMDB.directory)],
             define_macros=MACROS,
             extra_compile_args=FLAGS,
             extra_link_args=LINK,

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from .instants import Duration, duration_ns, require_bool, require_int
 
 Durability = Literal["process", "disk"]
+EngineName = Literal["shared", "lmdb"]
 
 
 class CacheConfig(Struct, frozen=True):
@@ -46,23 +47,35 @@ class MemoryConfig(Struct, frozen=True):
         Reserved for delta distillation; nothing to compress in this version.
     max_memory_bytes : int
         Budget of everything kept in memory. The LMDB engine keeps nothing but the kernel's page cache.
+    engine : {"shared", "lmdb"}, optional
+        "shared": a commit log in shared memory before LMDB, for every process of this machine. "lmdb": every write is
+        a synced LMDB transaction; slow, and needs no shared memory. By default what the environment variable
+        ``NTMEM_ENGINE`` says, else "shared" where the machine has what it needs. All processes use the same one.
     durability : {"process", "disk"}
         What an acknowledged change survives: "process" = ``kill -9``, "disk" = power loss as well. The LMDB engine
         syncs every write, so with it both mean "disk".
     flush_interval : float or timedelta
-        How much may be lost at power loss under "process", in seconds. The LMDB engine loses nothing.
+        How much may be lost at power loss under "process", in seconds, beside one commit. The LMDB engine loses nothing.
+    max_flush_lag : float or timedelta
+        How far the disk may fall behind, in seconds: past it writers wait as long again, then raise
+        :class:`ntmem.StorageError`.
     max_storage_bytes : int
         Limit of the data file; a write past it raises :class:`ntmem.MapFull` and keeps nothing of itself.
+    log_bytes : int
+        Size of the commit log in shared memory, a power of two: how much may be acknowledged before it is on disk.
     """
 
     storage_path: str | os.PathLike[str] | None = "./data/memory"
     cache_config: CacheConfig = field(default_factory=CacheConfig)
     agentdb_url: None = None
+    engine: EngineName | None = None
     enable_compression: bool = True
     max_memory_bytes: int = 1 << 30
     durability: Durability = "process"
     flush_interval: float | timedelta = 0.05
+    max_flush_lag: float | timedelta = 5.0
     max_storage_bytes: int = 1 << 40
+    log_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:
         if self.storage_path is not None and not isinstance(self.storage_path, str | os.PathLike):
@@ -80,4 +93,10 @@ class MemoryConfig(Struct, frozen=True):
         require_int(self.max_memory_bytes, "max_memory_bytes", 1 << 20)
         require_int(self.max_storage_bytes, "max_storage_bytes", 1 << 20)
         duration_ns(self.flush_interval, "flush_interval")
+        duration_ns(self.max_flush_lag, "max_flush_lag")
+        require_int(self.log_bytes, "log_bytes", 4096)
+        if self.log_bytes & (self.log_bytes - 1) or self.log_bytes > 1 << 32:
+            raise ValueError(f"log_bytes must be a power of two from 4096 to 2**32, was {self.log_bytes}")
+        if self.engine is not None and self.engine not in get_args(EngineName):
+            raise ValueError(f"engine must be 'shared', 'lmdb' or None, was {self.engine!r}")
         require_bool(self.enable_compression, "enable_compression")

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, overload
 
 from msgspec.structs import fields, replace
 
+from ._core.direct import Direct
 from .clock import SimulatedClock
 from .config import Durability, MemoryConfig
 from .errors import StaleFence, StoreClosed
@@ -17,9 +18,10 @@ from .namespace import encode_key, labels_of
 from .records import Change, Fence, Policy, Record
 from .stats import MemoryStats, VerifyReport
 from .tiers.cold import ColdStore
-from .tiers.engine import LmdbEngine, Outcome
-from .tiers.opening import ClockChoice, agree_on_clock, prepare
-from .tiers.sharing import attach, detach
+from .tiers.engine import NOT_DIRECT, UNDECIDED, LmdbEngine, NotDirect, Outcome
+from .tiers.engines import open_engine
+from .tiers.opening import ClockChoice
+from .tiers.sharing import detach
 from .tiers.verification import verify_directory, verify_store
 from .transaction import Transaction, make_change
 from .values import Codec, codec_named
@@ -82,16 +84,13 @@ class MemorySystem:
         self.agent_id = agent_id
         self.read_only = read_only
         writer = _writer(agent_id)
-        store = attach(path, read_only=read_only, max_bytes=config.max_storage_bytes, prepare=prepare)
-        try:
-            agree_on_clock(store, clock, read_only=read_only)
-        except BaseException:
-            detach(store)
-            raise
-        engine = LmdbEngine(store, writer, read_only=read_only)
+        engine = open_engine(self.config, clock, writer, read_only=read_only)
         unbind = clock.attach(engine) if isinstance(clock, SimulatedClock) else None
         self._live: LmdbEngine | None = engine
-        self._release = weakref.finalize(self, _release, store, unbind)
+        self._direct: Direct | NotDirect = engine.direct
+        if self.config.durability == "disk":
+            self._direct = NOT_DIRECT
+        self._release = weakref.finalize(self, _release, engine.store, unbind)
 
     # -- life
 
@@ -108,6 +107,7 @@ class MemorySystem:
     def close(self) -> None:
         """Flush and close; running calls of other threads end first. Closing twice is fine."""
         self._live = None
+        self._direct = NOT_DIRECT
         self._release()
 
     def __enter__(self) -> Self:
@@ -168,7 +168,7 @@ class MemorySystem:
             `ts_known` lie in the future, and there it may not fall from one version of a key to the next: behind a
             version loaded ahead nothing is written (``ValueError``) until the clock is there.
         durable : bool, optional
-            Whether to return only when the change is on disk; with the LMDB engine every change is.
+            Whether to return only when the change is on disk; None: as the store's `durability` says.
 
         Raises
         ------
@@ -179,12 +179,15 @@ class MemorySystem:
         MapFull, DiskFull, StorageError
             The store cannot take it; nothing was kept.
         """
+        if ttl is if_version is fence is ts_event is ts_known is durable is None:
+            version = self._direct.put(namespace, key, value)
+            if version:
+                return version
         _refuse_fence(fence)
         change = make_change(
             "put", namespace, key, value, ttl=ttl, if_version=if_version, ts_event=ts_event, ts_known=ts_known
         )
-        _check_durable(durable)
-        return self._engine().commit([change])[0].version
+        return self._engine().commit([change], self._durable(durable))[0].version
 
     def add(
         self,
@@ -201,8 +204,7 @@ class MemorySystem:
         """Set the value of a key that does not exist; return whether it did not. Arguments as of :meth:`put`."""
         _refuse_fence(fence)
         change = make_change("add", namespace, key, value, ttl=ttl, ts_event=ts_event, ts_known=ts_known)
-        _check_durable(durable)
-        return self._engine().commit([change])[0].version > 0
+        return self._engine().commit([change], self._durable(durable))[0].version > 0
 
     def incr(self, namespace: AnyNamespace, key: str, delta: int = 1) -> int:
         """Add `delta` to a number kept as decimal digits (missing: 0) and return it; its time to live stays.
@@ -212,14 +214,15 @@ class MemorySystem:
         SerializationError
             The value is not a number, or would leave 64 bits.
         """
-        return self._engine().commit([make_change("incr", namespace, key, delta=delta)])[0].number
+        return self._engine().commit([make_change("incr", namespace, key, delta=delta)], self._durable(None))[0].number
 
     def delete(
         self, namespace: AnyNamespace, key: str, *, if_version: int | None = None, fence: Fence | None = None
     ) -> bool:
         """Delete a key; return whether it existed. In a namespace with history its past is kept."""
         _refuse_fence(fence)
-        return self._engine().commit([make_change("delete", namespace, key, if_version=if_version)])[0].version > 0
+        change = make_change("delete", namespace, key, if_version=if_version)
+        return self._engine().commit([change], self._durable(None))[0].version > 0
 
     @overload
     def get(self, namespace: AnyNamespace, key: str) -> bytes | None: ...
@@ -235,7 +238,9 @@ class MemorySystem:
         ...     memory.get("desk", "target")
         b'3'
         """
-        value = self._engine().get(labels_of(namespace), encode_key(key))
+        value = self._direct.get(namespace, key)
+        if value is UNDECIDED:
+            value = self._engine().get(labels_of(namespace), encode_key(key))
         return default if value is None else value
 
     def exists(self, namespace: AnyNamespace, key: str) -> bool:
@@ -288,14 +293,14 @@ class MemorySystem:
     ) -> int:
         """Set many keys, all or nothing; return the version of the last (of the store, if there are none)."""
         _refuse_fence(fence)
-        _check_durable(durable)
+        durably = self._durable(durable)
         if not isinstance(mapping, Mapping):
             raise TypeError(f"mapping must be a mapping of str to bytes, was {type(mapping).__name__}; use dict(...)")
         changes = [make_change("put", namespace, key, value, ttl=ttl) for key, value in mapping.items()]
         if not changes:
             labels_of(namespace)
             return self._engine().last_version()
-        return self._engine().commit(changes)[-1].version
+        return self._engine().commit(changes, durably)[-1].version
 
     def transaction(self, fence: Fence | None = None) -> Transaction:
         """Return a context in which changes are collected; leaving it commits all of them or none.
@@ -347,7 +352,13 @@ class MemorySystem:
 
     def commit(self, changes: Sequence[Change]) -> list[Outcome]:
         """Apply checked changes, all or none. Called by transactions."""
-        return self._engine().commit(changes)
+        return self._engine().commit(changes, self._durable(None))
+
+    def _durable(self, durable: bool | None) -> bool:
+        if durable is None:
+            return self.config.durability == "disk"
+        require_bool(durable, "durable")
+        return durable
 
     # -- namespaces
 
@@ -407,8 +418,16 @@ class MemorySystem:
     # -- durability, facts
 
     def flush(self, timeout: float | None = None) -> None:
-        """Return when every acknowledged change is on disk: with the LMDB engine at once."""
-        self._engine().last_version()
+        """Return when every change acknowledged so far, by any process, is on disk.
+
+        Raises
+        ------
+        LockTimeout
+            It is not after `timeout` seconds.
+        DiskFull, MapFull, StorageError
+            The disk does not take it. Nothing is lost: it is kept in shared memory, and tried again.
+        """
+        self._engine().flush(timeout)
 
     async def aflush(self, timeout: float | None = None) -> None:
         """Do what :meth:`flush` does without holding up the event loop."""
@@ -417,14 +436,13 @@ class MemorySystem:
         await asyncio.to_thread(self.flush, timeout)
 
     def wait_durable(self, version: int, timeout: float | None = None) -> None:
-        """Return when the change with this version is on disk: with the LMDB engine at once.
+        """Return when the change with this version is on disk, and with it all before. Errors as of :meth:`flush`.
 
-        Raises ``ValueError`` for a version that was not handed out yet.
+        Many changes may be on their way at once: put, put, ..., and wait for the last. Raises ``ValueError`` for a
+        version that was not handed out yet.
         """
         require_int(version, "version", 0)
-        last = self._engine().last_version()
-        if version > last:
-            raise ValueError(f"version {version} was not handed out yet, the newest is {last}")
+        self._engine().wait_durable(version, timeout)
 
     def now(self) -> int:
         """Return the store's time, int ns UTC."""
@@ -446,7 +464,7 @@ class MemorySystem:
             l3_map_bytes=sizes["map"],
             namespaces=sizes["namespaces"],
             last_version=engine.last_version(),
-            flush_lag=0.0,
+            flush_lag=engine.flush_lag,
             clock=kind,
             now=now,
             clock_ahead=ahead,
@@ -537,8 +555,3 @@ def _refuse_fence(fence: Fence | None) -> None:
         raise TypeError(f"fence must be a Fence, was {type(fence).__name__}")
     if fence is not None:
         raise StaleFence(f"{fence!r} is not current: this version of ntmem grants no leases, so no fence can be")
-
-
-def _check_durable(durable: bool | None) -> None:
-    if durable is not None:
-        require_bool(durable, "durable")

@@ -54,12 +54,13 @@ def unflushed(log: Log) -> list[list[Record]]:
 
 @functools.cache
 def _tree_with_failpoints(root: Path, place: Path) -> Path:
-    keep = ("region", "failpoints", "log", "logrecords")
+    leave_out = ("distance",)  # what nothing here imports
     shutil.copytree(root / "src", place / "src", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for source in (place / "src/ntmem/_core").glob("*.pyx"):
-        if source.stem not in keep:
+        if source.stem in leave_out:
             source.unlink()
-    shutil.copytree(root / "_build", place / "_build", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("_build", "_deps"):
+        shutil.copytree(root / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "LICENSE-MIT", "LICENSE-APACHE"):
         shutil.copy(root / name, place)
     (place / "README.md").touch()

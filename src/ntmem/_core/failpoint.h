@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOINT_DELAY };
+enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOINT_DELAY, FAILPOINT_DRAG };
 
 #if defined(NTMEM_FAILPOINTS)
 
@@ -30,6 +30,7 @@ enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOIN
 
 #define FAILPOINTS_COMPILED 1
 #define FAILPOINT_DELAY_NS 5000000
+#define FAILPOINT_DRAG_NS 500000000
 #define FAILPOINT_NAME(name) #name,
 #define FAILPOINT_INDEX(name) failpoint_##name,
 
@@ -63,7 +64,12 @@ static inline void failpoint_hit(enum failpoint_index index)
 {
     const int action = __atomic_load_n(&failpoints->points[index].action, __ATOMIC_ACQUIRE);
 
-    if (action == FAILPOINT_PASS || __atomic_sub_fetch(&failpoints->points[index].left, 1, __ATOMIC_RELAXED) != 0)
+    int64_t left;
+
+    if (action == FAILPOINT_PASS)
+        return;
+    left = (int64_t)__atomic_sub_fetch(&failpoints->points[index].left, 1, __ATOMIC_RELAXED);
+    if (left > 0 || (left < 0 && action != FAILPOINT_DRAG))
         return;
     if (action == FAILPOINT_KILL) {
         kill(getpid(), SIGKILL);
@@ -72,7 +78,7 @@ static inline void failpoint_hit(enum failpoint_index index)
     } else if (action == FAILPOINT_STOP) {
         raise(SIGSTOP); /* to this thread: it is stopped before the call returns */
     } else {
-        const struct timespec span = {0, FAILPOINT_DELAY_NS};
+        const struct timespec span = {0, action == FAILPOINT_DRAG ? FAILPOINT_DRAG_NS : FAILPOINT_DELAY_NS};
         nanosleep(&span, NULL);
     }
 }

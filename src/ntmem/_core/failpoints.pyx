@@ -15,6 +15,7 @@ cdef extern from "failpoint.h" nogil:
         FAILPOINT_KILL
         FAILPOINT_STOP
         FAILPOINT_DELAY
+        FAILPOINT_DRAG
         FAILPOINT_PASS
 
     const char **failpoint_names
@@ -43,12 +44,16 @@ def arm(str name not None, str action not None, uint64_t nth=1):
     ----------
     name : str
         One of :func:`failpoints`.
-    action : {"kill", "stop", "delay", "pass"}
-        End it (SIGKILL), stop it (SIGSTOP), sleep 5 ms, or nothing any more.
+    action : {"kill", "stop", "delay", "drag", "pass"}
+        End it (SIGKILL), stop it (SIGSTOP), sleep 5 ms, sleep 500 ms at this hit and at all later ones, or nothing any
+        more.
     nth : int
         1 is the next hit.
     """
-    actions = {"kill": FAILPOINT_KILL, "stop": FAILPOINT_STOP, "delay": FAILPOINT_DELAY, "pass": FAILPOINT_PASS}
+    actions = {
+        "kill": FAILPOINT_KILL, "stop": FAILPOINT_STOP, "delay": FAILPOINT_DELAY, "drag": FAILPOINT_DRAG,
+        "pass": FAILPOINT_PASS,
+    }
     if not FAILPOINTS_COMPILED:
         raise RuntimeError("this build has no failpoints; build with NTMEM_FAILPOINTS=1")
     if action not in actions:

@@ -12,6 +12,8 @@ cdef class Log:
     cdef log_t log
     cdef const uint32_t *forks      # of this process, and how many there had been
     cdef uint32_t forks_at_mapping
+    cdef bint is_shut
+    cdef size_t appending           # threads that are in an append without the GIL
 
     cdef inline int check_process(self) except -1:
         if self.forks_at_mapping != self.forks[0]:
@@ -21,6 +23,8 @@ cdef class Log:
     cdef object damage(self, str what)
     cdef int place(self, Batch batch, bint each) except -1
     cdef int run(self, log_append_t *append, double timeout) except -1
+    cdef int check_not_shut(self) except -1
+    cdef log_append_outcome append_without_gil(self, log_append_t *append, uint64_t wait_ns) noexcept
     cdef int run_locked(self, log_append_t *append) except -1
     cdef object refusal(self, log_append_outcome outcome, const log_append_t *append, double timeout)
     cdef Record copy_record(self, bytes namespace, bytes key, uint64_t position, const log_record_t *header)

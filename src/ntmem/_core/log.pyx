@@ -203,7 +203,7 @@ cdef class Log:
     # ---- writing ----
 
     def append(
-        self, records, double timeout=5.0, *, uint64_t snapshot=0, int64_t now=0, uint64_t epoch=0,
+        self, records, double timeout=5.0, *, uint64_t snapshot=0, int64_t now=0, uint64_t epoch=LOG_ANY_EPOCH,
         double max_lag=0, bint locked=False
     ):
         """Commit records as one group: all of them or none.
@@ -224,7 +224,7 @@ cdef class Log:
             The store's time, noted in the group. Records that expire by then count as absent in conditions; 0: none
             expires.
         epoch : int
-            Of the rules by which the records were made.
+            Of the rules by which the records were made; by default whatever it is.
         max_lag : float
             Wait, too, while the oldest change that is not on disk is older than so many seconds; 0: any age will do.
         locked : bool
@@ -281,19 +281,22 @@ cdef class Log:
             if batch.append.drafts[i].conditional:
                 raise ValueError("append_each takes no conditions")
         while done < batch.append.count:
+            self.check_not_shut()
+            self.appending += 1
             with nogil:
                 while done < batch.append.count:
                     memset(&one, 0, sizeof(one))
                     heads[0] = heads[1] = 0
                     one.drafts = batch.append.drafts + done
                     one.count = 1
-                    one.epoch = word_acquire(&self.log.control.epoch.word)
+                    one.epoch = LOG_ANY_EPOCH
                     append_place(&self.log, &one, heads, 2)
                     outcome = log_append(&self.log, &one, 0)
                     if outcome != APPEND_DONE:
                         break
                     first = first or one.first_version
                     done += 1
+            self.appending -= 1
             if outcome != APPEND_DONE:
                 self.run(&one, timeout)
                 first = first or one.first_version
@@ -340,11 +343,11 @@ cdef class Log:
         cdef log_append_outcome outcome
         cdef uint64_t wait_ns
         cdef object deadline = None
+        self.check_not_shut()
         if append.bytes < LARGE:
             outcome = log_append(&self.log, append, 0)
         else:
-            with nogil:
-                outcome = log_append(&self.log, append, 0)
+            outcome = self.append_without_gil(append, 0)
         while outcome == APPEND_BUSY or outcome == APPEND_NO_ROOM:
             if deadline is None:
                 deadline = deadline_of(timeout)
@@ -352,17 +355,30 @@ cdef class Log:
             wait_ns = slice_until(deadline)
             if wait_ns == 0:
                 break
-            with nogil:
-                outcome = log_append(&self.log, append, wait_ns)
+            self.check_not_shut()
+            outcome = self.append_without_gil(append, wait_ns)
         if outcome == APPEND_DONE:
             return 0
         raise self.refusal(outcome, append, timeout)
 
+    cdef int check_not_shut(self) except -1:
+        if self.is_shut:
+            raise ValueError("this process has closed the log")
+        return 0
+
+    cdef log_append_outcome append_without_gil(self, log_append_t *append, uint64_t wait_ns) noexcept:
+        cdef log_append_outcome outcome
+        self.appending += 1
+        with nogil:
+            outcome = log_append(&self.log, append, wait_ns)
+        self.appending -= 1
+        return outcome
+
     cdef int run_locked(self, log_append_t *append) except -1:
         cdef log_append_outcome outcome
-        append.epoch = word_acquire(&self.log.control.epoch.word)
-        with nogil:
-            outcome = append_announced_locked(&self.log, append)
+        append.epoch = LOG_ANY_EPOCH
+        self.check_not_shut()
+        outcome = append_announced_locked(&self.log, append)
         if outcome != APPEND_DONE:
             raise self.refusal(outcome, append, 0)
         return 0
@@ -392,7 +408,7 @@ cdef class Log:
         log_release(&self.log)
 
     def raise_barrier(self):
-        """Make readers ask the disk for all there is now, and writers look at the rules again; between lock and unlock.
+        """Make readers ask the disk for all there is now; between lock and unlock.
 
         Raises ``ValueError`` unless everything is on disk.
         """
@@ -401,7 +417,27 @@ cdef class Log:
         if word_acquire(&control.flushed.word) != word_acquire(&control.committed.word):
             raise ValueError(f"only {self.flushed} of {self.committed} bytes are on disk")
         word_raise(&control.barrier.word, word_acquire(&control.committed.word))
-        word_raise(&control.epoch.word, word_acquire(&control.epoch.word) + 1)
+
+    def raise_epoch(self):
+        """Make writers look at the rules again, which have changed; between lock and unlock."""
+        self.check_process()
+        word_raise(&self.log.control.epoch.word, word_acquire(&self.log.control.epoch.word) + 1)
+
+    def shut(self):
+        """Let no thread of this process append any more; those that are in the middle of it end first."""
+        self.is_shut = True
+        while self.appending:
+            time.sleep(0.0002)
+
+    def skip_sequences(self, uint64_t count):
+        """Take so many versions for changes that reach the disk past the log; return the first. Between lock and unlock."""
+        cdef uint64_t *word = &self.log.control.next_sequence.word
+        cdef uint64_t first = word_acquire(word)
+        self.check_process()
+        if count > (<uint64_t>1 << 44) - first:
+            raise OverflowError(f"generation {self.log.generation} has no versions left; close and open the store")
+        word_raise(word, first + count)
+        return first
 
     cdef object refusal(self, log_append_outcome outcome, const log_append_t *append, double timeout):
         if outcome == APPEND_CONFLICT:
@@ -581,6 +617,11 @@ cdef class Log:
         cdef log_control_t *control = self.log.control
         return self.wait(&control.flushed.word, &control.flush_news.word, position, timeout) >= position
 
+    def note_sequence(self, uint64_t sequence):
+        """Note that versions up to this one are on disk."""
+        self.check_process()
+        word_raise(&self.log.control.flushed_sequence.word, sequence)
+
     def want_flushed(self, uint64_t position):
         """Let the flusher know that somebody waits for everything before `position` to be on disk."""
         self.check_process()
@@ -699,6 +740,11 @@ cdef class Log:
         """Low bits of the next version."""
         self.check_process()
         return word_acquire(&self.log.control.next_sequence.word)
+
+    @property
+    def value_limit(self):
+        """Bytes that a value may have at most: an eighth of the ring."""
+        return log_value_limit(&self.log)
 
     @property
     def capacity(self):

@@ -36,13 +36,25 @@ static inline int record_is_of(const log_t *log, uint64_t position, const log_re
            bytes_equal(names + key->space_size, key->key, key->key_size);
 }
 
-/* Leaves position and header in *position and *record. Absent means: nothing unflushed below `limit`. */
-static inline enum log_find_outcome log_find(const log_t *log, const log_key_t *key, uint64_t limit,
-                                             uint64_t *position, log_record_t *record)
+/* Where the chain of a key begins, or goes on behind a record of that key: position + 1; 0: nowhere. */
+static inline uint64_t log_chain(const log_t *log, const log_key_t *key)
 {
-    uint64_t link = word_acquire(log_slot(log, key->hash)); /* position + 1 */
+    const uint64_t link = word_acquire(log_slot(log, key->hash));
 
     FAILPOINT(head_taken);
+    return link;
+}
+
+static inline uint64_t log_chain_behind(uint64_t position, const log_record_t *record)
+{
+    const uint64_t back = (uint64_t)record->previous * LOG_ALIGN;
+    return back == 0 || back > position ? 0 : position - back + 1;
+}
+
+/* Leaves position and header in *position and *record. Absent means: nothing unflushed below `limit`. */
+static inline enum log_find_outcome log_find_from(const log_t *log, const log_key_t *key, uint64_t link,
+                                                  uint64_t limit, uint64_t *position, log_record_t *record)
+{
     while (link != 0) {
         const uint64_t at = link - 1;
         int plausible = at % LOG_ALIGN == 0;
@@ -69,6 +81,12 @@ static inline enum log_find_outcome log_find(const log_t *log, const log_key_t *
         link = back == 0 ? 0 : at - back + 1;
     }
     return LOG_ABSENT;
+}
+
+static inline enum log_find_outcome log_find(const log_t *log, const log_key_t *key, uint64_t limit,
+                                             uint64_t *position, log_record_t *record)
+{
+    return log_find_from(log, key, log_chain(log, key), limit, position, record);
 }
 
 static inline void log_copy(const log_t *log, uint64_t position, void *to, size_t size)

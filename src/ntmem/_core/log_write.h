@@ -186,7 +186,7 @@ static inline enum log_append_outcome append_locked(const log_t *log, log_append
     FAILPOINT(locked);
     if (!log_words_are_sound(log))
         return APPEND_DAMAGED;
-    if (append->epoch != word_relaxed(&control->epoch.word))
+    if (append->epoch != LOG_ANY_EPOCH && append->epoch != word_relaxed(&control->epoch.word))
         return APPEND_NEW_RULES;
     outcome = append_check_trouble(log, append);
     if (outcome == APPEND_DONE)
@@ -273,7 +273,8 @@ static inline int log_repair_locked(const log_t *log)
         word_release(&control->committed.word, position);
         FAILPOINT(repair_committed);
     }
-    news_announce(&control->commit_news.word); /* the dead one may have committed and told nobody */
+    word_raise(&control->epoch.word, word_acquire(&control->epoch.word) + 1); /* it may have changed the rules, too */
+    news_announce(&control->commit_news.word); /* it may have committed and told nobody */
     return 0;
 }
 

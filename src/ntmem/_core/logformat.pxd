@@ -73,6 +73,8 @@ cdef extern from "log_read.h" nogil:
         uint32_t space_size, key_size
         uint64_t hash
 
+    const uint64_t LOG_ANY_EPOCH
+
     enum log_kind:
         LOG_KIND_PUT
         LOG_KIND_DELETE
@@ -115,6 +117,11 @@ cdef extern from "log_read.h" nogil:
     log_find_outcome log_find(
         const log_t *log, const log_key_t *key, uint64_t limit, uint64_t *position, log_record_t *record
     ) noexcept
+    uint64_t log_chain(const log_t *log, const log_key_t *key) noexcept
+    uint64_t log_chain_behind(uint64_t position, const log_record_t *record) noexcept
+    log_find_outcome log_find_from(
+        const log_t *log, const log_key_t *key, uint64_t link, uint64_t limit, uint64_t *position, log_record_t *record
+    ) noexcept
     void log_copy(const log_t *log, uint64_t position, void *to, size_t size) noexcept
     bint log_was_overwritten(const log_t *log, uint64_t position) noexcept
     uint64_t record_bytes(const log_record_t *record) noexcept
@@ -126,6 +133,8 @@ cdef extern from "log_write.h" nogil:
         const unsigned char *writer
         const unsigned char *value
         log_record_t record
+        uint64_t offset
+        size_t before
         int conditional
         uint64_t if_version, stored_version
 

@@ -21,6 +21,7 @@ class WriterStalled(TimeoutError):
     def __reduce__(self) -> tuple[Any, ...]: ...
 
 class LogFull(TimeoutError): ...
+
 class Trouble(OSError):
     kind: int
     code: int

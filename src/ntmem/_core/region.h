@@ -156,7 +156,7 @@ static inline char *region_map_twice(const region_t *region, const region_sectio
         return NULL;
     for (int half = 0; half < 2; half++) {
         if (mmap(place + half * section->size, section->size, PROT_READ | PROT_WRITE,
-                 MAP_SHARED | MAP_FIXED | MAP_POPULATE, region->fd, (off_t)section->offset) == MAP_FAILED) {
+                 MAP_SHARED | MAP_FIXED | (half == 0 ? MAP_POPULATE : 0), region->fd, (off_t)section->offset) == MAP_FAILED) {
             munmap(place, 2 * section->size);
             return NULL;
         }

@@ -202,8 +202,9 @@ cdef class Region:
         cdef char[REGION_REASON] reason
         cdef int found
         self.path = os.fspath(path)
+        follow = 0 if self.path.startswith("/proc/") else os.O_NOFOLLOW  # there, another process's descriptor is a link
         try:
-            self.region.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            self.region.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | follow)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
                 raise RegionDamaged(f"{self.path} is refused: it is no regular file") from None

@@ -36,6 +36,7 @@ from ..errors import (
 from .datafile import DATA_FILE, LOCK_FILE, check_before_mapping, note_closed, was_touched
 from .faults import DAMAGE, NO_ROOM, code_of, open_error
 from .gate import Gate
+from .region import AttachLock
 
 T = TypeVar("T")
 Txn: TypeAlias = "lmdb.Transaction[memoryview]"
@@ -73,6 +74,9 @@ class ColdStore:
         self.max_bytes = max_bytes
         self.users = 1
         self.boot = clocks.boot_id()
+        self.clock: Callable[[], int] | None = None
+        """What tells the store's time; None: its row in LMDB does."""
+        self.attached: AttachLock | None = None
         self.prepared = False
         self._gate = Gate()
         self._refusal: NtmemError | None = None  # why nothing at all works any more
@@ -100,17 +104,7 @@ class ColdStore:
         try:
             if not self.read_only:
                 _allocate_lock_file(os.path.join(directory, LOCK_FILE))
-            env = lmdb.open(
-                directory,
-                map_size=max(min(FIRST_MAP, self.max_bytes), size),
-                readonly=self.read_only,
-                create=not self.read_only,
-                max_dbs=16,
-                max_readers=_MAX_READERS,
-                max_spare_txns=0,  # a spare one would own a reader slot across a fork
-                mode=0o600,
-                lib_version=0,  # the format of LMDB 0.9, the one every build of py-lmdb reads
-            )
+            env = self._environment(directory, size)
         except (lmdb.Error, OSError) as error:
             if size == 0 and not self.read_only:  # on a full disk LMDB leaves half of a new file behind
                 with suppress(OSError):
@@ -132,6 +126,19 @@ class ColdStore:
         env.reader_check()
         return env
 
+    def _environment(self, directory: str, size: int) -> lmdb.Environment:
+        return lmdb.open(
+            directory,
+            map_size=max(min(FIRST_MAP, self.max_bytes), size),
+            readonly=self.read_only,
+            create=not self.read_only,
+            max_dbs=16,
+            max_readers=_MAX_READERS,
+            max_spare_txns=0,  # a spare one would own a reader slot across a fork
+            mode=0o600,
+            lib_version=0,  # the format of LMDB 0.9, the one every build of py-lmdb reads
+        )
+
     def _open_databases(self, env: lmdb.Environment) -> dict[str, Any]:
         """Open the databases, all made in one transaction; raise ``NotFoundError`` if the file is somebody else's."""
         with env.begin(buffers=True) as txn:
@@ -139,7 +146,7 @@ class ColdStore:
         if found:
             meta = env.open_db(b"meta", create=False)
             with env.begin() as txn:
-                just_made = txn.stat(meta)["entries"] == 0 and found == {name.encode() for name in _DATABASES}
+                just_made = txn.stat(meta)["entries"] == 0 and found >= {name.encode() for name in _DATABASES}
                 if txn.get(b"schema", db=meta) is None and not just_made:
                     raise lmdb.NotFoundError("no schema")
         if self.read_only:
@@ -158,6 +165,8 @@ class ColdStore:
                 self.env.close()
         finally:
             self._gate.open()
+            if self.attached is not None:
+                self.attached.release()
 
     def holds_this_thread(self) -> bool:
         """Whether this thread is within a transaction."""
@@ -167,6 +176,11 @@ class ColdStore:
     def closed(self) -> bool:
         """Whether nothing can be read any more: closed, or inherited by a fork."""
         return self._refusal is not None
+
+    def refuse(self) -> None:
+        """Raise why nothing can be done any more, if so."""
+        if self._refusal is not None:
+            raise _again(self._refusal)
 
     # -- forking
 
@@ -187,7 +201,12 @@ class ColdStore:
         if self._refusal is None:
             self._refusal = StoreClosed(FORKED)
             if not interrupted:
-                self.env.close()
+                self._close_in_child()
+        if self.attached is not None:
+            self.attached.release()  # the parent's own descriptor keeps the lock
+
+    def _close_in_child(self) -> None:
+        self.env.close()
 
     # -- transactions
 
@@ -231,7 +250,7 @@ class ColdStore:
                     raise _again(self._write_refusal)
                 env = self.env
                 size = env.info()["map_size"] if write else 0
-                if write and not deletes and size > self.max_bytes and size > self._used():
+                if write and not deletes and self._must_shrink(size):
                     raise _DeletionsGrewIt
                 with env.begin(write=write, buffers=True) as txn:
                     try:
@@ -275,6 +294,9 @@ class ColdStore:
                     refreshed = True
                     if not self._refreshed():
                         raise
+
+    def _must_shrink(self, size: int) -> bool:
+        return size > self.max_bytes and size > self._used()
 
     def _refreshed(self) -> bool:
         """Commit next to nothing: LMDB uses the pages that a commit frees from the second commit after it on."""

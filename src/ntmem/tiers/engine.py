@@ -14,9 +14,11 @@ memory. :mod:`ntmem.system` checks the form of arguments; here they meet what th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
+from .._core.direct import UNDECIDED, Direct
 from ..clock import wall_ns
 from ..errors import CorruptionError, ReadOnlyError, SerializationError, StorageError, VersionConflict
 from ..instants import MAX_INSTANT
@@ -46,7 +48,8 @@ _PAGE_ENTRIES = 256
 _PAGE_BYTES = 1 << 20
 _KNOWN_NAMESPACES = 65_536
 
-Page = tuple[list[tuple[bytes, bytes]], bytes | None]
+Entry = tuple[bytes, Stored]
+Page = tuple[list[Entry], bytes | None]
 
 
 class Outcome(NamedTuple):
@@ -56,6 +59,21 @@ class Outcome(NamedTuple):
     number: int = 0
 
 
+class NotDirect:
+    """Leaves every put and get to the engine; the opposite of :class:`~ntmem._core.direct.Direct`."""
+
+    def put(self, namespace: object, key: object, value: object) -> int:
+        """Do nothing."""
+        return 0
+
+    def get(self, namespace: object, key: object) -> object:
+        """Know nothing."""
+        return UNDECIDED
+
+
+NOT_DIRECT = NotDirect()
+
+
 class LmdbEngine:
     """The store's semantics over one :class:`~ntmem.tiers.cold.ColdStore`.
 
@@ -63,6 +81,7 @@ class LmdbEngine:
     """
 
     name = "lmdb"
+    direct: Direct | NotDirect = NOT_DIRECT
 
     def __init__(self, store: ColdStore, writer: bytes, *, read_only: bool) -> None:
         self.store = store
@@ -175,16 +194,16 @@ class LmdbEngine:
         self, labels: tuple[str, ...], prefix: bytes, start: bytes, limit: int | None
     ) -> Iterator[tuple[str, bytes]]:
         """Yield (key, value) in order of the keys' bytes, page by page, each page from a snapshot of its own."""
+        for key, stored in islice(self._entries(labels, prefix, start), limit):
+            yield key.decode(), stored.value
+
+    def _entries(self, labels: tuple[str, ...], prefix: bytes, start: bytes) -> Iterator[Entry]:
         resume: bytes | None = None
-        left = limit
         while True:
             last = resume
             page, resume = self._read(lambda tables: self._scan_page(tables, labels, prefix, start, last))  # noqa: B023
-            for key, value in page[:left]:
-                yield key.decode(), value
-            if left is not None:
-                left -= len(page)
-            if resume is None or (left is not None and left <= 0):
+            yield from page
+            if resume is None:
                 return
 
     def _scan_page(
@@ -195,8 +214,8 @@ class LmdbEngine:
         if namespace_id is None:
             return [], None
         head = id_prefix(namespace_id)
-        page: list[tuple[bytes, bytes]] = []
-        group: list[tuple[bytes, bytes]] = []  # keys that share the head of a long key: ordered by the whole
+        page: list[Entry] = []
+        group: list[Entry] = []  # keys that share the head of a long key: ordered by the whole
         group_head = b""
         size = 0
         last = resume
@@ -214,9 +233,24 @@ class LmdbEngine:
             served = self._served(tables, namespace_id, database_key, stored)
             key = stored.key or database_key[8:]
             if served is not None and key >= start and key.startswith(prefix):
-                group.append((key, served.value))
+                group.append((key, served))
                 size += len(served.value)
         return page + sorted(group), None
+
+    def flush(self, timeout: float | None) -> None:
+        """Return when everything acknowledged by now is on disk: at once."""
+        self.last_version()
+
+    def wait_durable(self, version: int, timeout: float | None) -> None:
+        """Return when the change with this version is on disk: at once."""
+        last = self.last_version()
+        if version > last:
+            raise ValueError(f"version {version} was not handed out yet, the newest is {last}")
+
+    @property
+    def flush_lag(self) -> float:
+        """Seconds of acknowledged changes that are not on disk."""
+        return 0.0
 
     def namespaces(self, prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Return the namespaces at or below `prefix` that serve at least one key now, sorted."""
@@ -226,10 +260,15 @@ class LmdbEngine:
 
         return self._read(look)
 
-    def _serves(self, tables: Tables, namespace_id: int) -> bool:
+    def _serves(self, tables: Tables, namespace_id: int, beside: Container[bytes] = ()) -> bool:
+        """Whether a namespace serves a key that is none of those `beside`."""
         head = id_prefix(namespace_id)
         records = tables.records_from(head, head)
-        return any(self._served(tables, namespace_id, key, stored) is not None for key, stored in records)
+        return any(
+            self._served(tables, namespace_id, key, stored) is not None
+            for key, stored in records
+            if (stored.key or key[8:]) not in beside
+        )
 
     def _id(self, tables: Tables, labels: tuple[str, ...]) -> int | None:
         """Return a namespace's id. Only for reads: a write must not remember what it may yet roll back."""
@@ -264,8 +303,8 @@ class LmdbEngine:
 
     # -- writing
 
-    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
-        """Apply all changes, in order, or none; return what became of each.
+    def commit(self, changes: Sequence[Change], durable: bool = False) -> list[Outcome]:
+        """Apply all changes, in order, or none; return what became of each. They are on disk then, asked for or not.
 
         Raises
         ------
@@ -273,7 +312,13 @@ class LmdbEngine:
             One of the changes does not fit what the store holds. Nothing of any change was kept.
         """
 
+        return self._write_all(changes, lambda tables: None)
+
+    def _write_all(self, changes: Sequence[Change], first: Callable[[Tables], None]) -> list[Outcome]:
+        """Apply all changes in one transaction that begins with `first`."""
+
         def apply(tables: Tables) -> list[Outcome]:
+            first(tables)
             now = tables.now()
             _sweep(tables, now)
             return [self._apply(tables, change, now) for change in changes]
@@ -294,7 +339,7 @@ class LmdbEngine:
         if row is not None and current is not None:
             live = self._served(tables, row.id, record_key(row.id, change.key), current)
         if change.if_version is not None:
-            _check_version(change, live)
+            check_version(change, live)
         if change.kind == "delete":
             return Outcome(0) if row is None or live is None else self._delete(tables, row, change.key, live, now)
         if change.kind == "add" and live is not None:
@@ -305,11 +350,11 @@ class LmdbEngine:
         self, tables: Tables, row: NamespaceRow, change: Change, current: Stored | None, live: Stored | None, now: int
     ) -> Outcome:
         known = now if change.ts_known is None else change.ts_known
-        check_known(tables, row, change.key, known, now)
-        expires_at = 0 if change.ttl_ns is None else min(max(now, known) + change.ttl_ns, MAX_INSTANT)
+        check_known(row.policy.history, _newest_kept(tables, row, change.key), known, now)
+        expires_at = expiry_of(change, known, now)
         value, number = change.value, 0
         if change.kind == "incr":
-            number = _incremented(change, live)
+            number = incremented(change, live)
             value, expires_at = b"%d" % number, 0 if live is None else live.expires_at
         database_key = record_key(row.id, change.key)
         if current is not None:
@@ -337,7 +382,7 @@ class LmdbEngine:
         return self._bury(tables, row, change.key, now)
 
     def _delete(self, tables: Tables, row: NamespaceRow, key: bytes, live: Stored, now: int) -> Outcome:
-        check_known(tables, row, key, now, now)
+        check_known(row.policy.history, _newest_kept(tables, row, key), now, now)
         row = _retire(tables, row, key, live, now, now)
         tables.delete_record(record_key(row.id, key))
         return self._bury(tables, row, key, now)
@@ -408,7 +453,17 @@ def _sweep(tables: Tables, now: int) -> None:
             tables.delete_record(database_key)
 
 
-def _check_version(change: Change, live: Stored | None) -> None:
+def _newest_kept(tables: Tables, row: NamespaceRow, key: bytes) -> Stored | None:
+    return next(tables.versions(row.id, key), None) if row.policy.history else None
+
+
+def expiry_of(change: Change, known: int, now: int) -> int:
+    """Return when a change's value stops being served; 0: never."""
+    return 0 if change.ttl_ns is None else min(max(now, known) + change.ttl_ns, MAX_INSTANT)
+
+
+def check_version(change: Change, live: Stored | None) -> None:
+    """Raise :class:`VersionConflict` if ``if_version`` is not the version that is served."""
     expected, found = change.if_version or 0, 0 if live is None else live.version
     if expected != found:
         what = f"has version {found}" if found else "does not exist"
@@ -419,7 +474,8 @@ def _check_version(change: Change, live: Stored | None) -> None:
         )
 
 
-def _incremented(change: Change, live: Stored | None) -> int:
+def incremented(change: Change, live: Stored | None) -> int:
+    """Return the new number of an ``incr``; raise :class:`SerializationError` if there is none."""
     text = b"0" if live is None else live.value
     name = change.key.decode()
     try:

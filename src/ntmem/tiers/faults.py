@@ -7,7 +7,9 @@ import os
 
 import lmdb
 
-from ..errors import CorruptionError, DiskFull, NtmemError, SchemaError, StorageError
+from .._core.flusher import trouble_text
+from .._core.logrecords import Trouble
+from ..errors import CorruptionError, DiskFull, MapFull, NtmemError, SchemaError, StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the process' limit
 DAMAGE = (
@@ -43,3 +45,9 @@ def open_error(directory: str, error: Exception) -> NtmemError:
     if isinstance(error, DAMAGE):
         return CorruptionError(f"the data file in {directory} is damaged ({error}); restore a backup of the directory")
     return StorageError(f"cannot open the store in {directory}: {error}")
+
+
+def trouble_error(trouble: Trouble) -> NtmemError:
+    """Return what to raise when the flusher cannot go on."""
+    kinds: dict[int, type[NtmemError]] = {1: MapFull, 2: DiskFull}
+    return kinds.get(trouble.kind, StorageError)(trouble_text(trouble.kind, trouble.code))

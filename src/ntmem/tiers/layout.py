@@ -182,7 +182,8 @@ def encode_labels(labels: tuple[str, ...]) -> bytes:
     return b"".join(part for label in raw for part in (bytes((len(label),)), label))
 
 
-def _decode_labels(data: bytes) -> tuple[str, ...]:
+def decode_labels(data: bytes) -> tuple[str, ...]:
+    """Return the labels that :func:`encode_labels` encoded."""
     labels, at = [], 0
     while at < len(data):
         end = at + 1 + data[at]
@@ -226,4 +227,4 @@ def decode_namespace(data: bytes) -> NamespaceRow:
         raise CorruptionError("a namespace row is damaged; restore a backup of the store's directory")
     _, history, namespace_id, max_age, max_bytes, since, size = _NAMESPACE.unpack_from(body)
     policy = Policy(bool(history), max_age or None, max_bytes or None)
-    return NamespaceRow(namespace_id, _decode_labels(body[_NAMESPACE.size :]), policy, since, size)
+    return NamespaceRow(namespace_id, decode_labels(body[_NAMESPACE.size :]), policy, since, size)

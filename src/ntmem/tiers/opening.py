@@ -37,24 +37,25 @@ _STEP_TOLERANCE = 10_000_000
 
 def prepare(store: ColdStore) -> None:
     """Make a new store, migrate an old one, notice a copied one."""
-
-    def act(tables: Tables) -> None:
-        found = tables.get_meta(b"schema")
-        if found is None:
-            tables.put_meta(b"schema", _SCHEMA.pack(SCHEMA))
-            tables.put_head(Head(0, 0, 1, 0))
-        else:
-            _migrate(tables, _SCHEMA.unpack(found)[0])
-        if store.directory is not None:
-            _identify(store, tables)
-
     if store.read_only:
-        _check_schema(store)
+        check_schema(store)
     else:
-        store.write(lambda txn: act(Tables(store, txn)))
+        store.write(lambda txn: prepare_rows(store, Tables(store, txn)))
 
 
-def _check_schema(store: ColdStore) -> None:
+def prepare_rows(store: ColdStore, tables: Tables) -> None:
+    """Do what :func:`prepare` does, within a transaction."""
+    found = tables.get_meta(b"schema")
+    if found is None:
+        tables.put_meta(b"schema", _SCHEMA.pack(SCHEMA))
+        tables.put_head(Head(0, 0, 1, 0))
+    else:
+        _migrate(tables, _SCHEMA.unpack(found)[0])
+    if store.directory is not None:
+        _identify(store, tables)
+
+
+def check_schema(store: ColdStore) -> None:
     found = store.read(lambda txn: Tables(store, txn).get_meta(b"schema"))
     schema = 0 if found is None else _SCHEMA.unpack(found)[0]
     if schema != SCHEMA:
@@ -91,27 +92,34 @@ def agree_on_clock(store: ColdStore, choice: ClockChoice, *, read_only: bool) ->
 
     None takes the clock the store has, the system's for a new one.
     """
-
     start = choice.now() if isinstance(choice, SimulatedClock) else None  # asked outside of the transaction
-
-    def act(tables: Tables) -> None:
-        if tables.get_meta(b"clock") is None:
-            new = _system_clock(tables, None) if start is None else ClockRow(SIMULATED, start, b"")
-            tables.put_clock(new)
-            return
-        found = tables.clock()
-        _check_agreed(found, choice)
-        row = _system_clock(tables, found) if found.kind == SYSTEM else found._replace(at=max(found.at, start or 0))
-        if row != found:
-            tables.put_clock(row)
-
     if read_only:  # of this handle: another of the process may write through the same store
-        store.read(lambda txn: _check_agreed(Tables(store, txn).clock(), choice))
+        store.read(lambda txn: check_agreed(Tables(store, txn).clock(), choice))
     else:
-        store.write(lambda txn: act(Tables(store, txn)))
+        store.write(lambda txn: agree_on_row(Tables(store, txn), choice, start))
 
 
-def _check_agreed(row: ClockRow, choice: ClockChoice) -> None:
+def agree_on_row(tables: Tables, choice: ClockChoice, start: int | None) -> None:
+    """Do what :func:`agree_on_clock` does, within a transaction; `start` is the time of a simulated choice."""
+    if tables.get_meta(b"clock") is None:
+        new = _system_clock(tables, None) if start is None else ClockRow(SIMULATED, start, b"")
+        tables.put_clock(new)
+        return
+    found = tables.clock()
+    check_agreed(found, choice)
+    row = _system_clock(tables, found) if found.kind == SYSTEM else found._replace(at=max(found.at, start or 0))
+    if row != found:
+        tables.put_clock(row)
+
+
+def followed_offset(found: int) -> int:
+    """Return what is to be added to the boot clock: `found`, or more if the wall clock was set forward since."""
+    offset = clocks.wall_ns() - clocks.boot_ns()
+    return offset if offset > found + _STEP_TOLERANCE else found
+
+
+def check_agreed(row: ClockRow, choice: ClockChoice) -> None:
+    """Raise :class:`StorageError` if the opener's choice is not the clock that the store has."""
     if row.kind == SYSTEM and isinstance(choice, SimulatedClock):
         raise StorageError("this store runs on the system clock; open it without clock=, or use another directory")
     if row.kind == SIMULATED and choice == "system":
@@ -124,7 +132,7 @@ def _system_clock(tables: Tables, row: ClockRow | None) -> ClockRow:
     if row is None:
         return ClockRow(SYSTEM, offset, boot)
     if row.boot == boot != b"":
-        return row._replace(at=offset) if offset > row.at + _STEP_TOLERANCE else row
+        return row._replace(at=followed_offset(row.at))
     least = tables.head().latest - clocks.boot_ns()
     if not boot:  # it may be the same boot or another: then the old offset tells too early a time, which is no harm
         least = max(least, row.at)

@@ -45,16 +45,18 @@ def read_as_of(tables: Tables, row: NamespaceRow, key: bytes, limit: int) -> Sto
     return served_at(newest, limit)
 
 
-def check_known(tables: Tables, row: NamespaceRow, key: bytes, known: int, now: int) -> None:
-    """Refuse a ``ts_known`` that would let a later reader see the future or the past wrongly."""
-    if not row.policy.history:
+def check_known(history: bool, newest: Stored | None, known: int, now: int) -> None:
+    """Refuse a ``ts_known`` that would let a later reader see the future or the past wrongly.
+
+    `newest` is the newest version of the key, needed only where `history` is kept.
+    """
+    if not history:
         if known > now:
             raise ValueError(
                 f"ts_known was {known}, {known - now} ns after the store's now: a plain key holds only what is "
                 "known; set the clock first, or retain(namespace, history=True)"
             )
         return
-    newest = next(tables.versions(row.id, key), None)
     if newest is None or known >= newest.ts_known:
         return
     if newest.ts_known > now:

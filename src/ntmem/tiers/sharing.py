@@ -16,11 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from ..errors import StorageError
 from .cold import ColdStore
 from .datafile import DATA_FILE
 from .faults import open_error
+
+S = TypeVar("S", bound=ColdStore)
 
 _OPEN_TIMEOUT = 10.0
 
@@ -80,12 +83,12 @@ def opening(directory: str, read_only: bool) -> Iterator[None]:
 
 
 def attach(
-    directory: str | None, *, read_only: bool, max_bytes: int, prepare: Callable[[ColdStore], None]
+    directory: str | None, *, read_only: bool, max_bytes: int, make: Callable[[], S], prepare: Callable[[S], None]
 ) -> ColdStore:
-    """Return this process's environment of `directory`, opened if it is not; `prepare` runs once, at the opening."""
+    """Return this process's store in `directory`; if it has none, one is made and then prepared."""
     with _registered():
         if directory is None:
-            return _prepared(ColdStore(None, read_only=False, max_bytes=max_bytes), prepare)
+            return _prepared(make(), prepare)
         _make_directory(directory, read_only)
         with opening(directory, read_only):
             known = _open_stores.get(_identity(directory))
@@ -95,10 +98,10 @@ def attach(
                 known.users += 1
                 known.max_bytes = max(known.max_bytes, max_bytes)  # the roomiest limit of the process's handles
                 return known
-            return _prepared(ColdStore(directory, read_only=read_only, max_bytes=max_bytes), prepare)
+            return _prepared(make(), prepare)
 
 
-def _prepared(store: ColdStore, prepare: Callable[[ColdStore], None]) -> ColdStore:
+def _prepared(store: S, prepare: Callable[[S], None]) -> S:
     try:
         prepare(store)
     except BaseException:

@@ -3,8 +3,8 @@
 Nothing here decides anything: a :class:`Tables` lives as long as its transaction and belongs to its thread.
 
 **Layout** of the ``meta`` database: ``schema`` (u64), ``identity`` (device and inode of the data file), ``head``
-(generation, position, next namespace id, latest time of a commit), ``clock`` (kind, time or offset, boot id); the
-last two behind a CRC.
+(generation, position, next namespace id, latest time of a commit), ``clock`` (kind, time or offset, boot id), ``log``
+(id of the shared region, and the position in its log before which everything is here); the last three behind a CRC.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SYSTEM, SIMULATED = 0, 1
 
 _HEAD = struct.Struct("<QQQq")
 _CLOCK = struct.Struct("<Bq")
+_LOG = struct.Struct("<16sQ")
 _GENERATION_SHIFT = 44
 
 
@@ -65,15 +66,23 @@ class ClockRow(NamedTuple):
         return self.at if self.kind == SIMULATED else clocks.boot_ns() + self.at
 
 
+class LogRow(NamedTuple):
+    """How far the log of a shared region has come to the disk."""
+
+    region_id: bytes
+    position: int
+
+
 class Tables:
     """The rows of a store, seen and changed within one transaction."""
 
-    __slots__ = ("_boot", "_dbs", "_txn")
+    __slots__ = ("_boot", "_clock", "_dbs", "_txn")
 
     def __init__(self, store: ColdStore, txn: Txn) -> None:
         self._txn = txn
         self._dbs = store.databases
         self._boot = store.boot
+        self._clock = store.clock
 
     # -- meta
 
@@ -113,11 +122,23 @@ class Tables:
 
     def now(self) -> int:
         """Return the store's time, int ns UTC."""
+        if self._clock is not None:
+            return self._clock()
         row = self.clock()
         if row.kind == SYSTEM and row.boot != self._boot:
             # Only read-only openers have come since the machine was booted, and they cannot set the row anew.
             return max(clocks.wall_ns(), self.head().latest)
         return row.now()
+
+    def log_row(self) -> LogRow | None:
+        """Return how far a log has come to the disk; None: no region was ever made for this store."""
+        if self.get_meta(b"log") is None:
+            return None
+        return LogRow(*_LOG.unpack(self._needed(b"log", _LOG.size)))
+
+    def put_log_row(self, row: LogRow) -> None:
+        """Set how far a log has come to the disk."""
+        self._put_checked(b"log", _LOG.pack(*row))
 
     def _needed(self, name: bytes, size: int) -> bytes:
         data = self.get_meta(name)
@@ -230,6 +251,14 @@ class Tables:
         found = cursor.set_range(head)
         while found and bytes(cursor.key()).startswith(head):
             cursor.delete()  # moves on to the next row
+            found = bool(cursor.key())
+
+    def delete_rows(self, database: str) -> None:
+        """Delete all rows of a database."""
+        cursor = self._txn.cursor(self._dbs[database])
+        found = cursor.first()
+        while found:
+            cursor.delete()
             found = bool(cursor.key())
 
     def _starting_with(self, database: str, stem: bytes, start: bytes = b"") -> Iterator[tuple[bytes, memoryview]]:

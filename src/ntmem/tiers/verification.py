@@ -104,7 +104,13 @@ def _check(directory: str) -> _Finding:
         if problems:
             problems = _walk_at_rest(directory)
         if not problems:
-            store = attach(directory, read_only=True, max_bytes=1 << 40, prepare=lambda store: None)
+            store = attach(
+                directory,
+                read_only=True,
+                max_bytes=1 << 40,
+                make=lambda: ColdStore(directory, read_only=True, max_bytes=1 << 40),
+                prepare=lambda store: None,
+            )
             try:
                 store.read(lambda txn: _check_rows(store, txn, finding))
             finally:

@@ -1,0 +1,194 @@
+"""Puts and gets of plain values that go straight to the log and come straight from it, without Python in between.
+
+Whatever is not plain (a condition, a time to live, a namespace with history, a log that is full or locked, a value that
+the log has no more) is left to the engine: then :meth:`Direct.put` returns 0 and :meth:`Direct.get` returns
+:data:`UNDECIDED`.
+
+Layout
+------
+``spaces``: by the namespace argument as users write it, what is known of that namespace as of one epoch.
+
+Invariants
+----------
+1. A put is appended only under the epoch as of which its namespace is known to keep no history; the log checks that.
+2. Between the look at `is_shut` and the commit the GIL is kept, so a closing thread comes before or behind (I2).
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_Check
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from ntmem._core.failpoints cimport failpoints_join, failpoints_table
+from ntmem._core.log cimport Log
+from ntmem._core.logformat cimport *
+
+
+cdef extern from "keyhash.h" nogil:
+    uint64_t KEYHASH_SEED
+    uint64_t keyhash_bytes(const unsigned char *bytes, size_t size, uint64_t seed) noexcept
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef enum:
+    KEY_LIMIT = 65536
+    MOST_SPACES = 65536
+    NOT_PLAIN = 0xff            # any flag of a record
+
+failpoints_join(failpoints_table())
+
+UNDECIDED = object()
+"""What is returned where the engine has to look."""
+
+
+@cython.final
+@cython.no_gc
+cdef class Space:
+    """What is known of a namespace: its bytes in the log, the hash of them, and whether it is plain."""
+
+    cdef bytes name
+    cdef uint64_t seed
+    cdef uint64_t epoch
+    cdef bint plain
+
+
+@cython.final
+cdef class Direct:
+    """The short way into a log and out of it, for one writer.
+
+    Parameters
+    ----------
+    log : Log
+    writer : bytes
+        Kept with every record.
+    look : callable
+        Given a namespace as users write it, returns its bytes in the log, whether it keeps history, and the epoch as of
+        which that is so; raises what is to be raised of a namespace that is none.
+    writes : bool
+        Whether puts are this object's at all.
+
+    Notes
+    -----
+    **Thread safety**: all methods may be called from any thread. **Complexity**: O(1 + bytes). The GIL is kept.
+    """
+
+    cdef Log log
+    cdef bytes writer
+    cdef object look
+    cdef dict spaces
+    cdef bint writes
+    cdef bint ended
+
+    def __init__(self, Log log not None, bytes writer not None, look, *, bint writes):
+        self.log = log
+        self.writer = writer
+        self.look = look
+        self.writes = writes
+        self.spaces = {}
+
+    def end(self):
+        """Leave everything to the engine from now on."""
+        self.ended = True
+
+    cdef Space space_of(self, object namespace):
+        cdef Space space
+        cdef PyObject *known = PyDict_GetItem(self.spaces, namespace)
+        if known != NULL:
+            space = <Space>known
+            if space.epoch == word_acquire(&self.log.log.control.epoch.word):
+                return space
+        name, history, epoch = self.look(namespace)
+        space = Space.__new__(Space)
+        space.name = name
+        space.plain = not history
+        space.epoch = epoch
+        space.seed = keyhash_bytes(<const unsigned char *>PyBytes_AS_STRING(space.name), len(name), KEYHASH_SEED)
+        if len(self.spaces) >= MOST_SPACES:
+            self.spaces.clear()
+        self.spaces[namespace] = space
+        return space
+
+    cdef inline bint key_of(self, Space space, str key, log_key_t *wanted) except -1:
+        """Whether `key` can be one; else the engine says what is wrong with it."""
+        cdef Py_ssize_t size = 0
+        wanted.key = <const unsigned char *>PyUnicode_AsUTF8AndSize(key, &size)
+        if not 0 < size <= KEY_LIMIT:
+            return False
+        wanted.space = <const unsigned char *>PyBytes_AS_STRING(space.name)
+        wanted.space_size = PyBytes_GET_SIZE(space.name)
+        wanted.key_size = size
+        wanted.hash = keyhash_bytes(wanted.key, size, space.seed)
+        return True
+
+    def put(self, object namespace, object key, object value):
+        """Append a value that is known now; return its version, or 0 where the engine has to do it."""
+        cdef log_append_t append
+        cdef log_draft_t draft
+        cdef Space space
+        cdef int64_t now
+        if self.ended or not self.writes or self.log.is_shut or self.log.forks_at_mapping != self.log.forks[0]:
+            return 0
+        if not PyUnicode_Check(key) or not PyBytes_CheckExact(value) or (
+                <uint64_t>PyBytes_GET_SIZE(value) > log_value_limit(&self.log.log)):
+            return 0
+        try:
+            space = self.space_of(namespace)
+            if not space.plain or not self.key_of(space, key, &draft.key):
+                return 0
+        except (TypeError, ValueError):
+            return 0
+        now = log_now(&self.log.log)
+        memset(&draft.record, 0, sizeof(draft) - (<size_t>&draft.record - <size_t>&draft))
+        memset(&append, 0, sizeof(append))
+        draft.writer = <const unsigned char *>PyBytes_AS_STRING(self.writer)
+        draft.value = <const unsigned char *>PyBytes_AS_STRING(value)
+        draft.record.key_size = draft.key.key_size
+        draft.record.value_size = PyBytes_GET_SIZE(value)
+        draft.record.namespace_size = draft.key.space_size
+        draft.record.writer_size = PyBytes_GET_SIZE(self.writer)
+        draft.record.kind = LOG_KIND_PUT
+        draft.record.ts_event = draft.record.ts_known = now
+        draft.record.hash = draft.key.hash
+        draft.offset = sizeof(log_group_t)
+        append.drafts = &draft
+        append.count = 1
+        append.bytes = sizeof(log_group_t) + record_bytes(&draft.record)
+        append.epoch = space.epoch
+        append.now = now
+        if log_append(&self.log.log, &append, 0) != APPEND_DONE:
+            return 0
+        return append.first_version
+
+    def get(self, object namespace, object key):
+        """Return the value of a key, None if the log knows that it has none, or UNDECIDED."""
+        cdef log_key_t wanted
+        cdef log_record_t header
+        cdef uint64_t position = 0
+        cdef Space space
+        cdef object value
+        if self.ended or not PyUnicode_Check(key) or self.log.forks_at_mapping != self.log.forks[0]:
+            return UNDECIDED
+        try:
+            space = self.space_of(namespace)
+            if not self.key_of(space, key, &wanted):
+                return UNDECIDED
+        except (TypeError, ValueError):
+            return UNDECIDED
+        if log_find(&self.log.log, &wanted, log_limit(&self.log.log), &position, &header) != LOG_FOUND:
+            return UNDECIDED
+        if header.kind == LOG_KIND_DELETE:
+            return None
+        if header.flags & NOT_PLAIN or header.expires_at != 0:
+            return UNDECIDED
+        value = PyBytes_FromStringAndSize(NULL, header.value_size)
+        log_copy(
+            &self.log.log,
+            position + sizeof(log_record_t) + header.namespace_size + header.key_size + header.writer_size,
+            PyBytes_AS_STRING(value),
+            header.value_size,
+        )
+        return UNDECIDED if log_is_behind(&self.log.log, position) else value

@@ -1,0 +1,81 @@
+"""Which engine a store runs on, and opening it."""
+
+from __future__ import annotations
+
+import os
+from typing import get_args
+
+from ..config import EngineName, MemoryConfig
+from ..errors import StorageError
+from ..instants import duration_ns
+from .cold import ColdStore
+from .engine import LmdbEngine
+from .log import LogEngine
+from .opening import ClockChoice, agree_on_clock, prepare
+from .region import AttachLock, is_supported, region_path
+from .shared import SharedStore
+from .sharing import attach, detach
+
+_SECOND = 1_000_000_000
+
+
+def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read_only: bool) -> LmdbEngine:
+    """Open the store of a configuration, or take part in this process's open one. Give back by :func:`close_engine`."""
+    path = None if config.storage_path is None else os.fspath(config.storage_path)
+    shared = _name_of(config) == "shared" and not read_only
+
+    def make() -> ColdStore:
+        if not shared:
+            return ColdStore(path, read_only=read_only, max_bytes=config.max_storage_bytes)
+        return SharedStore(
+            path,
+            max_bytes=config.max_storage_bytes,
+            log_bytes=config.log_bytes,
+            flush_interval=duration_ns(config.flush_interval, "flush_interval") / _SECOND,
+        )
+
+    def prepared(store: ColdStore) -> None:
+        if isinstance(store, SharedStore):
+            store.join(clock)
+        else:
+            _join_alone(store)
+            prepare(store)
+
+    store = attach(path, read_only=read_only, max_bytes=config.max_storage_bytes, make=make, prepare=prepared)
+    try:
+        if config.engine is not None and not read_only and isinstance(store, SharedStore) != shared:
+            raise StorageError(
+                f"{path} is open in this process with another engine than {config.engine!r}; close that first"
+            )
+        if isinstance(store, SharedStore):
+            store.agree_on_clock(clock, read_only=read_only)
+            max_lag = duration_ns(config.max_flush_lag, "max_flush_lag") / _SECOND
+            return LogEngine(store, writer, read_only=read_only, max_lag=max_lag)
+        agree_on_clock(store, clock, read_only=read_only)
+        return LmdbEngine(store, writer, read_only=read_only)
+    except BaseException:
+        detach(store)
+        raise
+
+
+def _name_of(config: MemoryConfig) -> EngineName:
+    wanted = config.engine or os.environ.get("NTMEM_ENGINE")
+    if wanted and wanted not in get_args(EngineName):
+        raise ValueError(f"NTMEM_ENGINE must be 'shared' or 'lmdb', was {wanted!r}")
+    if wanted == "shared" and not is_supported():
+        raise StorageError("engine 'shared' needs Linux with a writable /dev/shm; use engine='lmdb'")
+    return "lmdb" if wanted == "lmdb" or not is_supported() else "shared"
+
+
+def _join_alone(store: ColdStore) -> None:
+    """See that no process writes through a log into what this one is about to write straight into."""
+    if store.directory is None or store.read_only or not is_supported():
+        return
+    store.attached = AttachLock(store.directory)
+    store.attached.join(log=False)
+    path = region_path(store.directory)
+    if os.path.exists(path):
+        raise StorageError(
+            f"{path} holds changes of {store.directory} that are not on disk yet; open it once with engine='shared', "
+            "which brings them there"
+        )

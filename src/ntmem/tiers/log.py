@@ -1,0 +1,572 @@
+"""The engine on the commit log: a change is acknowledged when its group is in shared memory; LMDB follows.
+
+What is asked of it is what is asked of :class:`~ntmem.tiers.engine.LmdbEngine`, and what ends up in LMDB is the same:
+the flusher applies the log there. Reads look into the log first and then into LMDB. A write decides by what it has
+read, and the log refuses it if that has changed meanwhile; then it reads again.
+
+**Invariants** (numbered as in the design)
+
+- I1: a change is visible with its commit in the log; what changes the rules (`retain`, `delete_namespace`, more than
+  half a log at once) is done in LMDB while the log is locked and empty, and then raises barrier and epoch.
+- I4: LMDB is asked after the log, with a snapshot begun after that look.
+- I5: no read takes a lock of another process.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain, groupby, islice
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
+from zlib import crc32
+
+from .._core.direct import Direct
+from .._core.log import Conflict, LogDamaged, LogFull, LookAgain, NewRules, Trouble, ValueTooLarge, WriterStalled
+from .._core.logrecords import KIND_DELETE, KIND_NOTICE, KIND_PUT
+from .._core.logrecords import Record as LogRecord
+from .._core.unflushed import collect, versions
+from ..clock import wall_ns
+from ..errors import CorruptionError, LockTimeout, ReadOnlyError, StorageError, StoreClosed
+from ..namespace import labels_of
+from ..records import Change, Policy, Record
+from .engine import Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
+from .faults import trouble_error
+from .layout import AHEAD, DELETED, NamespaceRow, Stored, decode_labels, encode_labels, record_key
+from .retention import check_known, known_at, served_at
+from .shared import STAGED, SharedStore
+from .tables import Tables
+
+T = TypeVar("T")
+
+STAGED_VALUE = 8
+"""Flag of a record in the log: its value stands in ``staged``; in its place are id, size and CRC-32."""
+_STUB_BYTES = 20
+_ATTEMPTS = 8  # before a writer locks the log instead of trying again
+_SLICE = 0.05
+
+encoded = lru_cache(65_536)(encode_labels)
+
+
+class Rules(NamedTuple):
+    """What writers have to know of namespaces, as of one epoch of the log."""
+
+    epoch: int
+    history: dict[bytes, bool]
+
+
+class LiveTables(Tables):
+    """The rows of a snapshot, and with them what the log has beyond it."""
+
+    __slots__ = ("_engine", "_snapshot", "names")
+
+    def __init__(self, engine: LogEngine, txn: Any) -> None:
+        super().__init__(engine.store, txn)
+        self._engine = engine
+        self.names: dict[int, bytes] = {}
+        """Namespaces that were asked for, by id."""
+        self._snapshot: int | None = None
+
+    @property
+    def snapshot(self) -> int:
+        """The position in the log before which everything is here."""
+        if self._snapshot is None:
+            row = self.log_row()
+            self._snapshot = 0 if row is None else row.position
+        return self._snapshot
+
+    def namespace(self, labels: tuple[str, ...]) -> NamespaceRow | None:
+        row = super().namespace(labels)
+        if row is not None:
+            self.names[row.id] = encoded(labels)
+        return row
+
+    def versions(self, namespace_id: int, key: bytes) -> Iterator[Stored]:
+        newer = versions(self._engine.log, self.names[namespace_id], key, snapshot=self.snapshot)
+        return chain(map(self._engine.stored, newer), super().versions(namespace_id, key))
+
+
+class Draft:
+    """A group of records on its way into the log, and what its writer has read for it."""
+
+    def __init__(self, engine: LogEngine, rules: Rules) -> None:
+        self.rules = rules
+        self.snapshot = engine.log.flushed  # before anything is read: what was flushed by now is in every snapshot
+        self.now = engine.log.now()
+        self.records: list[tuple[Any, ...]] = []
+        self.known: dict[tuple[bytes, bytes], Stored | None] = {}  # newest of each key, this group included
+        self.staged: list[bytes] = []
+
+
+class LogEngine(LmdbEngine):
+    """The store's semantics over one :class:`~ntmem.tiers.shared.SharedStore`.
+
+    **Thread safety**: all methods may be called from any thread. **Complexity**: O(1) a key that the log has or that
+    is written blindly, O(log n) any other.
+    """
+
+    name = "shared"
+    store: SharedStore
+
+    def __init__(self, store: SharedStore, writer: bytes, *, read_only: bool, max_lag: float) -> None:
+        super().__init__(store, writer, read_only=read_only)
+        self.log = store.log
+        self.max_lag = max_lag
+        self._rules = Rules(-1, {})
+        self.direct = Direct(store.log, writer, self._look, writes=not read_only)
+
+    def _look(self, namespace: Any) -> tuple[bytes, bool, int]:
+        """Say of a namespace what :class:`~ntmem._core.direct.Direct` has to know."""
+        labels, rules = labels_of(namespace), self._rules_now()
+        space = encoded(labels)
+        return space, self._keeps_history(rules, space, labels), rules.epoch
+
+    # -- clock and facts
+
+    def now(self) -> int:
+        self._check_open()
+        return self.log.now()
+
+    def set_time(self, ns: int) -> None:
+        self._check_writable()
+        simulated, at = self.log.clock
+        if not simulated:
+            raise StorageError("this store runs on the system clock; it cannot be set")
+        if not self.log.set_clock(ns):
+            raise ValueError(f"a clock never goes back: ts was {ns}, the store is at {at}")
+
+    def clock_facts(self) -> tuple[str, int, int]:
+        self._check_open()
+        now = self.log.now()
+        return ("simulated", now, 0) if self.log.clock[0] else ("system", now, max(0, now - wall_ns()))
+
+    def last_version(self) -> int:
+        self._check_open()
+        return self._version(self.log.next_sequence - 1)
+
+    def _version(self, sequence: int) -> int:
+        return self.log.region.generation << 44 | sequence
+
+    def _check_open(self) -> None:
+        if self.store.closed:
+            self.store.refuse()
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
+
+    # -- reading
+
+    def _read(self, action: Callable[[Any], T]) -> T:
+        while True:
+            try:
+                return self.store.read(lambda txn: action(LiveTables(self, txn)))
+            except LookAgain:
+                continue
+            except LogDamaged as error:
+                raise CorruptionError(str(error)) from error
+
+    def _id(self, tables: Tables, labels: tuple[str, ...]) -> int | None:
+        namespace_id = super()._id(tables, labels)
+        if namespace_id is not None and isinstance(tables, LiveTables):
+            tables.names[namespace_id] = encoded(labels)
+        return namespace_id
+
+    def _unflushed(self, labels: tuple[str, ...], key: bytes) -> LogRecord | None:
+        self._check_open()
+        try:
+            return self.log.get(encoded(labels), key)
+        except LogDamaged as error:
+            raise CorruptionError(str(error)) from error
+
+    def stored(self, record: LogRecord) -> Stored:
+        """Return a record of the log as it will stand in LMDB."""
+        flags = DELETED if record.kind == KIND_DELETE else record.flags & AHEAD
+        value = self._staged(record) if record.flags & STAGED_VALUE else record.value
+        return Stored(
+            flags, record.version, record.ts_event, record.ts_known, record.expires_at, record.writer, record.key, value
+        )
+
+    def _staged(self, record: LogRecord) -> bytes:
+        """Return a large value: where it waits, or from the record into which the flusher has moved it."""
+
+        def look(txn: Any) -> bytes | None:
+            value = txn.get(record.value[:8], db=self.store.databases[STAGED])
+            if value is not None:
+                return bytes(value)
+            tables = Tables(self.store, txn)
+            row = tables.namespace(decode_labels(record.namespace))
+            if row is None:
+                return None
+            found = (stored.value for stored in tables.versions(row.id, record.key) if stored.version == record.version)
+            return next(found, None)
+
+        value = self.store.read(look)
+        if value is None:  # it was replaced since the record was found
+            raise LookAgain(f"the value of version {record.version} is gone")
+        return value
+
+    def _served_of_log(self, labels: tuple[str, ...], record: LogRecord) -> Stored | None:
+        """Return what is served of a key whose newest version is in the log."""
+        if record.flags & AHEAD and record.ts_known > self.log.now():
+            return self._read(lambda tables: self._known_now(tables, labels, record.key))
+        return None if record.kind == KIND_DELETE else served_at(self.stored(record), self.log.now())
+
+    def _known_now(self, tables: LiveTables, labels: tuple[str, ...], key: bytes) -> Stored | None:
+        row, now = tables.namespace(labels), tables.now()
+        return None if row is None else served_at(known_at(tables, row.id, key, now), now)
+
+    def _find(self, labels: tuple[str, ...], key: bytes) -> Stored | None:
+        while True:
+            try:
+                record = self._unflushed(labels, key)
+                if record is None:
+                    return self.store.read(lambda txn: self._current(Tables(self.store, txn), labels, key))
+                return self._served_of_log(labels, record)
+            except LookAgain:
+                continue
+
+    def get(self, labels: tuple[str, ...], key: bytes) -> bytes | None:
+        stored = self._find(labels, key)
+        return None if stored is None else stored.value
+
+    def get_record(self, labels: tuple[str, ...], key: bytes, as_of: int | None) -> Record | None:
+        if as_of is not None:
+            return super().get_record(labels, key, as_of)
+        stored = self._find(labels, key)
+        return None if stored is None else stored.public()
+
+    def get_latest(self, labels: tuple[str, ...], key: bytes) -> Record | None:
+        while True:
+            try:
+                record = self._unflushed(labels, key)
+                if record is None:
+                    return super().get_latest(labels, key)
+                stored = served_at(self.stored(record), self.log.now())
+                return None if stored is None else stored.public()
+            except LookAgain:
+                continue
+
+    def get_many(self, labels: tuple[str, ...], keys: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+        space = encoded(labels)
+        wanted = [(space, key) for _, key in keys]
+
+        def look(tables: LiveTables) -> dict[str, bytes]:
+            found = {}
+            for (name, key), record in zip(keys, self.log.get_many(wanted, snapshot=tables.snapshot), strict=True):
+                if record is None:
+                    stored = self._current(tables, labels, key)
+                elif record.flags & AHEAD and record.ts_known > tables.now():
+                    stored = self._known_now(tables, labels, key)
+                else:
+                    stored = served_at(self.stored(record), tables.now())
+                if stored is not None:
+                    found[name] = stored.value
+            return found
+
+        return self._read(look)
+
+    def _entries(self, labels: tuple[str, ...], prefix: bytes, start: bytes) -> Iterator[Entry]:
+        space = encoded(labels)
+        self._check_open()
+        unflushed = collect(self.log, space).get(space, {})
+        keys = sorted(key for key in unflushed if key >= start and key.startswith(prefix))
+        served = super()._entries(labels, prefix, start)
+        both = heapq.merge(((key, None) for key in keys), served, key=itemgetter(0))
+        for key, group in groupby(both, itemgetter(0)):
+            found = next((stored for _, stored in group if stored is not None), None)
+            newer = unflushed.get(key)
+            if newer is not None and (found is None or newer.version > found.version):
+                found = self._of_scan(labels, newer)
+            if found is not None:
+                yield key, found
+
+    def _of_scan(self, labels: tuple[str, ...], record: LogRecord) -> Stored | None:
+        try:
+            return self._served_of_log(labels, record)
+        except LookAgain:
+            return self._find(labels, record.key)
+
+    def namespaces(self, prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
+        self._check_open()
+        unflushed = collect(self.log, encoded(prefix))
+
+        def look(tables: Tables) -> list[tuple[str, ...]]:
+            rows = {encoded(row.labels): row for row in tables.namespaces_below(prefix)}
+            found = []
+            for space in rows.keys() | unflushed.keys():
+                labels = decode_labels(space)
+                newer = unflushed.get(space, {})
+                if any(self._of_scan(labels, record) is not None for record in newer.values()) or (
+                    space in rows and self._serves(tables, rows[space].id, newer)
+                ):
+                    found.append(labels)
+            return sorted(found)
+
+        return self.store.read(lambda txn: look(Tables(self.store, txn)))
+
+    # -- writing
+
+    def commit(self, changes: Sequence[Change], durable: bool = False) -> list[Outcome]:
+        self._check_writable()
+        outcomes = self._translated(lambda: self._commit(changes))
+        if durable:
+            self.wait_durable(max(outcome.version for outcome in outcomes), None)
+        return outcomes
+
+    def _commit(self, changes: Sequence[Change]) -> list[Outcome]:
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._try(changes, locked=False)
+            except (Conflict, LookAgain, NewRules):
+                continue
+            except _MustLock:
+                break
+            except ValueTooLarge:
+                return self._commit_past_the_log(changes)
+        while True:
+            with self._locked():
+                try:
+                    return self._try(changes, locked=True)
+                except LookAgain:
+                    continue
+                except ValueTooLarge:
+                    break
+        return self._commit_past_the_log(changes)
+
+    def _try(self, changes: Sequence[Change], *, locked: bool) -> list[Outcome]:
+        draft = Draft(self, self._rules_now())
+        try:
+            outcomes = [self._draft(draft, change) for change in changes]
+            if not draft.records:
+                return outcomes
+            if not locked and len(draft.records) < len(changes) and len(changes) > 1:
+                raise _MustLock  # the log checks what records are based on, and some changes have none
+            first = self.log.append(
+                draft.records,
+                self.max_lag,
+                snapshot=draft.snapshot,
+                now=draft.now,
+                epoch=draft.rules.epoch,
+                max_lag=self.max_lag,
+                locked=locked,
+            )
+        except BaseException:
+            for staged in draft.staged:
+                self.store.unstage(staged)
+            raise
+        return [Outcome(o.version and first + o.version - 1, o.number) for o in outcomes]
+
+    def _draft(self, draft: Draft, change: Change) -> Outcome:
+        """Add a change to the group if it has an effect; an outcome's version is 1 + its index there."""
+        space = encoded(change.namespace)
+        history = self._keeps_history(draft.rules, space, change.namespace)
+        where = (space, change.key)
+        known = draft.now if change.ts_known is None else change.ts_known
+        condition: tuple[Any, ...] = ()
+        newest: Stored | None = None
+        live: Stored | None = None
+        if history or change.if_version is not None or change.kind != "put":
+            if where in draft.known:
+                newest = draft.known[where]
+            else:
+                newest, condition = self._newest(draft, change, history)
+            live = self._live(draft, change, newest)
+        if change.if_version is not None:
+            check_version(change, live)
+        if (change.kind == "delete" and live is None and newest is not _UNREADABLE) or (
+            change.kind == "add" and live is not None
+        ):
+            draft.known.setdefault(where, newest)
+            return Outcome(0)
+        if change.kind == "delete":
+            known = draft.now
+        check_known(history, None if newest is _UNREADABLE else newest, known, draft.now)
+        value, number, expires_at = change.value, 0, expiry_of(change, known, draft.now)
+        if change.kind == "incr":
+            number = incremented(change, live)
+            value, expires_at = b"%d" % number, 0 if live is None else live.expires_at
+        flags = AHEAD if known > draft.now else 0
+        event = known if change.ts_event is None else change.ts_event
+        deletes = change.kind == "delete"
+        draft.known[where] = Stored(
+            DELETED if deletes else flags, -len(draft.records) - 1, event, known, expires_at, b"", b"", value
+        )
+        if len(value) > self.log.value_limit:
+            value, flags = self._stage(draft, value), flags | STAGED_VALUE
+        kind = KIND_DELETE if deletes else KIND_PUT
+        draft.records.append((kind, flags, space, change.key, self.writer, value, event, known, expires_at, *condition))
+        return Outcome(len(draft.records), number)
+
+    def _newest(self, draft: Draft, change: Change, history: bool) -> tuple[Stored | None, tuple[Any, ...]]:
+        """Return the newest version of a key, be it a deletion or expired, and the condition that it still is."""
+        record = self._unflushed(change.namespace, change.key)
+        if record is not None:
+            return self.stored(record), (record.version, 0, True)
+        try:
+            stored = self.store.read(lambda txn: self._newest_on_disk(Tables(self.store, txn), change, history))
+        except CorruptionError:
+            if change.if_version is not None or change.kind not in ("put", "delete"):
+                raise
+            return _UNREADABLE, ()  # put and delete are how to be rid of it
+        version = 0 if stored is None else stored.version
+        return stored, (version, version, True)
+
+    def _newest_on_disk(self, tables: Tables, change: Change, history: bool) -> Stored | None:
+        namespace_id = self._id(tables, change.namespace)
+        if namespace_id is None:
+            return None
+        if history:
+            return next(tables.versions(namespace_id, change.key), None)
+        return tables.record(record_key(namespace_id, change.key))
+
+    def _live(self, draft: Draft, change: Change, newest: Stored | None) -> Stored | None:
+        """Return what is served of the newest version and those before it."""
+        if newest is None or newest is _UNREADABLE:
+            return None
+        if newest.flags & AHEAD and newest.ts_known > draft.now:
+            return self._read(lambda tables: self._known_now(tables, change.namespace, change.key))
+        return served_at(newest, draft.now)
+
+    def _stage(self, draft: Draft, value: bytes) -> bytes:
+        staged = self.store.stage(value)
+        draft.staged.append(staged)
+        return b"".join((staged, len(value).to_bytes(8, "little"), crc32(value).to_bytes(4, "little")))
+
+    def _rules_now(self) -> Rules:
+        epoch = self.log.epoch
+        rules = self._rules
+        if rules.epoch != epoch:
+            rules = self._rules = Rules(epoch, {})
+        return rules
+
+    def _keeps_history(self, rules: Rules, space: bytes, labels: tuple[str, ...]) -> bool:
+        history = rules.history.get(space)
+        if history is None:
+            row = self.store.read(lambda txn: Tables(self.store, txn).namespace(labels))
+            history = rules.history[space] = row is not None and row.policy.history
+        return history
+
+    # -- what changes the rules, or is too much for the log
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.log.lock(self.max_lag)
+        try:
+            yield
+        finally:
+            self.log.unlock()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other writers out, everything in LMDB and readers there, while a block writes there itself."""
+        with self._locked():
+            self._wait_flushed(self.log.committed, self.max_lag)
+            self.log.raise_barrier()
+            try:
+                yield
+            finally:
+                self.log.raise_epoch()
+
+    def _commit_past_the_log(self, changes: Sequence[Change]) -> list[Outcome]:
+        with self._exclusive():
+            first = self.log.skip_sequences(len(changes))
+
+            def begin(tables: Tables) -> None:
+                tables.put_head(tables.head()._replace(position=first - 1))
+
+            outcomes = self._write_all(changes, begin)
+            self.log.note_sequence(first + len(changes) - 1)
+            self._notice(())
+        return outcomes
+
+    def delete_namespace(self, labels: tuple[str, ...]) -> int:
+        self._check_writable()
+
+        def delete() -> int:
+            with self._exclusive():
+                count = super(LogEngine, self).delete_namespace(labels)
+                if count:
+                    self._notice(labels)
+            return count
+
+        return self._translated(delete)
+
+    def retain(self, labels: tuple[str, ...], policy: Policy) -> None:
+        self._check_writable()
+
+        def retain() -> None:
+            with self._exclusive():
+                super(LogEngine, self).retain(labels, policy)
+
+        self._translated(retain)
+
+    def _notice(self, labels: tuple[str, ...]) -> None:
+        """Tell those who follow the log that something was done past it, in or below a namespace."""
+        now = self.log.now()
+        notice = (KIND_NOTICE, 0, encoded(labels), b"", self.writer, b"", now, now, 0)
+        self.log.append([notice], now=now, locked=True)
+
+    # -- the disk
+
+    @property
+    def flush_lag(self) -> float:
+        self._check_open()
+        return self.log.lag
+
+    def flush(self, timeout: float | None) -> None:
+        """Return when everything acknowledged by now is on disk."""
+        self._check_open()
+        self._translated(lambda: self._wait_flushed(self.log.committed, timeout))
+
+    def wait_durable(self, version: int, timeout: float | None) -> None:
+        """Return when the change with this version is on disk."""
+        self._check_open()
+        if version > self.last_version():
+            raise ValueError(f"version {version} was not handed out yet, the newest is {self.last_version()}")
+        if version >= self._version(0):
+            sequence = version - self._version(0)
+            if self.log.flushed_sequence < sequence:
+                self.log.want_flushed(self.log.committed)
+            self._translated(lambda: self._wait(lambda s: self.log.wait_sequence(sequence, s), timeout))
+
+    def _wait_flushed(self, position: int, timeout: float | None) -> None:
+        self.log.want_flushed(position)
+        self._wait(lambda seconds: self.log.wait_flushed(position, seconds), timeout)
+
+    def _wait(self, reached: Callable[[float], bool], timeout: float | None) -> None:
+        waited = 0.0
+        while not reached(_SLICE if timeout is None else min(_SLICE, max(timeout - waited, 0))):
+            waited += _SLICE
+            trouble = self.log.trouble
+            if trouble is not None:
+                raise Trouble(*trouble)
+            if timeout is not None and waited >= timeout:
+                raise LockTimeout(
+                    f"not on disk in {timeout:g} s: {self.log.committed - self.log.flushed} bytes of the log are to be "
+                    f"flushed, by process {self.log.leader or 'none'}; it may be stopped, or the disk slow"
+                )
+
+    def _translated(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except Trouble as error:
+            raise trouble_error(error) from error
+        except (WriterStalled, LogFull) as error:
+            raise StorageError(str(error)) from error
+        except LogDamaged as error:
+            raise CorruptionError(str(error)) from error
+        except ValueError as error:
+            if self.store.closed and not isinstance(error, StoreClosed):
+                self.store.refuse()
+            raise
+
+
+class _MustLock(Exception):
+    """A group cannot be checked by its records alone."""
+
+
+_UNREADABLE = Stored(DELETED, 0, 0, 0, 0, b"", b"", b"")

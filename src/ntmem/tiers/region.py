@@ -1,0 +1,183 @@
+"""A store's shared region: its name, who may map it, making it, and what is done with one that was left behind.
+
+``docs/design/region.md`` has the table of states. Everything here happens while the caller holds ``open.lock``.
+
+**Invariants**
+
+1. A region is made only by who is alone, and its id is in LMDB before it has a name: a region that LMDB does not know
+   belongs to another state of the data file.
+2. What a region holds beyond LMDB is never thrown away: it is flushed, or the opening is refused.
+3. All processes of a store write through the log, or all of them straight into LMDB (`attach.lock` tells).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from contextlib import suppress
+from hashlib import sha256
+
+from .. import clock as clocks
+from .._core.log import Log, LogDamaged
+from .._core.region import Region, RegionDamaged, RegionMismatch
+from ..errors import CorruptionError, DiskFull, StorageError
+from .datafile import DATA_FILE
+
+SHARED_MEMORY = "/dev/shm"
+REGION_ID_BYTES = 16
+
+_IDENTITY = struct.Struct("<36sQQQ16s")  # boot id, device and inode of the data file, PID namespace, region id
+_SLOT_BYTES = 128  # of the ring for each slot of the index
+_FLOCK = struct.Struct("hhqqi4x")
+_LOG_USERS, _LMDB_USERS = 0, 1  # bytes of attach.lock
+
+
+def is_supported() -> bool:
+    """Whether this machine has what a region needs: Linux's shared memory, and a right to write there."""
+    return hasattr(fcntl, "F_OFD_SETLK") and hasattr(os, "O_TMPFILE") and os.access(SHARED_MEMORY, os.W_OK)
+
+
+# ---- who is there ----
+
+
+class AttachLock:
+    """``attach.lock``: says to other processes that this one uses the store, and how. An OFD lock, as POSIX ones vanish.
+
+    Closed by :meth:`release`, or with the process. A forked child closes its copy, which would outlive the parent.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._file = os.open(os.path.join(directory, "attach.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _set(self, kind: int, byte: int) -> bool:
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def is_alone(self) -> bool:
+        """Whether no other process uses the log. Leaves this one registered as a user."""
+        alone = self._set(fcntl.F_WRLCK, _LOG_USERS)
+        self._set(fcntl.F_RDLCK, _LOG_USERS)
+        return alone
+
+    def join(self, *, log: bool) -> None:
+        """Register as a user of the log, or of LMDB alone; raise :class:`StorageError` if others use the other."""
+        mine, other = (_LOG_USERS, _LMDB_USERS) if log else (_LMDB_USERS, _LOG_USERS)
+        if not self._set(fcntl.F_WRLCK, other):
+            raise StorageError(
+                f"{self.directory} is open in another process with engine={'lmdb' if log else 'shared'!r}; "
+                "open it with the same engine, or close it there first"
+            )
+        self._set(fcntl.F_UNLCK, other)
+        self._set(fcntl.F_RDLCK, mine)
+
+    def release(self) -> None:
+        """Go away."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+# ---- names ----
+
+
+def region_path(directory: str) -> str:
+    """Return the name of the region of the store in `directory`, on this boot."""
+    stat = os.stat(os.path.join(directory, DATA_FILE))
+    digest = sha256(b"%d %d %s" % (stat.st_dev, stat.st_ino, clocks.boot_id())).hexdigest()[:16]
+    return f"{SHARED_MEMORY}/ntmem-{os.getuid()}-{digest}"
+
+
+def region_identity(directory: str | None, region_id: bytes) -> bytes:
+    """Return what the region of a store must say of itself."""
+    stat = os.stat(os.path.join(directory, DATA_FILE) if directory else "/")
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    return _IDENTITY.pack(clocks.boot_id(), stat.st_dev & (2**64 - 1), stat.st_ino, namespace, region_id)
+
+
+# ---- making and mapping ----
+
+
+def create_region(
+    directory: str | None, region_id: bytes, *, generation: int, first_sequence: int, clock: tuple[bool, int], size: int
+) -> Log:
+    """Make and publish a region whose log is empty; `clock` is whether it is simulated, and its time or offset."""
+    path = None if directory is None else region_path(directory)
+    try:
+        region = Region.create(
+            path,
+            identity=region_identity(directory, region_id),
+            generation=generation,
+            sections=Log.sections(size, max(size // _SLOT_BYTES, 1)),
+        )
+        log = Log.create(region, first_sequence=first_sequence, clock=clock[1], simulated=clock[0])
+        if path is not None:
+            region.publish()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.ENOMEM):
+            raise DiskFull(
+                f"{SHARED_MEMORY} has no room for a log of {size} bytes ({error.strerror}); free some, open the store "
+                "with a smaller log_bytes, or with engine='lmdb'"
+            ) from error
+        raise StorageError(f"cannot make the shared region: {error}") from error
+    return log
+
+
+def map_region(directory: str, region_id: bytes, path: str | None = None) -> Log:
+    """Map the region of a store, which is there or was there a moment ago.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none, under its name or by any living process.
+    CorruptionError, StorageError
+        It is damaged; it belongs to another state of the data file.
+    """
+    name = path or region_path(directory)
+    try:
+        return Log(Region.attach(name, identity=region_identity(directory, region_id)))
+    except FileNotFoundError:
+        if path is not None:
+            raise
+        return _map_unnamed(directory, region_id)
+    except (RegionDamaged, LogDamaged) as error:
+        raise CorruptionError(
+            f"{error}; it may hold changes that are not on disk yet: 'ntmem doctor' shows it, and sets it aside"
+        ) from error
+    except RegionMismatch as error:
+        raise StorageError(
+            f"the shared region {name} belongs to another state of {directory}/{DATA_FILE} (was a backup put back, or "
+            "is this another container?); 'ntmem doctor' shows it, and sets it aside"
+        ) from error
+
+
+def remove_region(log: Log) -> None:
+    """Take the name of a region away, unless another region has it by now."""
+    path = log.region.path
+    with suppress(FileNotFoundError):
+        if path is not None and os.stat(path).st_ino == os.fstat(log.region.fileno()).st_ino:
+            os.unlink(path)
+
+
+def _map_unnamed(directory: str, region_id: bytes) -> Log:
+    """Map a region whose name somebody removed, through the descriptor of a process that has it."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            files = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue
+        for file in files:
+            link = f"/proc/{pid}/fd/{file}"
+            try:
+                if os.readlink(link).startswith(SHARED_MEMORY + "/"):
+                    return Log(Region.attach(link, identity=region_identity(directory, region_id)))
+            except (OSError, ValueError):
+                continue
+    raise FileNotFoundError(f"no process has the region of {directory}")

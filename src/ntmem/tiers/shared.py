@@ -1,0 +1,229 @@
+"""A process's part in a store that is shared through a region: LMDB, the log, the flusher; coming and going.
+
+**Invariants** (numbered as in the design)
+
+1. I2: who leaves last, and who comes alone, brings everything the log has to LMDB before the region goes.
+2. One process at a time comes or goes (`open.lock`).
+3. After :meth:`SharedStore.close` has looked at the log for the last time nothing of this process is appended to it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any
+
+from .._core.flusher import Flusher
+from .._core.log import Log
+from .._core.logrecords import Trouble
+from .._core.mdb import Environment
+from ..clock import SimulatedClock
+from ..errors import MapFull, NtmemError, StorageError
+from .cold import ColdStore
+from .faults import trouble_error
+from .opening import ClockChoice, agree_on_row, check_agreed, followed_offset, prepare_rows
+from .region import REGION_ID_BYTES, AttachLock, create_region, map_region, region_path, remove_region
+from .sharing import opening
+from .tables import SIMULATED, SYSTEM, ClockRow, LogRow, Tables
+
+STAGED = "staged"
+"""Database of large values on their way: by a random id, until the flusher has moved them into ``records``."""
+
+_DELETE_RESERVE = 16 << 20
+_DRAIN_TIMEOUT = 60.0
+_PRIVATE_LOG = 4 << 20
+
+
+class SharedStore(ColdStore):
+    """One open environment with the log before it. Made by :func:`ntmem.tiers.sharing.attach`."""
+
+    log: Log
+    flusher: Flusher
+
+    def __init__(self, directory: str | None, *, max_bytes: int, log_bytes: int, flush_interval: float) -> None:
+        self.log_bytes = log_bytes if directory is not None else min(log_bytes, _PRIVATE_LOG)
+        self.flush_interval = flush_interval
+        self.is_joined = False
+        super().__init__(directory, read_only=False, max_bytes=max_bytes)
+
+    # -- LMDB, mapped once as large as it may become
+
+    def _environment(self, directory: str, size: int) -> Any:
+        reserve = _DELETE_RESERVE + 4 * self.log_bytes  # what is acknowledged always finds room
+        return Environment(directory, map_size=max(self.max_bytes, size) + reserve)
+
+    def _open_databases(self, env: Any) -> dict[str, Any]:
+        databases = super()._open_databases(env)
+        return databases | {STAGED: env.open_db(STAGED.encode())}
+
+    def _must_shrink(self, size: int) -> bool:
+        return False
+
+    def _grow(self, seen: int, needs: int, deletes: bool) -> None:
+        raise MapFull(f"the store holds its {self.max_bytes} bytes; delete something or raise max_storage_bytes")
+
+    # -- coming
+
+    def join(self, choice: ClockChoice) -> None:
+        """Find the region of this store or make it; what one was left behind with goes to LMDB first."""
+        if self.directory is None:
+            self._create(choice)
+        else:
+            self.attached = AttachLock(self.directory)
+            self.attached.join(log=True)
+            if not self.attached.is_alone():
+                self._map()
+            else:
+                if os.path.exists(region_path(self.directory)):
+                    self._take_over(self.directory)
+                self._create(choice)
+        self.clock = self.log.now
+        self.flusher.start()
+        self.is_joined = True
+
+    def _map(self) -> None:
+        assert self.directory is not None
+        row = self.read(lambda txn: Tables(self, txn).log_row())
+        if row is None:
+            raise StorageError(
+                f"{self.directory} is in use, but its data file knows no shared region; close it everywhere"
+            )
+        self.log = map_region(self.directory, row.region_id)
+        self.flusher = self._make_flusher(row.region_id)
+
+    def _take_over(self, directory: str) -> None:
+        """Bring to LMDB what dead processes have left in the log, and remove their region."""
+        row = self.read(lambda txn: Tables(self, txn).log_row())
+        path = region_path(directory)
+        if self.read(lambda txn: Tables(self, txn).get_meta(b"schema")) is None:
+            os.unlink(path)  # of a store that was deleted, whose file had the number that this new one has
+            return
+        self.log = map_region(directory, b"" if row is None else row.region_id, path)
+        self.log.lock(_DRAIN_TIMEOUT)  # repairs what a writer may have died over
+        self.log.unlock()
+        self.flusher = self._make_flusher(row.region_id if row else b"")
+        self._drain(anew=True)
+        self._note_log()
+        self.was_touched = False  # the region proves whose file it is
+        remove_region(self.log)
+
+    def _create(self, choice: ClockChoice) -> None:
+        region_id = os.urandom(REGION_ID_BYTES)
+        start = choice.now() if isinstance(choice, SimulatedClock) else None
+
+        def act(tables: Tables) -> None:
+            prepare_rows(self, tables)
+            agree_on_row(tables, choice, start)
+            tables.put_log_row(LogRow(region_id, 0))
+            tables.delete_rows(STAGED)  # of writers who died before they referred to them
+
+        self.clock = None
+        self.write(lambda txn: act(Tables(self, txn)))
+        head, clock = self.read(lambda txn: (Tables(self, txn).head(), Tables(self, txn).clock()))
+        self.log = create_region(
+            self.directory,
+            region_id,
+            generation=head.generation,
+            first_sequence=head.position + 1,
+            clock=(clock.kind == SIMULATED, clock.at),
+            size=self.log_bytes,
+        )
+        self.flusher = self._make_flusher(region_id)
+
+    def _make_flusher(self, region_id: bytes) -> Flusher:
+        return Flusher(
+            self.log,
+            self.env,
+            self.databases,
+            region_id,
+            interval=self.flush_interval,
+            limit=self.max_bytes,
+        )
+
+    def agree_on_clock(self, choice: ClockChoice, *, read_only: bool) -> None:
+        """See that a handle's choice is the clock that the store has, and follow one that was set forward."""
+        simulated, at = self.log.clock
+        check_agreed(ClockRow(SIMULATED if simulated else SYSTEM, at, b""), choice)
+        if not read_only:
+            start = choice.now() if isinstance(choice, SimulatedClock) else at
+            self.log.set_clock(start if simulated else followed_offset(at))
+
+    # -- going
+
+    def close(self) -> None:
+        """Bring everything to LMDB, and remove the region if nobody else uses it; raise if it cannot be brought.
+
+        What could not be brought stays in the region, for the next opening.
+        """
+        failure: NtmemError | None = None
+        try:
+            if self.is_joined and not self.closed:
+                self.is_joined = False
+                failure = self._leave()
+        finally:
+            super().close()
+        if failure is not None:
+            raise failure
+
+    def _leave(self) -> NtmemError | None:
+        self.log.shut()
+        self.flusher.stop()
+        if self.directory is None:
+            return None
+        try:
+            self._drain()
+            if not os.path.exists(self.directory):
+                self._remove_if_alone()  # somebody has deleted the store
+            else:
+                with opening(self.directory, read_only=False):
+                    self._remove_if_alone()
+        except NtmemError as error:
+            return error
+        return None
+
+    def _remove_if_alone(self) -> None:
+        assert self.attached is not None
+        if self.attached.is_alone():
+            self._drain()  # others may have come, written and gone
+            self._note_log()
+            remove_region(self.log)
+
+    def _drain(self, *, anew: bool = False) -> None:
+        try:
+            self.flusher.drain(_DRAIN_TIMEOUT, anew=anew)
+        except Trouble as error:
+            raise trouble_error(error) from error
+
+    def _note_log(self) -> None:
+        """Write down what LMDB does not know of the log's end: its clock, and versions that were taken and wasted."""
+        simulated, at = self.log.clock
+        last = self.log.next_sequence - 1
+
+        def act(tables: Tables) -> None:
+            head, clock = tables.head(), tables.clock()
+            if head.position < last:
+                tables.put_head(head._replace(position=last))
+            if clock.at < at and (clock.kind == SIMULATED) == simulated:
+                tables.put_clock(clock._replace(at=at))
+
+        needed = self.read(lambda txn: (Tables(self, txn).head().position, Tables(self, txn).clock().at)) != (last, at)
+        if needed:
+            self.write(lambda txn: act(Tables(self, txn)))
+
+    # -- forking
+
+    def _close_in_child(self) -> None:
+        pass  # its finalizers leave everything alone in a child
+
+    def stage(self, value: bytes) -> bytes:
+        """Bring a large value to disk, and return the id under which it waits to be moved into its record."""
+        if self._used() + 2 * len(value) > self.max_bytes:  # it is moved by copying
+            self._grow(0, 0, False)
+        staged = os.urandom(8)
+        self.write(lambda txn: txn.put(staged, value, db=self.databases[STAGED]), needs=len(value))
+        return staged
+
+    def unstage(self, staged: bytes) -> None:
+        """Throw away a staged value that nothing refers to."""
+        with suppress(NtmemError):  # else the next opener who is alone does
+            self.write(lambda txn: txn.delete(staged, db=self.databases[STAGED]), deletes=True)
