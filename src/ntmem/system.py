@@ -129,7 +129,7 @@ class MemorySystem:
     def _engine(self) -> LmdbEngine:
         if self._live is None:
             raise StoreClosed("this store was closed; open it again")
-        return self._live
+        return self._live.current()
 
     # -- one key
 

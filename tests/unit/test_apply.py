@@ -317,6 +317,24 @@ def test_what_is_known_of_the_past_never_grows_backwards(both):
     assert decode_namespace(rows["namespaces"][SPACE]).history_since == START + 10 * SECOND
 
 
+def test_what_expired_and_was_swept_is_dropped_as_superseded_now(both):
+    both.elsewhere(lambda engine: engine.retain(DESK, Policy(True, max_bytes=180)))
+    both.commit(put(b"a", ttl_ns=SECOND))
+    for wait in (5, 1, 1, 1):
+        both.wait(wait * SECOND)
+        both.commit(put(b"b"))
+    both.flush()
+    assert decode_namespace(both.native.rows()["namespaces"][SPACE]).history_since == START + 7 * SECOND
+
+
+def test_what_is_served_until_its_successor_is_known_is_not_dropped(both):
+    both.elsewhere(lambda engine: engine.retain(DESK, Policy(True, max_bytes=1)))
+    both.commit(put())
+    both.commit(put(ts_known=START + 10 * SECOND))
+    both.flush()
+    assert len(both.native.rows()["history"]) == 1
+
+
 # ---- damage ----
 
 

@@ -270,7 +270,7 @@ def test_room_that_others_made_is_found_without_a_write(ram):
     flusher = stock.flusher(interval=0.001, limit=4 << 20)
     flusher.start()
     fill(stock)
-    flush(stock.log)
+    flusher.drain(LONG)  # after it there is no pass that could look
     with stock.env.begin(write=True) as txn:
         stock.tables(txn).delete_rows("records")
     until(lambda: stock.log.trouble is None, "the end of the trouble")

@@ -20,7 +20,7 @@ import time
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.unistd cimport getpid
@@ -706,10 +706,10 @@ cdef class Log:
     @property
     def trouble(self):
         """Why the flusher cannot go on, as (kind, code), or None."""
+        cdef uint64_t word
         self.check_process()
-        if self.log.control.trouble.kind == 0:
-            return None
-        return self.log.control.trouble.kind, self.log.control.trouble.code
+        word = word_acquire(<const uint64_t *>&self.log.control.trouble)  # both halves at once
+        return None if <uint32_t>word == 0 else (<uint32_t>word, <int32_t>(word >> 32))
 
     @property
     def leader(self):

@@ -107,6 +107,20 @@ static inline void cpu_pause(void)
 #endif
 }
 
+#if defined(__SANITIZE_THREAD__) /* the thread sanitizer of gcc 12 does not know pthread_mutex_clocklock() */
+#define MUTEX_CLOCK CLOCK_REALTIME
+static inline int mutex_lock_until(pthread_mutex_t *mutex, const struct timespec *until)
+{
+    return pthread_mutex_timedlock(mutex, until);
+}
+#else
+#define MUTEX_CLOCK CLOCK_MONOTONIC
+static inline int mutex_lock_until(pthread_mutex_t *mutex, const struct timespec *until)
+{
+    return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, until);
+}
+#endif
+
 /* Tries, spins for a few microseconds, then waits `wait_ns` (0: not at all). */
 static inline enum mutex_outcome mutex_take(shared_mutex_t *shared, uint64_t wait_ns, uint32_t pid)
 {
@@ -119,11 +133,11 @@ static inline enum mutex_outcome mutex_take(shared_mutex_t *shared, uint64_t wai
     if (error == EBUSY && wait_ns != 0) {
         struct timespec until;
 
-        clock_gettime(CLOCK_MONOTONIC, &until);
+        clock_gettime(MUTEX_CLOCK, &until);
         wait_ns += (uint64_t)until.tv_nsec;
         until.tv_sec += (time_t)(wait_ns / NANOSECONDS);
         until.tv_nsec = (long)(wait_ns % NANOSECONDS);
-        error = pthread_mutex_clocklock(&shared->mutex, CLOCK_MONOTONIC, &until);
+        error = mutex_lock_until(&shared->mutex, &until);
     }
     if (error == EBUSY || error == ETIMEDOUT)
         return MUTEX_BUSY;

@@ -89,6 +89,10 @@ class LmdbEngine:
         self.read_only = read_only  # of this handle; another of the process may write through the same store
         self._ids: dict[tuple[str, ...], int] = {}  # of committed namespaces; they never change
 
+    def current(self) -> LmdbEngine:
+        """Return the engine to be asked now."""
+        return self
+
     def _read(self, action: Callable[[Tables], T]) -> T:
         return self.store.read(lambda txn: action(Tables(self.store, txn)))
 

@@ -11,7 +11,8 @@ from ..instants import duration_ns
 from .cold import ColdStore
 from .engine import LmdbEngine
 from .log import LogEngine
-from .opening import ClockChoice, agree_on_clock, prepare
+from .opening import ClockChoice, agree_on_clock, check_schema, prepare
+from .reader import QuietEngine, ReaderStore
 from .region import AttachLock, is_supported, region_path
 from .shared import SharedStore
 from .sharing import attach, detach
@@ -22,10 +23,13 @@ _SECOND = 1_000_000_000
 def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read_only: bool) -> LmdbEngine:
     """Open the store of a configuration, or take part in this process's open one. Give back by :func:`close_engine`."""
     path = None if config.storage_path is None else os.fspath(config.storage_path)
-    shared = _name_of(config) == "shared" and not read_only
+    shared = _name_of(config) == "shared"
+    max_lag = duration_ns(config.max_flush_lag, "max_flush_lag") / _SECOND
 
     def make() -> ColdStore:
-        if not shared:
+        if shared and read_only and path is not None and os.access(path, os.W_OK):
+            return ReaderStore(path, max_bytes=config.max_storage_bytes)
+        if not shared or read_only:
             return ColdStore(path, read_only=read_only, max_bytes=config.max_storage_bytes)
         return SharedStore(
             path,
@@ -37,6 +41,9 @@ def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read
     def prepared(store: ColdStore) -> None:
         if isinstance(store, SharedStore):
             store.join(clock)
+        elif isinstance(store, ReaderStore):
+            check_schema(store)
+            store.find_log(is_opening=True)
         else:
             _join_alone(store)
             prepare(store)
@@ -49,8 +56,13 @@ def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read
             )
         if isinstance(store, SharedStore):
             store.agree_on_clock(clock, read_only=read_only)
-            max_lag = duration_ns(config.max_flush_lag, "max_flush_lag") / _SECOND
             return LogEngine(store, writer, read_only=read_only, max_lag=max_lag)
+        if isinstance(store, ReaderStore):
+            if store.find_log():
+                store.agree_on_clock(clock, read_only=True)
+            else:
+                agree_on_clock(store, clock, read_only=True)
+            return QuietEngine(store, writer, max_lag=max_lag)
         agree_on_clock(store, clock, read_only=read_only)
         return LmdbEngine(store, writer, read_only=read_only)
     except BaseException:

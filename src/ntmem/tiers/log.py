@@ -36,7 +36,7 @@ from .engine import Entry, LmdbEngine, Outcome, check_version, expiry_of, increm
 from .faults import trouble_error
 from .layout import AHEAD, DELETED, NamespaceRow, Stored, decode_labels, encode_labels, record_key
 from .retention import check_known, known_at, served_at
-from .shared import STAGED, SharedStore
+from .shared import STAGED, LoggedStore, SharedStore
 from .tables import Tables
 
 T = TypeVar("T")
@@ -101,16 +101,16 @@ class Draft:
 
 
 class LogEngine(LmdbEngine):
-    """The store's semantics over one :class:`~ntmem.tiers.shared.SharedStore`.
+    """The store's semantics over one :class:`~ntmem.tiers.shared.LoggedStore`.
 
     **Thread safety**: all methods may be called from any thread. **Complexity**: O(1) a key that the log has or that
     is written blindly, O(log n) any other.
     """
 
     name = "shared"
-    store: SharedStore
+    store: LoggedStore
 
-    def __init__(self, store: SharedStore, writer: bytes, *, read_only: bool, max_lag: float) -> None:
+    def __init__(self, store: LoggedStore, writer: bytes, *, read_only: bool, max_lag: float) -> None:
         super().__init__(store, writer, read_only=read_only)
         self.log = store.log
         self.max_lag = max_lag
@@ -157,6 +157,10 @@ class LogEngine(LmdbEngine):
         self._check_open()
         if self.read_only:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
+
+    def _writable(self) -> SharedStore:
+        assert isinstance(self.store, SharedStore)
+        return self.store
 
     # -- reading
 
@@ -356,7 +360,7 @@ class LogEngine(LmdbEngine):
             )
         except BaseException:
             for staged in draft.staged:
-                self.store.unstage(staged)
+                self._writable().unstage(staged)
             raise
         return [Outcome(o.version and first + o.version - 1, o.number) for o in outcomes]
 
@@ -432,7 +436,7 @@ class LogEngine(LmdbEngine):
         return served_at(newest, draft.now)
 
     def _stage(self, draft: Draft, value: bytes) -> bytes:
-        staged = self.store.stage(value)
+        staged = self._writable().stage(value)
         draft.staged.append(staged)
         return b"".join((staged, len(value).to_bytes(8, "little"), crc32(value).to_bytes(4, "little")))
 

@@ -34,33 +34,71 @@ _DRAIN_TIMEOUT = 60.0
 _PRIVATE_LOG = 4 << 20
 
 
-class SharedStore(ColdStore):
-    """One open environment with the log before it. Made by :func:`ntmem.tiers.sharing.attach`."""
+class LoggedStore(ColdStore):
+    """An open environment behind a log; LMDB itself is compiled in, and maps the file as large as it may become."""
 
     log: Log
+
+    def __init__(self, directory: str | None, *, read_only: bool, max_bytes: int, reserve: int) -> None:
+        self._reserve = reserve
+        super().__init__(directory, read_only=read_only, max_bytes=max_bytes)
+
+    def _environment(self, directory: str, size: int) -> Any:
+        map_size = max(self.max_bytes, size) + self._reserve
+        return Environment(directory, map_size=map_size, readonly=self.read_only, create=not self.read_only)
+
+    def _must_shrink(self, size: int) -> bool:
+        return False
+
+    def _grow(self, seen: int, needs: int, deletes: bool) -> None:
+        if seen < 0:  # another process has a larger map, and uses it
+            raise StorageError(
+                f"the data file has outgrown max_storage_bytes={self.max_bytes} of this process; open it with as much as "
+                "the other processes do"
+            )
+        raise MapFull(f"the store holds its {self.max_bytes} bytes; delete something or raise max_storage_bytes")
+
+    def use_log(self, log: Log) -> None:
+        """Let the log tell the time, and find large values on their way into it."""
+        self.log = log
+        self.clock = log.now
+        if STAGED not in self.databases:
+            self.databases[STAGED] = self.env.open_db(STAGED.encode(), create=not self.read_only)
+
+    def mapped_log(self) -> Log:
+        """Map the region that other processes use."""
+        assert self.directory is not None
+        row = self.read(lambda txn: Tables(self, txn).log_row())
+        if row is None:
+            raise StorageError(
+                f"{self.directory} is in use, but its data file knows no shared region; close it in every process"
+            )
+        self.region_id = row.region_id
+        return map_region(self.directory, row.region_id)
+
+    def agree_on_clock(self, choice: ClockChoice, *, read_only: bool) -> None:
+        """See that a handle's choice is the clock that the store has, and follow one that was set forward."""
+        simulated, at = self.log.clock
+        check_agreed(ClockRow(SIMULATED if simulated else SYSTEM, at, b""), choice)
+        if not read_only:
+            start = choice.now() if isinstance(choice, SimulatedClock) else at
+            self.log.set_clock(start if simulated else followed_offset(at))
+
+    def _close_in_child(self) -> None:
+        pass  # its finalizers leave everything alone in a child
+
+
+class SharedStore(LoggedStore):
+    """A process's part in a store that it may write to. Made by :func:`ntmem.tiers.sharing.attach`."""
+
     flusher: Flusher
 
     def __init__(self, directory: str | None, *, max_bytes: int, log_bytes: int, flush_interval: float) -> None:
         self.log_bytes = log_bytes if directory is not None else min(log_bytes, _PRIVATE_LOG)
         self.flush_interval = flush_interval
         self.is_joined = False
-        super().__init__(directory, read_only=False, max_bytes=max_bytes)
-
-    # -- LMDB, mapped once as large as it may become
-
-    def _environment(self, directory: str, size: int) -> Any:
         reserve = _DELETE_RESERVE + 4 * self.log_bytes  # what is acknowledged always finds room
-        return Environment(directory, map_size=max(self.max_bytes, size) + reserve)
-
-    def _open_databases(self, env: Any) -> dict[str, Any]:
-        databases = super()._open_databases(env)
-        return databases | {STAGED: env.open_db(STAGED.encode())}
-
-    def _must_shrink(self, size: int) -> bool:
-        return False
-
-    def _grow(self, seen: int, needs: int, deletes: bool) -> None:
-        raise MapFull(f"the store holds its {self.max_bytes} bytes; delete something or raise max_storage_bytes")
+        super().__init__(directory, read_only=False, max_bytes=max_bytes, reserve=reserve)
 
     # -- coming
 
@@ -77,19 +115,12 @@ class SharedStore(ColdStore):
                 if os.path.exists(region_path(self.directory)):
                     self._take_over(self.directory)
                 self._create(choice)
-        self.clock = self.log.now
         self.flusher.start()
         self.is_joined = True
 
     def _map(self) -> None:
-        assert self.directory is not None
-        row = self.read(lambda txn: Tables(self, txn).log_row())
-        if row is None:
-            raise StorageError(
-                f"{self.directory} is in use, but its data file knows no shared region; close it everywhere"
-            )
-        self.log = map_region(self.directory, row.region_id)
-        self.flusher = self._make_flusher(row.region_id)
+        self.use_log(self.mapped_log())
+        self.flusher = self._make_flusher(self.region_id)
 
     def _take_over(self, directory: str) -> None:
         """Bring to LMDB what dead processes have left in the log, and remove their region."""
@@ -98,7 +129,7 @@ class SharedStore(ColdStore):
         if self.read(lambda txn: Tables(self, txn).get_meta(b"schema")) is None:
             os.unlink(path)  # of a store that was deleted, whose file had the number that this new one has
             return
-        self.log = map_region(directory, b"" if row is None else row.region_id, path)
+        self.use_log(map_region(directory, b"" if row is None else row.region_id, path))
         self.log.lock(_DRAIN_TIMEOUT)  # repairs what a writer may have died over
         self.log.unlock()
         self.flusher = self._make_flusher(row.region_id if row else b"")
@@ -117,16 +148,20 @@ class SharedStore(ColdStore):
             tables.put_log_row(LogRow(region_id, 0))
             tables.delete_rows(STAGED)  # of writers who died before they referred to them
 
-        self.clock = None
+        self.clock = None  # that of a log which is gone
+        if STAGED not in self.databases:
+            self.databases[STAGED] = self.env.open_db(STAGED.encode())
         self.write(lambda txn: act(Tables(self, txn)))
         head, clock = self.read(lambda txn: (Tables(self, txn).head(), Tables(self, txn).clock()))
-        self.log = create_region(
-            self.directory,
-            region_id,
-            generation=head.generation,
-            first_sequence=head.position + 1,
-            clock=(clock.kind == SIMULATED, clock.at),
-            size=self.log_bytes,
+        self.use_log(
+            create_region(
+                self.directory,
+                region_id,
+                generation=head.generation,
+                first_sequence=head.position + 1,
+                clock=(clock.kind == SIMULATED, clock.at),
+                size=self.log_bytes,
+            )
         )
         self.flusher = self._make_flusher(region_id)
 
@@ -139,14 +174,6 @@ class SharedStore(ColdStore):
             interval=self.flush_interval,
             limit=self.max_bytes,
         )
-
-    def agree_on_clock(self, choice: ClockChoice, *, read_only: bool) -> None:
-        """See that a handle's choice is the clock that the store has, and follow one that was set forward."""
-        simulated, at = self.log.clock
-        check_agreed(ClockRow(SIMULATED if simulated else SYSTEM, at, b""), choice)
-        if not read_only:
-            start = choice.now() if isinstance(choice, SimulatedClock) else at
-            self.log.set_clock(start if simulated else followed_offset(at))
 
     # -- going
 
@@ -210,10 +237,7 @@ class SharedStore(ColdStore):
         if needed:
             self.write(lambda txn: act(Tables(self, txn)))
 
-    # -- forking
-
-    def _close_in_child(self) -> None:
-        pass  # its finalizers leave everything alone in a child
+    # -- large values
 
     def stage(self, value: bytes) -> bytes:
         """Bring a large value to disk, and return the id under which it waits to be moved into its record."""

@@ -1,0 +1,80 @@
+"""A process that only reads: it maps the region when there is one, and makes none.
+
+Without a region everything acknowledged is in LMDB. So a reader looks, before each read, whether one has come; the look
+is one call of the system (0.6 us measured), and over once the region is mapped.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from .engine import LmdbEngine
+from .log import LogEngine
+from .region import AttachLock, region_path, remove_region
+from .shared import LoggedStore
+from .sharing import opening
+
+_RESERVE = 1 << 30  # the writers' reserves lie beyond their limit, too
+
+
+class ReaderStore(LoggedStore):
+    """A process's part in a store that it does not write to. Made by :func:`ntmem.tiers.sharing.attach`."""
+
+    def __init__(self, directory: str, *, max_bytes: int) -> None:
+        self.has_log = False
+        self._finding = threading.Lock()
+        super().__init__(directory, read_only=True, max_bytes=max_bytes, reserve=_RESERVE)
+        self._path = region_path(directory)
+
+    def find_log(self, *, is_opening: bool = False) -> bool:
+        """Map the region if there is one; return whether there is. `is_opening`: the caller has ``open.lock``."""
+        if self.has_log or not os.path.exists(self._path):
+            return self.has_log
+        assert self.directory is not None
+        with self._finding:
+            if is_opening:
+                return self._map()
+            with opening(self.directory, read_only=True):
+                return self._map()
+
+    def _map(self) -> bool:
+        if not self.has_log:
+            assert self.directory is not None
+            attached = AttachLock(self.directory)
+            try:
+                attached.join(log=True)
+                self.use_log(self.mapped_log())
+            except FileNotFoundError:  # its last user has just gone
+                attached.release()
+                return False
+            except BaseException:
+                attached.release()
+                raise
+            self.attached = attached
+            self.has_log = True
+        return True
+
+    def close(self) -> None:
+        """Unmap; remove the region if nobody else uses it and it has nothing that is not on disk."""
+        if self.has_log and not self.closed and self.directory is not None and os.path.exists(self.directory):
+            with opening(self.directory, read_only=True):
+                if self.attached is not None and self.attached.is_alone() and self.log.flushed == self.log.committed:
+                    remove_region(self.log)
+        super().close()
+
+
+class QuietEngine(LmdbEngine):
+    """Reads LMDB while nobody writes, and through the log from when somebody does."""
+
+    store: ReaderStore
+
+    def __init__(self, store: ReaderStore, writer: bytes, *, max_lag: float) -> None:
+        super().__init__(store, writer, read_only=True)
+        self._max_lag = max_lag
+        self._awake: LogEngine | None = None
+
+    def current(self) -> LmdbEngine:
+        if self._awake is None and not self.store.closed and self.store.find_log():
+            self._awake = LogEngine(self.store, self.writer, read_only=True, max_lag=self._max_lag)
+        return self._awake or self
