@@ -9,6 +9,7 @@ import pytest
 from hostile import Start, children, ram_directory
 
 ROOT = Path(__file__).parents[1]
+ENGINES = ("shared", "lmdb")
 
 # Timing never decides a test, so neither does hypothesis' clock.
 hypothesis.settings.register_profile(
@@ -30,6 +31,20 @@ def pytest_sessionstart() -> None:
             "run `make test`, or set NTMEM_TEST_SOURCE=1 if the source tree is meant",
             returncode=4,
         )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only")
+        metafunc.parametrize("engine", only.args if only else ENGINES, indirect=True)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine of every store that the test and its children open; tests of the facade run once on each."""
+    name: str = request.param
+    monkeypatch.setenv("NTMEM_ENGINE", name)
+    return name
 
 
 @pytest.fixture(scope="session")

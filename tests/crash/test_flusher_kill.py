@@ -230,14 +230,18 @@ def test_two_flushers_contend(nursery, stock):
     for _ in range(2):
         code = LEAD.format(directory=str(stock.directory), interval=0, armed="")
         pids.append(nursery.run(code.replace("time.sleep(600)", "flusher.drain(60)"), wait=False)[1])
-    write(stock, 6000)
-    flush(stock)
-    assert 0 < flusher.counts()["groups"] < 6000
+    number, end = 0, time.monotonic() + HANG
+    while number < 3000 or flusher.counts()["groups"] == number:  # until others have had a part in it
+        assert time.monotonic() < end
+        write(stock, 100, number)
+        number += 100
+        flush(stock)
+    assert flusher.counts()["groups"] > 0
     for pid in pids:
         assert nursery.kill(pid) == ("killed", pid)
-    write(stock, 100, 6000)
+    write(stock, 100, number)
     flush(stock)
-    check_whole(stock, 6100)
+    check_whole(stock, number + 100)
     flusher.stop()
 
 

@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ntmem.tiers.region import region_path
+
 HANG = 60.0
 NOBODY = 65534
 
@@ -134,11 +136,28 @@ def children() -> Iterator[Start]:
 
 @contextlib.contextmanager
 def ram_directory() -> Iterator[Path]:
-    """Give a directory on a RAM disk where there is one: thousands of synced writes take no time there."""
+    """Give a directory on a RAM disk where there is one: thousands of synced writes take no time there.
+
+    What killed processes left of its stores in shared memory goes with it.
+    """
     shm = Path("/dev/shm")
     path = Path(tempfile.mkdtemp(prefix="test-", dir=shm if shm.is_dir() else None))
     path.chmod(0o755)
     try:
         yield path
     finally:
+        remove_regions(path)
         shutil.rmtree(path)
+
+
+def regions(path: Path) -> list[Path]:
+    """Return the regions in shared memory of the stores below `path`."""
+    stores = {file.parent for file in path.rglob("data.mdb") if file.is_file()}
+    names = {Path(region_path(str(store))) for store in stores}
+    return sorted(name for name in names if name.exists())
+
+
+def remove_regions(path: Path) -> None:
+    """Remove them: their stores are about to be removed, too."""
+    for region in regions(path):
+        region.unlink()

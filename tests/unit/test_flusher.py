@@ -214,11 +214,12 @@ def test_a_data_file_without_a_position_is_refused(stock):
     assert "does not belong" in trouble_text(caught.value.kind, caught.value.code)
 
 
-def test_a_damaged_group_stops_at_what_is_sound(ram):
+def test_a_damaged_group_is_not_applied_nor_what_goes_with_it(ram):
     stock = make_stock(ram)
     sound = stock.append(put(b"a", b"1"))
     flusher = stock.flusher()
     flusher.drain(LONG)
+    stock.append(put(b"sound", b"in the same transaction"))
     stock.append(put(b"b", b"a value to find"))
     with open(ram / "region", "r+b") as file:
         data = file.read()

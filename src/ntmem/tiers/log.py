@@ -115,7 +115,7 @@ class LogEngine(LmdbEngine):
         self.log = store.log
         self.max_lag = max_lag
         self._rules = Rules(-1, {})
-        self.direct = Direct(store.log, writer, self._look, writes=not read_only)
+        self.direct = Direct(store.log, writer, self._look, writes=not read_only, max_lag=max_lag)
 
     def _look(self, namespace: Any) -> tuple[bytes, bool, int]:
         """Say of a namespace what :class:`~ntmem._core.direct.Direct` has to know."""
