@@ -20,7 +20,7 @@ def bare(tmp_path):
 
 @pytest.fixture
 def memory(tmp_path):
-    with ntmem.open(tmp_path / "store") as memory:
+    with ntmem.open(tmp_path / "store", engine="lmdb") as memory:
         memory.put_many("desk", dict.fromkeys(KEYS, VALUE))
         yield memory
 

@@ -55,7 +55,8 @@ class MemoryConfig(Struct, frozen=True):
         What an acknowledged change survives: "process" = ``kill -9``, "disk" = power loss as well. The LMDB engine
         syncs every write, so with it both mean "disk".
     flush_interval : float or timedelta
-        How much may be lost at power loss under "process", in seconds, beside one commit. The LMDB engine loses nothing.
+        How much may be lost at power loss under "process", in seconds, beside one commit. The LMDB engine loses
+        nothing.
     max_flush_lag : float or timedelta
         How far the disk may fall behind, in seconds: past it writers wait as long again, then raise
         :class:`ntmem.StorageError`.

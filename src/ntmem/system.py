@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self
 
 from msgspec.structs import fields, replace
 
-from ._core.direct import Direct
+from ._core.direct import DirectCalls
 from .clock import SimulatedClock
 from .config import Durability, MemoryConfig
 from .errors import StaleFence, StoreClosed
@@ -18,7 +18,7 @@ from .namespace import encode_key, labels_of
 from .records import Change, Fence, Policy, Record
 from .stats import MemoryStats, VerifyReport
 from .tiers.cold import ColdStore
-from .tiers.engine import NOT_DIRECT, UNDECIDED, LmdbEngine, NotDirect, Outcome
+from .tiers.engine import LmdbEngine, Outcome
 from .tiers.engines import open_engine
 from .tiers.opening import ClockChoice
 from .tiers.sharing import detach
@@ -26,12 +26,12 @@ from .tiers.verification import verify_directory, verify_store
 from .transaction import Transaction, make_change
 from .values import Codec, codec_named
 from .view import NamespaceView
+from .watching import Subscription
 
-D = TypeVar("D")
 AnyNamespace = str | tuple[str, ...]
 
 
-class MemorySystem:
+class MemorySystem(DirectCalls):
     """A store, shared by every thread and process that opens the same directory.
 
     Made by :func:`ntmem.open` or from a :class:`MemoryConfig`; a context manager. Opening a directory twice in a
@@ -87,9 +87,8 @@ class MemorySystem:
         engine = open_engine(self.config, clock, writer, read_only=read_only)
         unbind = clock.attach(engine) if isinstance(clock, SimulatedClock) else None
         self._live: LmdbEngine | None = engine
-        self._direct: Direct | NotDirect = engine.direct
-        if self.config.durability == "disk":
-            self._direct = NOT_DIRECT
+        if engine.direct is not None and self.config.durability == "process":
+            self._use(engine.direct)
         self._release = weakref.finalize(self, _release, engine.store, unbind)
 
     # -- life
@@ -107,7 +106,7 @@ class MemorySystem:
     def close(self) -> None:
         """Flush and close; running calls of other threads end first. Closing twice is fine."""
         self._live = None
-        self._direct = NOT_DIRECT
+        self._use(None)
         self._release()
 
     def __enter__(self) -> Self:
@@ -133,61 +132,29 @@ class MemorySystem:
 
     # -- one key
 
-    def put(
+    # `put` and `get` are those of DirectCalls, which come here with what is not plain.
+
+    def _put(
         self,
         namespace: AnyNamespace,
         key: str,
         value: bytes,
-        *,
-        ttl: Duration | None = None,
-        if_version: int | None = None,
-        fence: Fence | None = None,
-        ts_event: Instant | None = None,
-        ts_known: Instant | None = None,
-        durable: bool | None = None,
+        ttl: Duration | None,
+        if_version: int | None,
+        fence: Fence | None,
+        ts_event: Instant | None,
+        ts_known: Instant | None,
+        durable: bool | None,
     ) -> int:
-        """Set the value of a key and return its version.
-
-        Parameters
-        ----------
-        namespace : str or tuple of str
-            A string is split at ``/``.
-        key : str
-            Not empty, at most 64 KiB of UTF-8.
-        value : bytes-like
-            For plain objects see :meth:`namespace`.
-        ttl : float or timedelta, optional
-            Seconds after which it is no longer served, by the store's clock.
-        if_version : int, optional
-            Write only if the key has this version; 0: only if it does not exist.
-        fence : Fence, optional
-            Write only under this lease. Locks come with a later version: until then no lease is ever current, so
-            any fence is refused.
-        ts_event, ts_known : instant, optional
-            When it happened and when it became known; by default now. Only in a namespace with history may
-            `ts_known` lie in the future, and there it may not fall from one version of a key to the next: behind a
-            version loaded ahead nothing is written (``ValueError``) until the clock is there.
-        durable : bool, optional
-            Whether to return only when the change is on disk; None: as the store's `durability` says.
-
-        Raises
-        ------
-        VersionConflict
-            The key has another version than `if_version`.
-        StaleFence
-            `fence` is not current.
-        MapFull, DiskFull, StorageError
-            The store cannot take it; nothing was kept.
-        """
-        if ttl is if_version is fence is ts_event is ts_known is durable is None:
-            version = self._direct.put(namespace, key, value)
-            if version:
-                return version
         _refuse_fence(fence)
         change = make_change(
             "put", namespace, key, value, ttl=ttl, if_version=if_version, ts_event=ts_event, ts_known=ts_known
         )
         return self._engine().commit([change], self._durable(durable))[0].version
+
+    def _get(self, namespace: AnyNamespace, key: str, default: Any) -> Any:
+        value = self._engine().get(labels_of(namespace), encode_key(key))
+        return default if value is None else value
 
     def add(
         self,
@@ -223,25 +190,6 @@ class MemorySystem:
         _refuse_fence(fence)
         change = make_change("delete", namespace, key, if_version=if_version)
         return self._engine().commit([change], self._durable(None))[0].version > 0
-
-    @overload
-    def get(self, namespace: AnyNamespace, key: str) -> bytes | None: ...
-    @overload
-    def get(self, namespace: AnyNamespace, key: str, default: D) -> bytes | D: ...
-    def get(self, namespace: AnyNamespace, key: str, default: Any = None) -> Any:
-        """Return the value of a key, `default` if it does not exist or is expired.
-
-        Examples
-        --------
-        >>> with ntmem.open() as memory:
-        ...     version = memory.put("desk", "target", b"3")
-        ...     memory.get("desk", "target")
-        b'3'
-        """
-        value = self._direct.get(namespace, key)
-        if value is UNDECIDED:
-            value = self._engine().get(labels_of(namespace), encode_key(key))
-        return default if value is None else value
 
     def exists(self, namespace: AnyNamespace, key: str) -> bool:
         """Whether a key exists and is not expired."""
@@ -349,6 +297,53 @@ class MemorySystem:
         # A generator of the handle's, so that a scan keeps the handle, and with it the store, open.
         if limit != 0:
             yield from self._engine().scan(labels, prefix, start, limit)
+
+    def watch(self, namespace: AnyNamespace, *, since: int | None = None, children: bool = True) -> Subscription:
+        """Follow the changes that every process commits in a namespace, this one's own included.
+
+        To keep a copy of a namespace up to date, watch it first and read it then: nothing falls in between, and what
+        comes twice has a version that the copy has already.
+
+        Parameters
+        ----------
+        since : int, optional
+            Begin behind this version instead of with the next change. If the log does not go back that far any more
+            (it is a ring of ``log_bytes``), a change of kind ``"lagged"`` says so, and the oldest it has follow.
+        children : bool
+            Whether namespaces below it are followed as well; every change has its own namespace.
+
+        Returns
+        -------
+        Subscription
+            Of :class:`~ntmem.watching.WatchedChange`, in the order of their commits, each at most once.
+
+        Raises
+        ------
+        StorageError
+            The store is open with the engine "lmdb", which keeps no log.
+        ValueError
+            `since` was not handed out yet.
+
+        Notes
+        -----
+        A change whose `ts_known` is ahead of the store's clock is withheld until the clock is there, so it comes in the
+        order in which things became known. What was loaded ahead at or before `since` (without it: before this call)
+        and becomes known later is not delivered; :attr:`Subscription.resume_from` takes that into account.
+        **Thread safety**: any thread. **Complexity**: O(1).
+
+        Examples
+        --------
+        >>> with ntmem.open() as memory:
+        ...     version = memory.put("desk", "target", b"3")
+        ...     with memory.watch("desk", since=version) as changes:
+        ...         memory.delete("desk", "target"), changes.recv().kind
+        (True, 'delete')
+        """
+        labels = labels_of(namespace)
+        require_bool(children, "children")
+        if since is not None:
+            require_int(since, "since", 0, 2**64 - 1)
+        return Subscription(self._engine, labels, since=since, children=children)
 
     def commit(self, changes: Sequence[Change]) -> list[Outcome]:
         """Apply checked changes, all or none. Called by transactions."""

@@ -17,6 +17,8 @@ from hostile import Start
 
 import ntmem
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def numbers(memory: ntmem.MemorySystem) -> dict[str, bytes]:
     return dict(memory.scan("a"))
@@ -69,7 +71,8 @@ while True:
         t.put("a", "last", b"%d" % n)
         t.incr("a", "count")
     n += 1
-    if n == 50: say("running")
+    if n == 50:
+        memory.flush(); say("running")
 """,
         ram / "store",
     )

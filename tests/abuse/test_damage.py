@@ -22,6 +22,8 @@ from hostile import Start, children, ram_directory
 
 import ntmem
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 META_BYTES = 16 + 136  # a page's head and MDB_meta
 

@@ -18,6 +18,8 @@ from hostile import Start
 import ntmem
 from ntmem.tiers import cold
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 MIB = 1 << 20
 
 

@@ -18,6 +18,8 @@ from hostile import Start
 import ntmem
 from ntmem.tiers import opening, sharing
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 COUNT_UP = """
 path, times = sys.argv[1], int(sys.argv[2])
 say("ready"); hear()
@@ -81,7 +83,7 @@ def test_threads_open_and_close_one_directory(ram: Path) -> None:
     def work() -> None:
         try:
             for _ in range(50):
-                with ntmem.open(ram / "store") as memory:
+                with ntmem.open(ram / "store", log_bytes=1 << 20) as memory:
                     memory.incr("count", "n")
         except BaseException as error:
             errors.append(error)
@@ -154,11 +156,10 @@ def test_opening_behind_a_stopped_opener_names_it(ram: Path, start: Start, monke
     monkeypatch.setattr(sharing, "_OPEN_TIMEOUT", 0.1)
     child = start(
         """
-from ntmem.tiers import opening
-def wait(store):
+from ntmem.tiers import opening, shared
+def wait(store, tables):
     say("inside"); hear()
-import ntmem.system
-ntmem.system.prepare = wait
+opening.prepare_rows = shared.prepare_rows = wait
 ntmem.open(sys.argv[1])
 """,
         ram / "store",
@@ -693,15 +694,30 @@ def test_open_lock_is_given_back_after_every_failure(ram: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_killed_opener_leaves_a_usable_directory(ram: Path, start: Start) -> None:
+STEPS = {
+    "lmdb": ["lmdb.open", "cold.ColdStore._open_databases", "engines.prepare", "engines.agree_on_clock"],
+    "shared": [
+        "shared.Environment",
+        "cold.ColdStore._open_databases",
+        "shared.AttachLock",
+        "shared.prepare_rows",
+        "shared.agree_on_row",
+        "shared.create_region",
+        "shared.SharedStore.use_log",  # the region has its name
+        "shared.Flusher",
+        "engines.LogEngine",
+    ],
+}
+
+
+def test_a_killed_opener_leaves_a_usable_directory(engine: str, ram: Path, start: Start) -> None:
     """Killed between the steps of making a store: whatever stands there is gone on with."""
-    for step in ("lmdb.open", "cold.ColdStore._open_databases", "system.prepare", "system.agree_on_clock"):
+    for step in STEPS[engine]:
         path = ram / step
         child = start(
             """
 import lmdb
-from ntmem import system
-from ntmem.tiers import cold
+from ntmem.tiers import cold, engines, shared
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 *owner, name = sys.argv[2].split(".")

@@ -20,7 +20,7 @@ from linear import Conflict, Operation, check
 
 import ntmem
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("engine")]
 
 SECONDS = float(os.environ.get("NTMEM_LINEAR_SECONDS", "3"))
 WORKERS = 4

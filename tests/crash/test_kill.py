@@ -20,7 +20,7 @@ from hostile import Child, Start, children, ram_directory
 
 import ntmem
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("engine")]
 
 KILLS = 200
 
@@ -34,7 +34,7 @@ def write(seed, progress):
     def tell(*what): os.write(told, (json.dumps(what) + "\\\\n").encode())  # outlives the process
     with ntmem.open(path, agent_id=f"writer {seed}") as memory:
         tell("open")
-        for n in range(1_000_000):
+        for n in range(400):  # then it waits for its end: what it told is read again and again
             kind = chance.choice(["put", "put", "transaction", "incr", "delete", "big", "many"])
             key = f"k{chance.randrange(20)}"
             value = f"{seed}/{n}/" + "x" * chance.choice([0, 10, 1000, 6000])
@@ -49,6 +49,7 @@ def write(seed, progress):
             elif kind == "big": memory.put("a", "big", value.encode() * 20)
             elif kind == "many": memory.put_many("m", {f"m{i}": value.encode() for i in range(30)})
             tell("done")
+        signal.pause()
 
 say("ready")
 for line in sys.stdin:

@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 LAYERS = [  # top to bottom; a module may import from its own layer and from lower ones
     {"cli", "replay"},
     {"__init__"},  # the public names
-    {"system", "transaction", "view"},
+    {"system", "transaction", "view", "watching"},
     {"reasoningbank", "coordination", "remote"},
     {"tiers"},
     {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats"},

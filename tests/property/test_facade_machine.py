@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -17,7 +18,10 @@ from remote import Remote, call, remote
 
 import ntmem
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 START = 1_700_000_000_000_000_000
+LOG_BYTES = 1 << 18  # quickly made, and too small for some of the groups
 LONG = "k" * 479
 NAMESPACES = [("a",), ("a", "b"), ("ab",), ("a", "b", "c"), ("é" * 127, "x" * 255, "y"), ("é" * 127, "x" * 255, "z")]
 KEYS = ["k", "kk", "k\0", "z", "ключ", "💹", LONG + "1234567890abcde", LONG + "1234567890abcdef", LONG + "x" * 60_000]
@@ -61,9 +65,9 @@ class FacadeMachine(RuleBasedStateMachine):
         self.directory = directory_on_ram()
         self.oracle = Oracle(START)
         self.clock = ntmem.SimulatedClock(START)
-        self.memory = ntmem.open(self.directory, clock=self.clock)
+        self.memory = ntmem.open(self.directory, clock=self.clock, log_bytes=LOG_BYTES)
         if self.other is not None:
-            self.other.call("open", self.directory)
+            self.other.call("open", self.directory, log_bytes=LOG_BYTES)
 
     def teardown(self) -> None:
         if hasattr(self, "memory"):
@@ -200,7 +204,7 @@ class FacadeMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.memory.close()
         self.clock = ntmem.SimulatedClock(START)
-        self.memory = ntmem.open(self.directory, clock=self.clock)
+        self.memory = ntmem.open(self.directory, clock=self.clock, log_bytes=LOG_BYTES)
         assert self.clock.now() == self.oracle.now
 
     @invariant()

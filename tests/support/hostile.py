@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ntmem.tiers.region import region_path
@@ -46,11 +46,13 @@ def become_nobody():
 
 
 class Child:
-    """A Python process that runs `code`; ``sys.argv[1:]`` are `args`."""
+    """A Python process that runs `code`; ``sys.argv[1:]`` are `args`. `under` is a command that becomes it."""
 
-    def __init__(self, code: str, *args: object, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _HELPERS + code, *map(str, args)],
+            [*under, sys.executable, "-c", _HELPERS + code, *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -123,8 +125,10 @@ def children() -> Iterator[Start]:
     """Give a function that starts children; all are gone when the block ends."""
     started: list[Child] = []
 
-    def start(code: str, *args: object, env: dict[str, str] | None = None) -> Child:
-        started.append(Child(code, *args, env=env))
+    def start(
+        code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()
+    ) -> Child:
+        started.append(Child(code, *args, env=env, under=under))
         return started[-1]
 
     try:

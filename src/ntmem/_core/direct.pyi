@@ -1,9 +1,13 @@
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, TypeVar, final, overload
+
+from _typeshed import ReadableBuffer
 
 from ntmem._core.log import Log
+from ntmem.instants import Duration, Instant
+from ntmem.records import Fence
 
-UNDECIDED: Final[Any]
+_D = TypeVar("_D")
 
 @final
 class Direct:
@@ -16,7 +20,24 @@ class Direct:
         writes: bool,
         max_lag: float,
     ) -> None: ...
-    def end(self) -> None: ...
-    def put(self, namespace: Any, key: Any, value: Any) -> int: ...
     def time_puts(self, namespace: str, keys: list[str], value: bytes) -> list[int]: ...
-    def get(self, namespace: Any, key: Any) -> Any: ...
+
+class DirectCalls:
+    def _use(self, direct: Direct | None) -> None: ...
+    def put(
+        self,
+        namespace: str | tuple[str, ...],
+        key: str,
+        value: ReadableBuffer,
+        *,
+        ttl: Duration | None = None,
+        if_version: int | None = None,
+        fence: Fence | None = None,
+        ts_event: Instant | None = None,
+        ts_known: Instant | None = None,
+        durable: bool | None = None,
+    ) -> int: ...
+    @overload
+    def get(self, namespace: str | tuple[str, ...], key: str, default: None = None) -> bytes | None: ...
+    @overload
+    def get(self, namespace: str | tuple[str, ...], key: str, default: _D) -> bytes | _D: ...

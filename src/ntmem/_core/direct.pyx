@@ -1,8 +1,8 @@
 """Puts and gets of plain values that go straight to the log and come straight from it, without Python in between.
 
-Whatever is not plain (a condition, a time to live, a namespace with history, a log that is full or locked, a value that
-the log has no more) is left to the engine: then :meth:`Direct.put` returns 0 and :meth:`Direct.get` returns
-:data:`UNDECIDED`.
+:class:`DirectCalls` is the part of the facade that is called millions of times a second. Whatever is not plain (a
+condition, a time to live, a namespace with history, a log that is full or locked, a value that the log has no more) it
+leaves to the methods `_put` and `_get` of its subclass.
 
 Layout
 ------
@@ -56,8 +56,7 @@ cdef enum:
 
 failpoints_join(failpoints_table())
 
-UNDECIDED = object()
-"""What is returned where the engine has to look."""
+cdef object UNDECIDED = object()  # what is returned where the engine has to look
 
 
 @cython.final
@@ -99,7 +98,6 @@ cdef class Direct:
     cdef dict spaces
     cdef uint64_t max_lag
     cdef bint writes
-    cdef bint ended
 
     def __init__(self, Log log not None, bytes writer not None, look, *, bint writes, double max_lag):
         self.log = log
@@ -108,10 +106,6 @@ cdef class Direct:
         self.writes = writes
         self.max_lag = <uint64_t>(max_lag * 1e9) if 0 < max_lag < 1e9 else 0
         self.spaces = {}
-
-    def end(self):
-        """Leave everything to the engine from now on."""
-        self.ended = True
 
     cdef Space space_of(self, object namespace):
         cdef Space space
@@ -169,11 +163,11 @@ cdef class Direct:
         append.max_lag = self.max_lag
         return append.first_version if log_append(&self.log.log, &append, 0) == APPEND_DONE else 0
 
-    def put(self, object namespace, object key, object value):
+    cdef uint64_t put(self, object namespace, object key, object value) except? 0:
         """Append a value that is known now; return its version, or 0 where the engine has to do it."""
         cdef log_key_t wanted
         cdef Space space
-        if self.ended or not self.writes or self.log.is_shut or self.log.forks_at_mapping != self.log.forks[0]:
+        if not self.writes or self.log.is_shut or self.log.forks_at_mapping != self.log.forks[0]:
             return 0
         if not PyUnicode_Check(key) or not PyBytes_CheckExact(value) or (
                 <uint64_t>PyBytes_GET_SIZE(value) > log_value_limit(&self.log.log)):
@@ -204,14 +198,14 @@ cdef class Direct:
                 taken.append(ended - begun)
         return taken
 
-    def get(self, object namespace, object key):
+    cdef object get(self, object namespace, object key):
         """Return the value of a key, None if the log knows that it has none, or UNDECIDED."""
         cdef log_key_t wanted
         cdef log_record_t header
         cdef uint64_t position = 0
         cdef Space space
         cdef object value
-        if self.ended or not PyUnicode_Check(key) or self.log.forks_at_mapping != self.log.forks[0]:
+        if not PyUnicode_Check(key) or self.log.forks_at_mapping != self.log.forks[0]:
             return UNDECIDED
         try:
             space = self.space_of(namespace)
@@ -233,3 +227,74 @@ cdef class Direct:
             header.value_size,
         )
         return UNDECIDED if log_is_behind(&self.log.log, position) else value
+
+
+cdef class DirectCalls:
+    """The calls of a store that are made most; the rest of them is in the subclass."""
+
+    cdef Direct direct
+
+    def _use(self, Direct direct):
+        """Go straight to the log from now on, or (None) leave everything to the subclass."""
+        self.direct = direct
+
+    def put(
+        self, namespace, key, value, *, ttl=None, if_version=None, fence=None, ts_event=None, ts_known=None, durable=None
+    ):
+        """Set the value of a key and return its version.
+
+        Parameters
+        ----------
+        namespace : str or tuple of str
+            A string is split at ``/``.
+        key : str
+            Not empty, at most 64 KiB of UTF-8.
+        value : bytes-like
+            For plain objects see :meth:`namespace`.
+        ttl : float or timedelta, optional
+            Seconds after which it is no longer served, by the store's clock.
+        if_version : int, optional
+            Write only if the key has this version; 0: only if it does not exist.
+        fence : Fence, optional
+            Write only under this lease. Locks come with a later version: until then no lease is ever current, so
+            any fence is refused.
+        ts_event, ts_known : instant, optional
+            When it happened and when it became known; by default now. Only in a namespace with history may
+            `ts_known` lie in the future, and there it may not fall from one version of a key to the next: behind a
+            version loaded ahead nothing is written (``ValueError``) until the clock is there.
+        durable : bool, optional
+            Whether to return only when the change is on disk; None: as the store's `durability` says.
+
+        Raises
+        ------
+        VersionConflict
+            The key has another version than `if_version`.
+        StaleFence
+            `fence` is not current.
+        MapFull, DiskFull, StorageError
+            The store cannot take it; nothing was kept.
+        """
+        cdef uint64_t version
+        if (self.direct is not None and ttl is None and if_version is None and fence is None and ts_event is None
+                and ts_known is None and durable is None):
+            version = self.direct.put(namespace, key, value)
+            if version != 0:
+                return version
+        return self._put(namespace, key, value, ttl, if_version, fence, ts_event, ts_known, durable)
+
+    def get(self, namespace, key, default=None):
+        """Return the value of a key, `default` if it does not exist or is expired.
+
+        Examples
+        --------
+        >>> with ntmem.open() as memory:
+        ...     version = memory.put("desk", "target", b"3")
+        ...     memory.get("desk", "target")
+        b'3'
+        """
+        cdef object value = UNDECIDED
+        if self.direct is not None:
+            value = self.direct.get(namespace, key)
+        if value is UNDECIDED:
+            return self._get(namespace, key, default)
+        return default if value is None else value

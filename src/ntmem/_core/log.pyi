@@ -6,6 +6,7 @@ from _typeshed import ReadableBuffer
 from ntmem._core.logrecords import Conflict as Conflict
 from ntmem._core.logrecords import LogDamaged as LogDamaged
 from ntmem._core.logrecords import LogFull as LogFull
+from ntmem._core.logrecords import LogShut as LogShut
 from ntmem._core.logrecords import LookAgain as LookAgain
 from ntmem._core.logrecords import NewRules as NewRules
 from ntmem._core.logrecords import Overwritten as Overwritten

@@ -33,6 +33,7 @@ from ntmem._core.logrecords import (
     Conflict,
     LogDamaged,
     LogFull,
+    LogShut,
     LookAgain,
     NewRules,
     Overwritten,
@@ -363,7 +364,7 @@ cdef class Log:
 
     cdef int check_not_shut(self) except -1:
         if self.is_shut:
-            raise ValueError("this process has closed the log")
+            raise LogShut("this process has shut the log")
         return 0
 
     cdef log_append_outcome append_without_gil(self, log_append_t *append, uint64_t wait_ns) noexcept:

@@ -77,6 +77,10 @@ class NewRules(Exception):
     """The policies of namespaces have changed: look at them again."""
 
 
+class LogShut(Exception):
+    """This process has shut the log, to go away."""
+
+
 class Overwritten(LookupError):
     """The log does not go back that far any more."""
 

@@ -119,13 +119,27 @@ static inline int row_put(const apply_t *apply, MDB_dbi dbi, const void *key, si
     return apply->calls->put(apply->txn, dbi, &where, &data, 0);
 }
 
-/* Room for a row of `size` bytes; every one of them is to be written before the next change. */
+#define ROW_OWN_PAGES 1024 /* from some size above this on, which depends on LMDB's page, a row has pages of its own */
+
+/* Room for a row of `size` bytes; every one of them is to be written before the next change. `flags`: MDB_CURRENT if the
+ * cursor stands on a row that is replaced. A row of one transaction that has pages of its own would keep all of them when
+ * a shorter one replaces it in the same transaction: sound to LMDB, and damage to who walks the file. */
 static inline int row_reserve(const apply_t *apply, MDB_cursor *cursor, const void *key, size_t key_size, size_t size,
                               unsigned int flags, unsigned char **row)
 {
     MDB_val where = val_of(key, key_size), data = {size, NULL};
-    const int error = apply->calls->cursor_put(cursor, &where, &data, flags | MDB_RESERVE);
+    int error = 0;
 
+    if (flags & MDB_CURRENT) {
+        MDB_val same, old;
+        error = apply->calls->cursor_get(cursor, &same, &old, MDB_GET_CURRENT);
+        if (error == 0 && old.mv_size > ROW_OWN_PAGES && old.mv_size != size) {
+            error = apply->calls->cursor_del(cursor, 0);
+            flags &= ~(unsigned int)MDB_CURRENT;
+        }
+    }
+    if (error == 0)
+        error = apply->calls->cursor_put(cursor, &where, &data, flags | MDB_RESERVE);
     *row = data.mv_data;
     return error;
 }

@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from .._core.direct import UNDECIDED, Direct
+from .._core.direct import Direct
 from ..clock import wall_ns
 from ..errors import CorruptionError, ReadOnlyError, SerializationError, StorageError, VersionConflict
 from ..instants import MAX_INSTANT
@@ -59,21 +59,6 @@ class Outcome(NamedTuple):
     number: int = 0
 
 
-class NotDirect:
-    """Leaves every put and get to the engine; the opposite of :class:`~ntmem._core.direct.Direct`."""
-
-    def put(self, namespace: object, key: object, value: object) -> int:
-        """Do nothing."""
-        return 0
-
-    def get(self, namespace: object, key: object) -> object:
-        """Know nothing."""
-        return UNDECIDED
-
-
-NOT_DIRECT = NotDirect()
-
-
 class LmdbEngine:
     """The store's semantics over one :class:`~ntmem.tiers.cold.ColdStore`.
 
@@ -81,7 +66,7 @@ class LmdbEngine:
     """
 
     name = "lmdb"
-    direct: Direct | NotDirect = NOT_DIRECT
+    direct: Direct | None = None
 
     def __init__(self, store: ColdStore, writer: bytes, *, read_only: bool) -> None:
         self.store = store

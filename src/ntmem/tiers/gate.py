@@ -28,7 +28,7 @@ class Gate:
         while True:
             self.inside[token] = me
             quiet_for = self._quiet_for
-            if self._shut_by and me not in self._shut_by:
+            if self._shut_by and me not in self._shut_by and not self._is_nested(token, me):
                 lock: Any = self._shutting
             elif quiet_for and not write and quiet_for != me:
                 lock = self._quieting
@@ -37,6 +37,10 @@ class Gate:
             self.inside.pop(token, None)
             with lock:
                 pass
+
+    def _is_nested(self, token: object, me: int) -> bool:
+        """Whether this thread was let in already: who shuts the gate waits for it, so it must not wait for them."""
+        return any(thread == me for other, thread in list(self.inside.items()) if other is not token)
 
     def abort(self, txn: Any) -> None:
         """Abort a write transaction, for which no new reader is let in.

@@ -18,13 +18,23 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 from .._core.direct import Direct
-from .._core.log import Conflict, LogDamaged, LogFull, LookAgain, NewRules, Trouble, ValueTooLarge, WriterStalled
+from .._core.log import (
+    Conflict,
+    LogDamaged,
+    LogFull,
+    LogShut,
+    LookAgain,
+    NewRules,
+    Trouble,
+    ValueTooLarge,
+    WriterStalled,
+)
 from .._core.logrecords import KIND_DELETE, KIND_NOTICE, KIND_PUT
 from .._core.logrecords import Record as LogRecord
 from .._core.unflushed import collect, versions
@@ -388,6 +398,8 @@ class LogEngine(LmdbEngine):
             return Outcome(0)
         if change.kind == "delete":
             known = draft.now
+        if history and newest is not None and newest.ts_known > draft.now and not newest.flags & AHEAD:
+            raise LookAgain("another process has written it since this one read the clock")
         check_known(history, None if newest is _UNREADABLE else newest, known, draft.now)
         value, number, expires_at = change.value, 0, expiry_of(change, known, draft.now)
         if change.kind == "incr":
@@ -563,10 +575,8 @@ class LogEngine(LmdbEngine):
             raise StorageError(str(error)) from error
         except LogDamaged as error:
             raise CorruptionError(str(error)) from error
-        except ValueError as error:
-            if self.store.closed and not isinstance(error, StoreClosed):
-                self.store.refuse()
-            raise
+        except LogShut as error:
+            raise StoreClosed("the store is closed; open it again") from error
 
 
 class _MustLock(Exception):

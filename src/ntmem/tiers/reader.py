@@ -78,3 +78,7 @@ class QuietEngine(LmdbEngine):
         if self._awake is None and not self.store.closed and self.store.find_log():
             self._awake = LogEngine(self.store, self.writer, read_only=True, max_lag=self._max_lag)
         return self._awake or self
+
+    def now(self) -> int:
+        engine = self.current()
+        return super().now() if engine is self else engine.now()

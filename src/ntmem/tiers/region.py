@@ -43,7 +43,7 @@ def is_supported() -> bool:
 
 
 class AttachLock:
-    """``attach.lock``: says to other processes that this one uses the store, and how. An OFD lock, as POSIX ones vanish.
+    """``attach.lock``: says to other processes that this one uses the store, and how. An OFD lock: POSIX ones vanish.
 
     Closed by :meth:`release`, or with the process. A forked child closes its copy, which would outlive the parent.
     """

@@ -131,9 +131,9 @@ def _take_back() -> None:
         store = _given_back.popleft()
         store.users -= 1
         if store.users == 0:
-            store.close()
             for key in [key for key, known in _open_stores.items() if known is store]:
                 del _open_stores[key]
+            store.close()
 
 
 def _make_directory(directory: str, read_only: bool) -> None:

@@ -75,6 +75,10 @@ class Operation(NamedTuple):
     delay: int
     """Nanoseconds that the process has waited for a processor during the call."""
 
+    @property
+    def kind_is_versioned(self) -> bool:
+        return self.kind in VERSIONED
+
     def __str__(self) -> str:
         told = f"-> {self.result}" if self.end else "not acknowledged"
         return f"{KINDS[self.kind]} {self.writer}/{self.number} of key {self.key} ({told})"

@@ -1,8 +1,8 @@
 """Compares a store with the journals of those who wrote to it; says in sentences what does not fit.
 
 Versions give the one order of everything. `cut` is the newest version that the store may have: None when it must have
-all that was acknowledged; after a loss of power what the data file says of itself, and then it must be exactly the
-beginning of that order.
+all that was acknowledged; after a loss of power the sequence number that the data file says of itself, and then it must be
+exactly the beginning of that order.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from journal import Operation, Torn, origin_of, read_journal
 from worker import BOTH, HISTORY, HISTORY_KEYS, PRIVATE, SHARED, SHARED_KEYS, WHOLE, WHOLE_KEYS
 
 MOST = 12  # sentences
+SEQUENCE = (1 << 44) - 1
+"""The part of a version that counts on when a generation begins."""
 _NEVER = 1 << 62
 _PUTS_OF_HISTORY = {j.HISTORY, j.HISTORY_LARGE}
 _WHOLE = {j.TRANSACTION, j.PAST}
@@ -69,7 +72,7 @@ class Judge:
 
     def judge_reads(self, versions: dict[str, dict[Origin, int]]) -> None:
         """See that no read was older than what had been acknowledged before it began, or of what nobody had begun."""
-        floors = {name: _Floor(self._writes(name)) for name in (*(f"h{n}" for n in range(HISTORY_KEYS)), BOTH[0])}
+        floors = {name: _Floor(self._writes(name, versions[name])) for name in versions}
         for read in self.all():
             if not read.end or read.kind not in (j.READ_HISTORY, j.READ_TRANSACTION):
                 continue
@@ -89,10 +92,10 @@ class Judge:
             elif read.kind == j.READ_HISTORY and read.result and read.result != version:
                 self.fault(f"{read} says version {read.result} of {write}, which has {version}")
 
-    def _writes(self, name: str) -> list[Operation]:
-        if name == BOTH[0]:
-            return [o for o in self.all() if o.end and o.kind in _WHOLE]
-        return [o for o in self.all() if o.end and o.kind in _PUTS_OF_HISTORY and f"h{o.key}" == name]
+    def _writes(self, name: str, versions: dict[Origin, int]) -> list[tuple[int, int]]:
+        kinds = _WHOLE if name in BOTH else _PUTS_OF_HISTORY
+        done = [o for o in self.all() if o.end and o.kind in kinds and (name in BOTH or f"h{o.key}" == name)]
+        return [(o.end, versions[at]) for o in done if (at := (o.writer, o.number)) in versions]
 
     # -- and the store
 
@@ -129,7 +132,7 @@ class Judge:
             names = BOTH if operation.kind in _WHOLE else [f"h{operation.key}"]
             if not operation.end or operation.kind not in _PUTS_OF_HISTORY | _WHOLE:
                 continue
-            if cut is None or operation.result <= cut:
+            if _is_before(operation, cut):
                 for name in names:
                     if (operation.writer, operation.number) not in found[name]:
                         self.fault(f"lost: {operation} of {name}")
@@ -143,7 +146,7 @@ class Judge:
             self.fault(f"{name} has version {version} of {origin}, which nobody has begun")
         elif operation.end and operation.kind in _PUTS_OF_HISTORY and version != operation.result:
             self.fault(f"{operation} has version {version} in the store")
-        elif cut is not None and version > cut:
+        elif cut is not None and version & SEQUENCE > cut:
             self.fault(f"{operation} is there and newer than {cut}")
 
     def _judge_whole(self, memory: Any, versions: dict[Origin, int]) -> None:
@@ -159,7 +162,7 @@ class Judge:
     def _judge_shared(self, memory: Any, cut: int | None) -> None:
         for key in range(SHARED_KEYS):
             writes = [o for o in self.all() if o.kind in (j.SHARED, j.SHARED_CAS) and o.key == key]
-            told = {o.result: o for o in writes if o.end and o.result and (cut is None or o.result <= cut)}
+            told = {o.result: o for o in writes if o.end and o.result and _is_before(o, cut)}
             deletes = [o for o in self.all() if o.kind == j.SHARED_DELETE and o.key == key]
             last = told[max(told)] if told else None
             record = memory.get_record(SHARED, f"s{key}")
@@ -227,16 +230,19 @@ class Judge:
 class _Floor:
     """The highest version acknowledged before a time."""
 
-    def __init__(self, writes: list[Operation]) -> None:
-        writes = sorted((o for o in writes if o.result), key=lambda o: o.end)
-        self.ends = [o.end for o in writes]
-        self.most: list[int] = []
-        for operation in writes:
-            self.most.append(max(operation.result, self.most[-1] if self.most else 0))
+    def __init__(self, writes: list[tuple[int, int]]) -> None:
+        """Take the times at which writes were acknowledged, and their versions."""
+        writes.sort()
+        self.ends = [end for end, _ in writes]
+        self.most = list(accumulate((version for _, version in writes), max))
 
     def before(self, time: int) -> int:
         at = bisect_left(self.ends, time)
         return self.most[at - 1] if at else 0
+
+
+def _is_before(operation: Operation, cut: int | None) -> bool:
+    return cut is None or operation.result & SEQUENCE <= cut
 
 
 def _range_of(operations: list[Operation], cut: int | None) -> tuple[int, int]:
@@ -249,7 +255,7 @@ def _range_of(operations: list[Operation], cut: int | None) -> tuple[int, int]:
         first = 0
         for done, operation in enumerate(operations, 1):
             if operation.end and operation.result and operation.kind in j.VERSIONED:
-                if operation.result <= cut:
+                if _is_before(operation, cut):
                     first = done
                 else:
                     last = done - 1
@@ -268,13 +274,13 @@ def _apply(state: dict[int, int], operation: Operation) -> None:
 
 
 def durable_floor(journals: dict[int, list[Operation]], before: int) -> int:
-    """Return the newest version that a writer knew to be on disk at a time."""
+    """Return the highest sequence number that a writer knew to be on disk at a time."""
     floor = 0
     for operations in journals.values():
         last = 0
         for operation in operations:
             if operation.end and operation.kind in j.VERSIONED:
-                last = max(last, operation.result)
+                last = max(last, operation.result & SEQUENCE)
             elif operation.kind == j.FLUSH and operation.end and operation.end < before:
                 floor = max(floor, last)
     return floor

@@ -34,8 +34,9 @@ class Setting(NamedTuple):
     files: str
     log_bytes: int = 1 << 18
     flush_interval: float = 0.005
-    disk: int = 1
-    """How often what waits for the disk is done; 0: never."""
+    past: int = 1
+    """How often is written to disk past the log; 0: never."""
+    flushes: int = 1
     reads: int = 1
     durability: str = "process"
 
@@ -70,13 +71,13 @@ class Worker:
         self.versions = dict.fromkeys(range(PRIVATE_KEYS), 0)
         self.count = 0
         self.last = 0  # version
-        disk, reads = setting.disk, setting.reads
+        past, reads = setting.past, setting.reads
         weights = {
             self.put: 20, self.delete: 6, self.incr: 4, self.add: 4, self.cas: 8, self.ttl: 4, self.briefly: 1,
             self.history: 24, self.transaction: 12, self.shared: 8, self.shared_delete: 2, self.shared_cas: 6,
             self.counter: 6, self.read_history: 20 * reads, self.read_whole: 8 * reads, self.read_private: 8 * reads,
-            self.scan: reads, self.large: disk, self.history_large: disk, self.group: 0.3 * disk,
-            self.past: 0.3 * disk, self.flush: disk,
+            self.scan: reads, self.large: past, self.history_large: past, self.group: 0.3 * past,
+            self.past: 0.3 * past, self.flush: setting.flushes,
         }  # fmt: skip
         self.actions, self.weights = list(weights), list(weights.values())
 
