@@ -326,9 +326,9 @@ class MemorySystem(DirectCalls):
 
         Notes
         -----
-        A change whose `ts_known` is ahead of the store's clock is withheld until the clock is there, so it comes in the
-        order in which things became known. What was loaded ahead at or before `since` (without it: before this call)
-        and becomes known later is not delivered; :attr:`Subscription.resume_from` takes that into account.
+        A change whose `ts_known` is ahead of the store's clock is withheld until the clock is there. What was loaded
+        ahead at or before `since` (without it: before this call) and becomes known later is not delivered;
+        :attr:`Subscription.resume_from` takes that into account.
         **Thread safety**: any thread. **Complexity**: O(1).
 
         Examples

@@ -435,6 +435,18 @@ def test_a_damaged_value_can_be_deleted_and_rewritten(store: Path) -> None:
     assert ntmem.verify(store).ok
 
 
+def test_a_value_shortened_in_its_transaction_is_no_damage(ram: Path) -> None:
+    """LMDB leaves it in the pages it had; two changes of a key often share a transaction."""
+    with ntmem.open(ram / "store") as memory:
+        for n in range(20):
+            with memory.transaction() as t:
+                t.put("a", f"k{n % 4}", bytes(3000 * n))
+                t.put("a", f"k{n % 4}", b"short" * n)
+    assert ntmem.verify(ram / "store").problems == ()
+    with ntmem.open(ram / "store") as memory:
+        assert dict(memory.scan("a")) == {f"k{n % 4}": b"short" * n for n in range(16, 20)}
+
+
 def test_verify_under_strict_warnings(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     assert ntmem.verify(store).problems == ()

@@ -148,8 +148,8 @@ def test_a_signal_ends_a_wait(tmp_path: Path, start: Start, number: signal.Signa
     code = """
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 with ntmem.open(sys.argv[1], engine="shared") as memory, memory.watch("desk") as changes:
-    say("watching")
     try:
+        say("watching")
         changes.recv()
     except KeyboardInterrupt:
         say("interrupted")

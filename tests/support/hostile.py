@@ -36,7 +36,7 @@ def outcome(function, *args, **kwargs):
     except ntmem.NtmemError as error:
         return f"{type(error).__name__}: {error}"
 def become_nobody():
-    import lmdb.verify, subprocess, tempfile  # what is imported later may lie where nobody may read
+    import ntmem.tiers.walking, subprocess, tempfile  # what is imported later may lie where nobody may read
     ntmem.open().close()  # and what opening imports
     if os.getuid() == 0:
         os.setgroups([])

@@ -11,6 +11,7 @@ import click
 import ntmem
 from ntmem.values import CODECS
 
+from .doctor import doctor
 from .output import (
     EXIT_CODES,
     EXIT_FAILED,
@@ -200,4 +201,5 @@ def verify(store: Path, as_json: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
+cli.add_command(doctor)
 cli.add_command(replay)

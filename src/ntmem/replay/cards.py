@@ -87,7 +87,7 @@ def _kill(kill: dict[str, Any]) -> Table:
         return table
     table.add_row("kill to the first new acknowledgement", f"{kill['resume'] * 1e3:,.0f} ms")
     for name, what in (
-        ("process_start", "of which interpreter and imports"),
+        ("process_start", "of which waking the process that stood by"),
         ("open_and_read", "of which opening the store and reading the state"),
         ("check", "of which reading acknowledged keys back"),
     ):

@@ -77,7 +77,7 @@ class KillCard:
     check : float
         reading back all acknowledged keys, which a restart without a report would not do,
     process_start : float
-        from starting the new process to its first own line (interpreter and imports),
+        until the process that stood by, with everything imported, has begun,
     open_and_read : float
         opening the store and reading the state.
     """

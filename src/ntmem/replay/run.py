@@ -244,6 +244,8 @@ class _Replay:
         for name in self.names:
             swarm.start(self._begin(name))
         swarm.wait_ready(self.names)
+        if self.options.kill:
+            swarm.stand_by(self.options.agent)
 
     def _begin(self, name: str) -> Begin:
         number = self.names.index(name)
@@ -340,7 +342,7 @@ class _Replay:
             swarm.go([self.victim], step.number)
         self.card.reap = (gone_at - self._killed_at) / 1e9
         self.card.check = (checked_at - gone_at) / 1e9
-        self.card.process_start = (ready.begun_at - worker.spawned_at) / 1e9
+        self.card.process_start = (ready.begun_at - worker.started_at) / 1e9
         self.card.open_and_read = (ready.ready_at - ready.begun_at) / 1e9
 
     # -- the end

@@ -47,6 +47,22 @@ class AgentFailed(Exception):
 
 
 @dataclass
+class Process:
+    """A process that waits to be told which agent it is, and the supervisor's ends of its pipes."""
+
+    process: subprocess.Popen[bytes]
+    control: int
+    reply: int
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.control)
+        os.close(self.reply)
+
+
+@dataclass
 class Worker:
     """One agent's process and the supervisor's ends of its pipes."""
 
@@ -54,7 +70,7 @@ class Worker:
     process: subprocess.Popen[bytes]
     control: int
     reply: int
-    spawned_at: int
+    started_at: int
     frames: Frames = field(default_factory=Frames)
     ready: Ready | None = None
     ended: bool = False
@@ -82,13 +98,26 @@ class Swarm:
         self._timeout = timeout
         self._selector = selectors.DefaultSelector()
         self._failures: list[AgentFailed] = []
+        self._spare: Process | None = None
+
+    def stand_by(self, agent: str | None) -> None:
+        """Have a process ready, with everything imported, for the next agent that is started."""
+        self._spare = self._spawn(agent)
 
     def start(self, begin: Begin) -> None:
-        """Start the process of an agent; it is ready when :meth:`wait_ready` returns."""
+        """Start an agent, in the process that stands by if there is one; :meth:`wait_ready` returns when it is ready."""
+        started_at = time.monotonic_ns()
+        process, self._spare = self._spare or self._spawn(begin.agent), None
+        worker = Worker(begin, process.process, process.control, process.reply, started_at)
+        self.workers[begin.name] = worker
+        self._selector.register(worker.reply, selectors.EVENT_READ, worker)
+        self._tell(worker, begin)
+
+    @staticmethod
+    def _spawn(agent: str | None) -> Process:
         control_read, control_write = os.pipe()
         reply_read, reply_write = os.pipe()
-        command = [sys.executable, "-P", "-m", "ntmem.replay.worker", str(control_read), str(reply_write)]
-        spawned_at = time.monotonic_ns()
+        command = [sys.executable, "-P", "-m", "ntmem.replay.worker", str(control_read), str(reply_write), agent or ""]
         try:
             process = subprocess.Popen(
                 command,
@@ -105,10 +134,7 @@ class Swarm:
             os.close(control_read)
             os.close(reply_write)
         os.set_blocking(reply_read, False)
-        worker = Worker(begin, process, control_write, reply_read, spawned_at)
-        self.workers[begin.name] = worker
-        self._selector.register(reply_read, selectors.EVENT_READ, worker)
-        self._tell(worker, begin)
+        return Process(process, control_write, reply_read)
 
     def wait_ready(self, names: Iterable[str]) -> None:
         """Return when these agents have opened the store and read their state."""
@@ -175,6 +201,9 @@ class Swarm:
             worker.process.wait()
             self._forget(worker)
         self.workers.clear()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
         self._selector.close()
 
     # -- pipes

@@ -1,4 +1,4 @@
-"""The process around one agent: ``python -m ntmem.replay.worker CONTROL REPLY``, with two inherited pipe ends.
+"""The process around one agent: ``python -m ntmem.replay.worker CONTROL REPLY AGENT``, with two inherited pipe ends.
 
 It does what the control pipe says and acknowledges on the reply pipe, so whatever an agent prints disturbs nothing.
 When the control pipe closes the process ends, in the midst of a step if need be: nothing here needs a shutdown.
@@ -23,15 +23,18 @@ _CHUNK = 1 << 16
 
 def main() -> None:
     """Serve the supervisor until it says stop, goes away, or the agent raises."""
-    begun_at = time.monotonic_ns()
     control, reply = int(sys.argv[1]), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(control,), daemon=True).start()
     step: int | None = None
     try:
+        make = load_agent(sys.argv[3] or None)  # before it is told to begin: a process may stand by
         messages = _messages(control)
-        begin = next(messages)
+        begin = next(messages, None)
+        if begin is None:
+            return
         assert isinstance(begin, Begin)
-        agent = load_agent(begin.agent)()
+        begun_at = time.monotonic_ns()
+        agent = make()
         with open_store(begin.store, agent_id=begin.name) as memory:
             agent.begin(
                 memory,

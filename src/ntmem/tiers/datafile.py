@@ -71,8 +71,9 @@ def find_damage(data_file: str) -> str | None:
     pages = newer[6] + 1
     if pages * page_size > size:
         # Pages that were taken and given back within one transaction may never have been written, so a sound
-        # file can be shorter than its last page number says: only a walk of the whole tree can tell.
-        problems = walk(data_file)
+        # file can be shorter than its last page number says: only a walk of the whole tree can tell. While others
+        # write, a walk finds pages that are not of one commit; they have the file mapped already.
+        problems = walk(data_file) if _at_rest(os.path.dirname(data_file)) else []
         if problems:
             return f"it has {size} bytes where {pages * page_size} are expected ({problems[0]})"
     return None
@@ -100,11 +101,13 @@ def _meta_damage(number: int, page: bytes, page_size: int) -> str | None:
 
 def walk(data_file: str) -> list[str]:
     """Return what is wrong with the structure of an LMDB file at rest, checked page by page without mapping it."""
-    from lmdb import verify
+    from lmdb.verify import VerifyError
+
+    from .walking import walk_file
 
     try:
-        return list(verify.verify(data_file, subdir=False))  # type: ignore[no-untyped-call]
-    except verify.VerifyError as error:
+        return walk_file(data_file)
+    except VerifyError as error:
         return [str(error)]
 
 

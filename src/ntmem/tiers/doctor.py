@@ -189,18 +189,20 @@ def survey(directories: Sequence[str | os.PathLike[str]] = ()) -> list[RegionRep
     """
     files = _open_files()
     stores = _stores_of(files)
+    reports: list[RegionReport] = []
     if not directories:
-        return [_describe(path, files, stores) for path in _regions()]
-    reports = []
+        for path in _regions():
+            with suppress(FileNotFoundError):  # its last user has just gone
+                reports.append(_describe(path, files, stores))
+        return reports
     for directory in map(os.path.abspath, directories):
         data_file = os.path.join(directory, DATA_FILE)
         if not os.path.exists(data_file):
             raise StorageError(f"there is no store in {directory}; give the directory that holds its {DATA_FILE}")
         stores[_identity_of(data_file)] = directory
-        path = region_path(directory)
-        if os.path.lexists(path):
-            reports.append(_describe(path, files, stores, directory))
-        else:
+        try:
+            reports.append(_describe(region_path(directory), files, stores, directory))
+        except FileNotFoundError:
             reports.append(RegionReport(path=None, state="none", directory=directory))
     return reports
 
@@ -244,6 +246,8 @@ def _describe(
         raise AssertionError("a region that belongs to nothing")
     except RegionMismatch as sound:
         identity = sound.found
+    except FileNotFoundError:
+        raise
     except (RegionDamaged, OSError) as error:
         return _with_damage(report, f"{error}", directory)
     if len(identity) != _IDENTITY.size:
@@ -263,7 +267,11 @@ def _describe(
         return structs.replace(report, advice=[_aside_advice(path, directory)])
     try:
         log = Log(Region.attach(path, identity=identity))
-    except (RegionDamaged, RegionMismatch, LogDamaged, OSError) as error:
+    except RegionMismatch as error:
+        raise FileNotFoundError(f"{path} has just been replaced") from error
+    except FileNotFoundError:
+        raise
+    except (RegionDamaged, LogDamaged, OSError) as error:
         return _with_damage(report, str(error), directory)
     return _with_log(report, log)
 
@@ -359,9 +367,10 @@ def clean(directories: Sequence[str | os.PathLike[str]] = ()) -> list[RegionRepo
             if not os.path.exists(report.path):
                 removed.append(report)
         elif not report.simulated_clock:
-            seen = _identity_of(report.path)
-            if _describe(report.path, _open_files(), {}).state == "stale" and _unlink(report.path, seen):
-                removed.append(report)
+            with suppress(FileNotFoundError):
+                seen = _identity_of(report.path)
+                if _describe(report.path, _open_files(), {}).state == "stale" and _unlink(report.path, seen):
+                    removed.append(report)
     return removed
 
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -31,6 +32,7 @@ STAGED = "staged"
 
 _DELETE_RESERVE = 16 << 20
 _DRAIN_TIMEOUT = 60.0
+_GOING_TIMEOUT = 10.0
 _PRIVATE_LOG = 4 << 20
 
 
@@ -70,9 +72,7 @@ class LoggedStore(ColdStore):
         assert self.directory is not None
         row = self.read(lambda txn: Tables(self, txn).log_row())
         if row is None:
-            raise StorageError(
-                f"{self.directory} is in use, but its data file knows no shared region; close it in every process"
-            )
+            raise FileNotFoundError(f"the data file of {self.directory} knows no shared region")
         self.region_id = row.region_id
         return map_region(self.directory, row.region_id)
 
@@ -109,18 +109,30 @@ class SharedStore(LoggedStore):
         else:
             self.attached = AttachLock(self.directory)
             self.attached.join(log=True)
-            if not self.attached.is_alone():
-                self._map()
-            else:
+            if not self._map_of_others(self.attached):
                 if os.path.exists(region_path(self.directory)):
                     self._take_over(self.directory)
                 self._create(choice)
         self.flusher.start()
         self.is_joined = True
 
-    def _map(self) -> None:
-        self.use_log(self.mapped_log())
-        self.flusher = self._make_flusher(self.region_id)
+    def _map_of_others(self, attached: AttachLock) -> bool:
+        """Map the region that others use; return whether there are others.
+
+        One that was killed while it made the region has none, and is there until the kernel is done with it.
+        """
+        until = time.monotonic() + _GOING_TIMEOUT
+        while not attached.is_alone():
+            try:
+                self.use_log(self.mapped_log())
+            except FileNotFoundError as error:
+                if time.monotonic() > until:
+                    raise StorageError(f"{self.directory} is in use, but {error}; close it in every process") from error
+                time.sleep(0.002)
+            else:
+                self.flusher = self._make_flusher(self.region_id)
+                return True
+        return False
 
     def _take_over(self, directory: str) -> None:
         """Bring to LMDB what dead processes have left in the log, and remove their region."""

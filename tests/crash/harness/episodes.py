@@ -56,8 +56,7 @@ def finish(family: Family, how: str) -> None:
     if how == "kill":
         family.kill_all()
         return
-    family.end_all()
-    if not family.faults and family.words() is not None:
+    if family.end_all() and not family.faults and family.words() is not None:
         family.faults.append("all have closed the store, and the region is still there")
 
 

@@ -191,8 +191,12 @@ class Family:
         self.others.clear()
         self.dying.clear()
 
-    def end_all(self) -> None:
-        """Ask all to end and wait until they have."""
+    def end_all(self) -> bool:
+        """Ask all to end and wait until they have; return whether none of them died of a failpoint instead."""
+        for pid in self.dying:
+            self.wait(pid)
+        self.dying.clear()
+        all_ended = True
         (self.place / "stop").touch()
         for pid in list(self.stopped):
             self.resume(pid)
@@ -203,13 +207,13 @@ class Family:
                 time.sleep(0.0003)
             elif os.WIFSTOPPED(event[1]):  # on its way out it has come to its failpoint
                 self.resume(event[0])
+            else:
+                all_ended &= event[1] == ENDED
             if time.monotonic() > until:
                 self.dump_stacks()
                 raise Hang(f"processes {list(self.workers)} do not end; stacks are in {self.place}")
-        for pid in self.dying:
-            self.wait(pid)
-        self.dying.clear()
         (self.place / "stop").unlink()
+        return all_ended
 
     # -- what went wrong
 
