@@ -60,6 +60,9 @@ class LoggedStore(ColdStore):
             )
         raise MapFull(f"the store holds its {self.max_bytes} bytes; delete something or raise max_storage_bytes")
 
+    def _reopen(self, env: Any, error: Exception) -> None:
+        raise self._translated(error, write=True) from error  # the flusher has it in use: all processes are to close it
+
     def use_log(self, log: Log) -> None:
         """Let the log tell the time, and find large values on their way into it."""
         self.log = log
