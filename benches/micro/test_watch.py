@@ -9,6 +9,7 @@ import pytest
 import ntmem
 
 COUNT = 200
+FORK = multiprocessing.get_context("fork")
 
 
 def echo_changes(path, ready):
@@ -36,20 +37,21 @@ def round_trips(send, receive):
     return times
 
 
+def start(function, *arguments):
+    """Start a forked process, which is to open the store before this one does; a spawned one cannot import this."""
+    process = FORK.Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
 @pytest.fixture
 def partner(tmp_path):
     """Ways to a process that answers: through the store, and through a pipe."""
-    context = multiprocessing.get_context("spawn")
+    ready = FORK.Event()
+    own, other = FORK.Pipe()
+    processes = [start(echo_changes, str(tmp_path), ready), start(echo_pipe, other)]
+    assert ready.wait(30)
     with ntmem.open(tmp_path, engine="shared") as memory, memory.watch("back") as changes:
-        ready = context.Event()
-        own, other = context.Pipe()
-        processes = [
-            context.Process(target=echo_changes, args=(str(tmp_path), ready)),
-            context.Process(target=echo_pipe, args=(other,)),
-        ]
-        for process in processes:
-            process.start()
-        ready.wait()
         yield (
             (lambda message: memory.put("there", "k", message), lambda: changes.recv(30).value),
             (own.send_bytes, own.recv_bytes),
@@ -57,7 +59,7 @@ def partner(tmp_path):
         memory.put("there", "stop", b"")
         own.send_bytes(b"")
         for process in processes:
-            process.join()
+            process.join(30)
 
 
 def test_put_to_recv_to_a_pipe(benchmark, partner):
@@ -77,13 +79,11 @@ def test_put_to_recv_to_a_pipe(benchmark, partner):
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside_a_subscriber"])
 def test_put_beside_a_subscriber_of_another_namespace(benchmark, tmp_path, beside):
     """What a waiting subscriber costs the writers of other namespaces."""
-    context = multiprocessing.get_context("spawn")
+    if beside:
+        ready = FORK.Event()
+        process = start(echo_changes, str(tmp_path), ready)
+        assert ready.wait(30)
     with ntmem.open(tmp_path, engine="shared") as memory:
-        ready = context.Event()
-        process = context.Process(target=echo_changes, args=(str(tmp_path), ready))
-        if beside:
-            process.start()
-            ready.wait()
 
         def puts():
             for _ in range(100_000):
@@ -92,4 +92,4 @@ def test_put_beside_a_subscriber_of_another_namespace(benchmark, tmp_path, besid
         benchmark.pedantic(puts, rounds=20)
         if beside:
             memory.put("there", "stop", b"")
-            process.join()
+            process.join(30)

@@ -39,6 +39,7 @@ from .system import MemorySystem, open, verify
 from .transaction import Transaction
 from .values import Codec
 from .view import NamespaceView
+from .watching import Subscription, WatchedChange
 
 __version__ = "0.1.0"
 
@@ -70,10 +71,12 @@ __all__ = [
     "StaleFence",
     "StorageError",
     "StoreClosed",
+    "Subscription",
     "Transaction",
     "VectorError",
     "VerifyReport",
     "VersionConflict",
+    "WatchedChange",
     "open",
     "verify",
 ]

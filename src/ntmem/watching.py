@@ -139,8 +139,8 @@ class Subscription:
                 return
         elif not isinstance(engine, QuietEngine):
             raise StorageError(
-                f"watch needs the commit log of engine 'shared', and this store is open with engine {engine.name!r}, or "
-                "from a directory that cannot be written to; open it with engine='shared'"
+                f"watch needs the commit log of engine 'shared', and this store is open with engine {engine.name!r}, "
+                "or from a directory that cannot be written to; open it with engine='shared'"
             )
         newest = engine.last_version()
         if since is not None and since > newest:

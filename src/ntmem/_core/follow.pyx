@@ -46,6 +46,7 @@ cdef enum:
     FIRST_ROOM = 1 << 14
     STRIDE = 1 << 14           # groups between two looks at the clock
     SLICE_NS = 50_000_000      # a wake-up lost with a dead process costs this; signals are looked at as often
+    PATIENCE = 4               # how often it is woken in vain before it naps
     FIRST_NAP_NS = 50_000
     LONGEST_NAP_NS = 1_000_000  # what a change may be late in a store that is busy with others
 
@@ -71,9 +72,12 @@ ctypedef struct follow_t:
     uint64_t position   # where the next group begins
     uint64_t version    # the last one before the position; 0: not known yet
     bint moved          # it has passed groups since it last waited
+    uint32_t in_vain    # how often that was so, since something matched or the log stood still
 
 
-cdef inline bint record_matches(const follow_t *follow, const log_record_t *record, const unsigned char *space) noexcept nogil:
+cdef inline bint record_matches(
+    const follow_t *follow, const log_record_t *record, const unsigned char *space
+) noexcept nogil:
     """Whether it is of the namespace or, if they are wanted, its children; a notice: also if of what it lies below."""
     cdef bint below = record.namespace_size >= follow.stem_size
     if record.version <= follow.after:
@@ -162,14 +166,20 @@ cdef follow_outcome follow_until(follow_t *follow, uint64_t deadline) noexcept n
             return outcome
         if outcome == FOLLOW_PASSED:
             continue
-        if follow.moved:  # others write: they are not to wake this one each time
+        if not follow.moved:
+            if nap != 0:
+                follow.in_vain = 0
+            nap = 0
+        elif follow.in_vain < PATIENCE:
+            follow.in_vain += 1
+            follow.moved = False
+        else:  # others write a lot: they are not to wake this one each time
             follow.moved = False
             nap = min(max(2 * nap, <uint64_t>FIRST_NAP_NS), <uint64_t>LONGEST_NAP_NS, deadline - now)
             duration.tv_sec = 0
             duration.tv_nsec = nap
             nanosleep(&duration, NULL)
             continue
-        nap = 0
         expected = news_expect(&control.commit_news.word)
         if word_acquire(&control.committed.word) == follow.position:
             news_wait(&control.commit_news.word, expected, deadline - now)
@@ -374,7 +384,8 @@ cdef class Follower:
             if outcome != FOLLOW_END and not groups:
                 raise self.failure(outcome)
             break
-        self.follow.moved = False  # it is its own news that come
+        self.follow.moved = False
+        self.follow.in_vain = 0
         return groups
 
     cdef list matching(self):

@@ -53,10 +53,12 @@ typedef struct {
     uint32_t crc; /* of the four above */
 } __attribute__((aligned(SYNC_LINE))) log_constants_t;
 
-/* The store's clock: system, `at` is added to the boot clock; simulated, it is the time. Only rises. */
+/* The store's clock: system, `at` is added to the boot clock; simulated, it is the time. Only rises. `told` follows it,
+ * so that a wrong time does not pass for a right one: log_examine.h. */
 typedef struct {
     int64_t at;
     uint32_t simulated;
+    int64_t told;
 } __attribute__((aligned(SYNC_LINE))) log_clock_t;
 
 typedef struct {
@@ -214,15 +216,22 @@ static inline int word_raise(uint64_t *word, uint64_t value)
     return 0;
 }
 
-static inline int log_set_clock(const log_t *log, int64_t at)
+/* The same of a time; whether it is there now. */
+static inline int clock_raise(int64_t *word, int64_t at)
 {
-    int64_t *word = &log->control->clock.at;
     int64_t found = __atomic_load_n(word, __ATOMIC_RELAXED);
 
     while (found < at)
         if (__atomic_compare_exchange_n(word, &found, at, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
             return 1;
     return found == at;
+}
+
+static inline int log_set_clock(const log_t *log, int64_t at)
+{
+    log_clock_t *clock = &log->control->clock;
+
+    return clock_raise(&clock->at, at) && (clock_raise(&clock->told, at), 1);
 }
 
 /* Lets the flusher know that somebody waits for `position` to be on disk. */

@@ -189,7 +189,7 @@ cdef class Log:
             control, ring_size, index_size // sizeof(uint64_t), region.region.header.generation, first_sequence
         ):
             raise OSError("the system has no robust mutexes")
-        control.clock.at = clock
+        control.clock.at = control.clock.told = clock
         control.clock.simulated = simulated
         return Log(region)
 

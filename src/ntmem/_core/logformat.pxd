@@ -23,6 +23,7 @@ cdef extern from "log.h" nogil:
     ctypedef struct log_clock_t:
         int64_t at
         uint32_t simulated
+        int64_t told
 
     ctypedef struct log_leader_t:
         uint64_t pulse
@@ -187,3 +188,22 @@ cdef extern from "log_flush.h" nogil:
     ) noexcept
     log_advance_outcome log_advance(const log_t *log, uint64_t position, uint64_t sequence) noexcept
     uint64_t log_wait(uint64_t *word, uint32_t *news, uint64_t target, uint64_t wait_ns) noexcept
+
+
+cdef extern from "log_examine.h" nogil:
+    enum examine_outcome:
+        EXAMINE_SOUND
+        EXAMINE_WORDS
+        EXAMINE_MUTEX
+        EXAMINE_GROUP
+        EXAMINE_BEHIND
+        EXAMINE_VERSIONS
+        EXAMINE_CLOCK
+        EXAMINE_INDEX
+
+    ctypedef struct examine_t:
+        uint64_t position
+        int64_t now
+
+    examine_outcome log_examine(const log_t *log, bint with_index, examine_t *examined) noexcept
+    void log_settle(const log_t *log, int64_t least) noexcept

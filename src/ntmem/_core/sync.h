@@ -23,7 +23,11 @@
 
 static inline uint64_t word_acquire(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static inline uint64_t word_relaxed(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+#if defined(NTMEM_PLANTED_RACE) /* the thread sanitizer must see this: tests/sanitize */
+static inline void word_release(uint64_t *word, uint64_t value) { *word = value; }
+#else
 static inline void word_release(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+#endif
 
 #if defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wtsan" /* fences are not modelled; what they order is atomic in that build */
@@ -95,6 +99,27 @@ static inline int mutex_is_sound(const shared_mutex_t *shared)
     if (mutex_create(&fresh) != 0)
         return 0;
     return fresh.mutex.__data.__kind == __atomic_load_n(&shared->mutex.__data.__kind, __ATOMIC_RELAXED);
+#else
+    return 1;
+#endif
+}
+
+/* Whether its last owner died with it, and nobody has taken it since. */
+static inline int mutex_owner_died(const shared_mutex_t *shared)
+{
+#if defined(__GLIBC__)
+    const uint32_t lock = (uint32_t)__atomic_load_n(&shared->mutex.__data.__lock, __ATOMIC_ACQUIRE);
+    return (lock & FUTEX_OWNER_DIED) != 0 && (lock & FUTEX_TID_MASK) == 0;
+#else
+    return 1;
+#endif
+}
+
+/* Whether it is as the dead leave one. For who is alone: anything else would be waited for in vain. */
+static inline int mutex_is_left(const shared_mutex_t *shared)
+{
+#if defined(__GLIBC__)
+    return __atomic_load_n(&shared->mutex.__data.__lock, __ATOMIC_ACQUIRE) == 0 || mutex_owner_died(shared);
 #else
     return 1;
 #endif

@@ -34,7 +34,7 @@ from ..errors import (
     StoreClosed,
 )
 from .datafile import DATA_FILE, LOCK_FILE, check_before_mapping, note_closed, was_touched
-from .faults import DAMAGE, NO_ROOM, code_of, open_error
+from .faults import DAMAGE, LITTLE, NO_ROOM, code_of, no_room, open_error
 from .gate import Gate
 from .region import AttachLock
 
@@ -48,7 +48,6 @@ _MAX_STEP = 1 << 30
 _MAX_READERS = 1022
 _LOCK_FILE_BYTES = 1 << 16  # what so many take
 _ADOPT, _SHRINK = -1, -2
-_LITTLE = 1 << 16
 _PRIVATE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 _DATABASES = ("meta", "namespaces", "records", "history", "expiry")
 
@@ -360,13 +359,12 @@ class ColdStore:
         return int((self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"])
 
     def _no_room(self) -> bool:
-        """Whether the disk, or what this process may write, is used up: LMDB says "I/O error" of a short write."""
+        """Whether the disk, or what this process may write, is used up."""
         import resource
 
-        free = os.statvfs(self.directory or _PRIVATE or "/tmp")
         most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        used_up = most != resource.RLIM_INFINITY and self._used() + _LITTLE > most
-        return used_up or free.f_bavail * free.f_frsize < _LITTLE
+        used_up = most != resource.RLIM_INFINITY and self._used() + LITTLE > most
+        return used_up or no_room(self.directory or _PRIVATE or "/tmp")
 
     def _translated(self, error: lmdb.Error, write: bool) -> NtmemError:
         code = code_of(error)

@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct, structs
 
 from .. import clock as clocks
+from .._core.examine import examine
 from .._core.flusher import trouble_text
 from .._core.log import Log, LogDamaged
 from .._core.region import Region, RegionDamaged, RegionMismatch
@@ -43,7 +44,6 @@ RegionState = Literal["in use", "left behind", "stale", "damaged", "foreign", "n
 _NAME = re.compile(r"ntmem-(\d+)-[0-9a-f]{16}")
 _IDENTITY = struct.Struct("<36sQQQ16s")  # as regions.region_identity() packs it
 _FLOCK = struct.Struct("hhqqi4x")
-_MAGIC = b"tmemgv01"[::-1]
 _OPEN_TIMEOUT = 10.0
 
 
@@ -117,15 +117,14 @@ class _File(NamedTuple):
 
 
 def _open_files() -> list[_File]:
-    """Return the regions and data files that this user's other processes have open or mapped."""
-    found = []
+    """Return the regions and data files that this user's processes have open or mapped, this one included."""
+    found: list[_File] = []
     for name in filter(str.isdigit, os.listdir("/proc")):
-        pid = int(name)
-        if pid != os.getpid():
-            with suppress(OSError):  # it has ended, or is another user's
-                if os.stat(f"/proc/{name}").st_uid == os.getuid():
-                    found += _files_of(pid)
-    return found
+        with suppress(OSError):  # it has ended, or is another user's
+            if os.stat(f"/proc/{name}").st_uid == os.getuid():
+                found += _files_of(int(name))
+    own = os.getpid()  # has regions open that it has only looked at; that it uses one shows in attach.lock
+    return [file for file in found if file.pid != own or os.path.basename(file.name) == DATA_FILE]
 
 
 def _files_of(pid: int) -> Iterator[_File]:
@@ -286,12 +285,18 @@ def _with_damage(report: RegionReport, problem: str, directory: str | None) -> R
 def _with_log(report: RegionReport, log: Log) -> RegionReport:
     flushed, committed = log.flushed, log.committed
     used = bool(report.attached) or (report.directory is not None and _is_used(report.directory))
+    if not used:
+        try:
+            examine(log)
+        except LogDamaged as error:
+            assert report.path is not None
+            return _with_damage(report, str(error), report.directory)
     unflushed = max(committed - flushed, 0)
     problems, advice = [], []
     if log.trouble is not None:
         problems.append(trouble_text(*log.trouble))
     stopped = [process for process in report.attached if process.stopped]
-    leader = log.leader
+    leader = log.leader if used else 0
     for process in stopped:
         role = ", which brings changes to disk," if process.pid == leader else ""
         problems.append(f"process {process}{role} is stopped; others may have to wait for it")
@@ -302,10 +307,12 @@ def _with_log(report: RegionReport, log: Log) -> RegionReport:
         advice.append(
             f"ntmem doctor --flush {report.directory}"
             if report.directory
-            else "open its store once, or give its directory: ntmem doctor --flush DIRECTORY; if that was deleted: ntmem "
-            f"doctor --set-aside {report.path} DIRECTORY"
+            else "open its store once, or give its directory: ntmem doctor --flush DIRECTORY; if that was deleted: "
+            f"ntmem doctor --set-aside {report.path} DIRECTORY"
         )
-    if state == "stale":
+    if state == "stale" and report.directory is None and log.clock[0]:
+        advice.append("its simulated clock may be nowhere else: open its store once, or give its directory")
+    elif state == "stale":
         advice.append(f"it can be removed: ntmem doctor --clean{' ' + report.directory if report.directory else ''}")
     return structs.replace(
         report,
@@ -405,6 +412,7 @@ def set_aside(path: str, directory: str | os.PathLike[str] | None = None) -> str
         raise StorageError(f"no living process tells whose {path} is; give the directory that is to keep the copy")
     if not os.path.isdir(place):
         raise StorageError(f"{place} is no directory; give the one that is to keep the copy")
+    owner = owner or report.directory
     if report.attached or (owner is not None and _is_used(owner)):
         raise StorageError(f"{path} is in use by {', '.join(map(str, report.attached)) or 'a process'}; end it first")
     if report.state in ("left behind", "stale") and report.directory is not None and _opens(report.directory):

@@ -16,6 +16,7 @@ from .reader import QuietEngine, ReaderStore
 from .region import AttachLock, is_supported, region_path
 from .shared import SharedStore
 from .sharing import attach, detach
+from .tables import Tables
 
 _SECOND = 1_000_000_000
 
@@ -87,6 +88,9 @@ def _join_alone(store: ColdStore) -> None:
     store.attached.join(log=False)
     path = region_path(store.directory)
     if os.path.exists(path):
+        if store.read(lambda txn: Tables(store, txn).get_meta(b"schema")) is None:
+            os.unlink(path)  # of a store that was deleted, whose file had the number that this new one has
+            return
         raise StorageError(
             f"{path} holds changes of {store.directory} that are not on disk yet; open it once with engine='shared', "
             "which brings them there"

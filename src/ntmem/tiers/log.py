@@ -15,6 +15,7 @@ read, and the log refuses it if that has changed meanwhile; then it reads again.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -54,8 +55,11 @@ T = TypeVar("T")
 STAGED_VALUE = 8
 """Flag of a record in the log: its value stands in ``staged``; in its place are id, size and CRC-32."""
 _STUB_BYTES = 20
+_ROW_BYTES = 64  # of a record on disk, beside key and value
+_LOOKS = 100  # for a value that others may have moved or replaced
 _ATTEMPTS = 8  # before a writer locks the log instead of trying again
 _SLICE = 0.05
+_PAST_LIMIT = (1, 0)  # trouble with which the flusher goes on
 
 encoded = lru_cache(65_536)(encode_labels)
 
@@ -125,6 +129,7 @@ class LogEngine(LmdbEngine):
         self.log = store.log
         self.max_lag = max_lag
         self._rules = Rules(-1, {})
+        self._gone: Counter[int] = Counter()  # values that were looked for in vain, by version
         self.direct = Direct(store.log, writer, self._look, writes=not read_only, max_lag=max_lag)
 
     def _look(self, namespace: Any) -> tuple[bytes, bool, int]:
@@ -207,10 +212,15 @@ class LogEngine(LmdbEngine):
     def _staged(self, record: LogRecord) -> bytes:
         """Return a large value: where it waits, or from the record into which the flusher has moved it."""
 
+        size, crc = int.from_bytes(record.value[8:16], "little"), int.from_bytes(record.value[16:], "little")
+
         def look(txn: Any) -> bytes | None:
-            value = txn.get(record.value[:8], db=self.store.databases[STAGED])
-            if value is not None:
-                return bytes(value)
+            staged = txn.get(record.value[:8], db=self.store.databases[STAGED])
+            if staged is not None:
+                value = bytes(staged)
+                if len(value) != size or crc32(value) != crc:
+                    raise self._staged_damage(record, "is damaged")
+                return value
             tables = Tables(self.store, txn)
             row = tables.namespace(decode_labels(record.namespace))
             if row is None:
@@ -219,9 +229,21 @@ class LogEngine(LmdbEngine):
             return next(found, None)
 
         value = self.store.read(look)
-        if value is None:  # it was replaced since the record was found
-            raise LookAgain(f"the value of version {record.version} is gone")
-        return value
+        if value is not None:
+            return value
+        if 0 < record.expires_at <= self.log.now():  # and was swept: nobody is served it
+            return b""
+        self._gone[record.version] += 1  # it was replaced since the record was found: not for ever
+        if self._gone[record.version] > _LOOKS:
+            self._gone.clear()
+            raise self._staged_damage(record, "is gone")
+        raise LookAgain(f"the value of version {record.version} is gone")
+
+    def _staged_damage(self, record: LogRecord, what: str) -> CorruptionError:
+        return CorruptionError(
+            f"the value of {record.key!r}, version {record.version}, on its way into its record in "
+            f"{self.store.directory}, {what}; restore a backup of the store's directory, or delete and rewrite this key"
+        )
 
     def _served_of_log(self, labels: tuple[str, ...], record: LogRecord) -> Stored | None:
         """Return what is served of a key whose newest version is in the log."""
@@ -283,10 +305,16 @@ class LogEngine(LmdbEngine):
 
         return self._read(look)
 
+    def _collected(self, stem: bytes) -> dict[bytes, dict[bytes, LogRecord]]:
+        try:
+            return collect(self.log, stem)
+        except LogDamaged as error:
+            raise CorruptionError(str(error)) from error
+
     def _entries(self, labels: tuple[str, ...], prefix: bytes, start: bytes) -> Iterator[Entry]:
         space = encoded(labels)
         self._check_open()
-        unflushed = collect(self.log, space).get(space, {})
+        unflushed = self._collected(space).get(space, {})
         keys = sorted(key for key in unflushed if key >= start and key.startswith(prefix))
         served = super()._entries(labels, prefix, start)
         both = heapq.merge(((key, None) for key in keys), served, key=itemgetter(0))
@@ -306,7 +334,7 @@ class LogEngine(LmdbEngine):
 
     def namespaces(self, prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
         self._check_open()
-        unflushed = collect(self.log, encoded(prefix))
+        unflushed = self._collected(encoded(prefix))
 
         def look(tables: Tables) -> list[tuple[str, ...]]:
             rows = {encoded(row.labels): row for row in tables.namespaces_below(prefix)}
@@ -489,6 +517,9 @@ class LogEngine(LmdbEngine):
 
     def _commit_past_the_log(self, changes: Sequence[Change]) -> list[Outcome]:
         with self._exclusive():
+            needs = sum(len(it.key) + len(it.value) + _ROW_BYTES for it in changes if it.kind != "delete")
+            if needs:
+                self.store.require_room(needs)
             first = self.log.skip_sequences(len(changes))
 
             def begin(tables: Tables) -> None:
@@ -558,7 +589,7 @@ class LogEngine(LmdbEngine):
         while not reached(_SLICE if timeout is None else min(_SLICE, max(timeout - waited, 0))):
             waited += _SLICE
             trouble = self.log.trouble
-            if trouble is not None:
+            if trouble is not None and trouble != _PAST_LIMIT:
                 raise Trouble(*trouble)
             if timeout is not None and waited >= timeout:
                 raise LockTimeout(
@@ -572,6 +603,9 @@ class LogEngine(LmdbEngine):
         except Trouble as error:
             raise trouble_error(error) from error
         except (WriterStalled, LogFull) as error:
+            trouble = self.log.trouble
+            if isinstance(error, LogFull) and trouble is not None:
+                raise trouble_error(Trouble(*trouble)) from error
             raise StorageError(str(error)) from error
         except LogDamaged as error:
             raise CorruptionError(str(error)) from error

@@ -18,7 +18,7 @@ from typing import Literal
 
 from .. import clock as clocks
 from ..clock import SimulatedClock
-from ..errors import SchemaError, StorageError
+from ..errors import CorruptionError, SchemaError, StorageError
 from .cold import ColdStore
 from .datafile import DATA_FILE
 from .tables import SIMULATED, SYSTEM, ClockRow, Head, Tables
@@ -47,22 +47,30 @@ def prepare_rows(store: ColdStore, tables: Tables) -> None:
     """Do what :func:`prepare` does, within a transaction."""
     found = tables.get_meta(b"schema")
     if found is None:
+        if tables.get_meta(b"head") is not None:
+            raise CorruptionError("the store's schema row is missing; restore a backup of the store's directory")
         tables.put_meta(b"schema", _SCHEMA.pack(SCHEMA))
         tables.put_head(Head(0, 0, 1, 0))
     else:
-        _migrate(tables, _SCHEMA.unpack(found)[0])
+        _migrate(tables, _schema_of(found))
     if store.directory is not None:
         _identify(store, tables)
 
 
 def check_schema(store: ColdStore) -> None:
     found = store.read(lambda txn: Tables(store, txn).get_meta(b"schema"))
-    schema = 0 if found is None else _SCHEMA.unpack(found)[0]
+    schema = 0 if found is None else _schema_of(found)
     if schema != SCHEMA:
         raise SchemaError(
             f"the store has schema {schema}, this version of ntmem reads {SCHEMA}; "
             + ("upgrade ntmem" if schema > SCHEMA else "open it for writing once to migrate it")
         )
+
+
+def _schema_of(row: bytes) -> int:
+    if len(row) != _SCHEMA.size:
+        raise CorruptionError("the store's schema row is damaged; restore a backup of the store's directory")
+    return int(_SCHEMA.unpack(row)[0])
 
 
 def _migrate(tables: Tables, found: int) -> None:

@@ -44,7 +44,10 @@ class ReaderStore(LoggedStore):
             attached = AttachLock(self.directory)
             try:
                 attached.join(log=True)
-                self.use_log(self.mapped_log())
+                log = self.mapped_log()
+                if attached.is_alone():  # nobody lives who could vouch for it
+                    self.settle_log(log, index=True)
+                self.use_log(log)
             except FileNotFoundError:  # its last user has just gone
                 attached.release()
                 return False

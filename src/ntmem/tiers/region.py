@@ -20,6 +20,7 @@ from contextlib import suppress
 from hashlib import sha256
 
 from .. import clock as clocks
+from .._core.examine import examine
 from .._core.log import Log, LogDamaged
 from .._core.region import Region, RegionDamaged, RegionMismatch
 from ..errors import CorruptionError, DiskFull, StorageError
@@ -29,6 +30,8 @@ SHARED_MEMORY = "/dev/shm"
 REGION_ID_BYTES = 16
 
 _IDENTITY = struct.Struct("<36sQQQ16s")  # boot id, device and inode of the data file, PID namespace, region id
+_ASIDE = "it may hold changes that are not on disk yet: 'ntmem doctor' shows it, and sets it aside"
+_MOST_AHEAD = 1 << 40  # so many versions were not wasted
 _SLOT_BYTES = 128  # of the ring for each slot of the index
 _FLOCK = struct.Struct("hhqqi4x")
 _LOG_USERS, _LMDB_USERS = 0, 1  # bytes of attach.lock
@@ -121,7 +124,7 @@ def create_region(
         if path is not None:
             region.publish()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.ENOMEM):
+        if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise DiskFull(
                 f"{SHARED_MEMORY} has no room for a log of {size} bytes ({error.strerror}); free some, open the store "
                 "with a smaller log_bytes, or with engine='lmdb'"
@@ -148,14 +151,60 @@ def map_region(directory: str, region_id: bytes, path: str | None = None) -> Log
             raise
         return _map_unnamed(directory, region_id)
     except (RegionDamaged, LogDamaged) as error:
-        raise CorruptionError(
-            f"{error}; it may hold changes that are not on disk yet: 'ntmem doctor' shows it, and sets it aside"
-        ) from error
+        raise CorruptionError(f"{error}; {_ASIDE}") from error
     except RegionMismatch as error:
         raise StorageError(
             f"the shared region {name} belongs to another state of {directory}/{DATA_FILE} (was a backup put back, or "
             "is this another container?); 'ntmem doctor' shows it, and sets it aside"
         ) from error
+
+
+def examine_region(
+    log: Log, *, position: int, newest: tuple[int, int], clock: tuple[bool, int], index: bool = False
+) -> int:
+    """See that what dead processes left in a region is whole, and goes with the data file; for who is alone with it.
+
+    Returns the least that its clock can be at, for :func:`ntmem._core.examine.settle`.
+
+    Parameters
+    ----------
+    position : int
+        Up to which the data file has the log.
+    newest : tuple of int
+        Generation and sequence number of the newest version in the data file.
+    clock : tuple of bool and int
+        As the data file knows it: whether it is simulated, and its time or offset.
+    index : bool
+        It is going to be read, and not drained first.
+
+    Raises
+    ------
+    CorruptionError
+        It is not, or does not.
+    """
+    try:
+        latest = examine(log, index=index)
+    except LogDamaged as error:
+        raise CorruptionError(f"{error}; {_ASIDE}") from error
+    generation, sequence = newest
+    simulated, at = log.clock
+    found = None
+    if not log.flushed <= position <= log.committed:
+        found = f"it has what is between {log.flushed} and {log.committed}, the data file ends at {position}"
+    elif generation != log.region.generation or not 0 <= log.next_sequence - 1 - sequence < _MOST_AHEAD:
+        found = (
+            f"its next version is {log.next_sequence} of generation {log.region.generation}, the data file has "
+            f"{sequence} of {generation}"
+        )
+    elif simulated != clock[0] or at < clock[1]:
+        kinds = ("the system's", "a simulated one")
+        found = f"its clock is {kinds[simulated]}, at {at}, the data file has {kinds[clock[0]]}, at {clock[1]}"
+    if found is not None:
+        raise CorruptionError(
+            f"the shared region {log.region.path} contradicts its data file: {found}; was one of them put back from a "
+            f"copy? {_ASIDE}"
+        )
+    return max(clock[1], latest) if simulated and latest is not None else clock[1]
 
 
 def remove_region(log: Log) -> None:

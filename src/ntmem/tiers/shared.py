@@ -14,16 +14,27 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import lmdb
+
+from .._core.examine import settle
 from .._core.flusher import Flusher
-from .._core.log import Log
+from .._core.log import Log, LogDamaged
 from .._core.logrecords import Trouble
 from .._core.mdb import Environment
 from ..clock import SimulatedClock
-from ..errors import MapFull, NtmemError, StorageError
+from ..errors import CorruptionError, MapFull, NtmemError, StorageError
 from .cold import ColdStore
-from .faults import trouble_error
+from .faults import open_error, trouble_error
 from .opening import ClockChoice, agree_on_row, check_agreed, followed_offset, prepare_rows
-from .region import REGION_ID_BYTES, AttachLock, create_region, map_region, region_path, remove_region
+from .region import (
+    REGION_ID_BYTES,
+    AttachLock,
+    create_region,
+    examine_region,
+    map_region,
+    region_path,
+    remove_region,
+)
 from .sharing import opening
 from .tables import SIMULATED, SYSTEM, ClockRow, LogRow, Tables
 
@@ -34,6 +45,20 @@ _DELETE_RESERVE = 16 << 20
 _DRAIN_TIMEOUT = 60.0
 _GOING_TIMEOUT = 10.0
 _PRIVATE_LOG = 4 << 20
+
+
+def examine_log(store: ColdStore, log: Log, *, index: bool = False) -> int:
+    """Do :func:`examine_region` with what the data file says."""
+    row, head, clock = store.read(
+        lambda txn: (Tables(store, txn).log_row(), Tables(store, txn).head(), Tables(store, txn).clock())
+    )
+    return examine_region(
+        log,
+        position=0 if row is None else row.position,
+        newest=(head.generation, head.position),
+        clock=(clock.kind == SIMULATED, clock.at),
+        index=index,
+    )
 
 
 class LoggedStore(ColdStore):
@@ -67,8 +92,11 @@ class LoggedStore(ColdStore):
         """Let the log tell the time, and find large values on their way into it."""
         self.log = log
         self.clock = log.now
-        if STAGED not in self.databases:
-            self.databases[STAGED] = self.env.open_db(STAGED.encode(), create=not self.read_only)
+        self._open_staged()
+
+    def settle_log(self, log: Log, *, index: bool = False) -> None:
+        """See that what dead processes left is whole and goes with the data file; for who is alone."""
+        settle(log, examine_log(self, log, index=index))
 
     def mapped_log(self) -> Log:
         """Map the region that other processes use."""
@@ -86,6 +114,22 @@ class LoggedStore(ColdStore):
         if not read_only:
             start = choice.now() if isinstance(choice, SimulatedClock) else at
             self.log.set_clock(start if simulated else followed_offset(at))
+
+    def require_room(self, needs: int) -> None:
+        """Raise :class:`MapFull` if what is written past the log would exceed ``max_storage_bytes``."""
+        used = self._used()
+        if used + needs > self.max_bytes:
+            used -= self.env.free_pages() * self.env.stat()["psize"]
+            if used + needs > self.max_bytes:
+                self._grow(0, 0, False)
+
+    def _open_staged(self) -> None:
+        if STAGED in self.databases:
+            return
+        try:
+            self.databases[STAGED] = self.env.open_db(STAGED.encode(), create=not self.read_only)
+        except (lmdb.Error, OSError) as error:
+            raise open_error(self.directory or SHARED_MEMORY, error) from error
 
     def _close_in_child(self) -> None:
         pass  # its finalizers leave everything alone in a child
@@ -141,12 +185,17 @@ class SharedStore(LoggedStore):
         """Bring to LMDB what dead processes have left in the log, and remove their region."""
         row = self.read(lambda txn: Tables(self, txn).log_row())
         path = region_path(directory)
-        if self.read(lambda txn: Tables(self, txn).get_meta(b"schema")) is None:
+        if row is None and self.read(lambda txn: Tables(self, txn).get_meta(b"schema")) is None:
             os.unlink(path)  # of a store that was deleted, whose file had the number that this new one has
             return
         self.use_log(map_region(directory, b"" if row is None else row.region_id, path))
-        self.log.lock(_DRAIN_TIMEOUT)  # repairs what a writer may have died over
+        self.settle_log(self.log)
+        try:
+            self.log.lock(_DRAIN_TIMEOUT)  # repairs what a writer may have died over
+        except LogDamaged as error:
+            raise CorruptionError(f"{error}; 'ntmem doctor' shows it, and sets it aside") from error
         self.log.unlock()
+        self.settle_log(self.log)  # with what was repaired
         self.flusher = self._make_flusher(row.region_id if row else b"")
         self._drain(anew=True)
         self._note_log()
@@ -164,8 +213,7 @@ class SharedStore(LoggedStore):
             tables.delete_rows(STAGED)  # of writers who died before they referred to them
 
         self.clock = None  # that of a log which is gone
-        if STAGED not in self.databases:
-            self.databases[STAGED] = self.env.open_db(STAGED.encode())
+        self._open_staged()
         self.write(lambda txn: act(Tables(self, txn)))
         head, clock = self.read(lambda txn: (Tables(self, txn).head(), Tables(self, txn).clock()))
         self.use_log(
@@ -229,12 +277,15 @@ class SharedStore(LoggedStore):
             self._drain()  # others may have come, written and gone
             self._note_log()
             remove_region(self.log)
+        self.attached.release()  # before anybody else asks: of two who leave, the second is alone
 
     def _drain(self, *, anew: bool = False) -> None:
         try:
             self.flusher.drain(_DRAIN_TIMEOUT, anew=anew)
         except Trouble as error:
             raise trouble_error(error) from error
+        except TimeoutError as error:
+            raise StorageError(str(error)) from error
 
     def _note_log(self) -> None:
         """Write down what LMDB does not know of the log's end: its clock, and versions that were taken and wasted."""
@@ -256,8 +307,7 @@ class SharedStore(LoggedStore):
 
     def stage(self, value: bytes) -> bytes:
         """Bring a large value to disk, and return the id under which it waits to be moved into its record."""
-        if self._used() + 2 * len(value) > self.max_bytes:  # it is moved by copying
-            self._grow(0, 0, False)
+        self.require_room(2 * len(value))  # it is moved by copying
         staged = os.urandom(8)
         self.write(lambda txn: txn.put(staged, value, db=self.databases[STAGED]), needs=len(value))
         return staged

@@ -16,6 +16,8 @@ from ..stats import VerifyReport
 from .cold import ColdStore, Txn
 from .datafile import DATA_FILE, check_before_mapping, walk
 from .layout import decode_namespace, decode_record, id_prefix, namespace_key
+from .region import AttachLock, map_region, region_path
+from .shared import examine_log
 from .sharing import attach, detach
 from .tables import Tables
 
@@ -91,6 +93,22 @@ def _check_rows(store: ColdStore, txn: Txn, finding: _Finding) -> None:
             setattr(finding, database, getattr(finding, database) + 1)
 
 
+def _check_region(store: ColdStore, finding: _Finding) -> None:
+    """Look at what dead processes left in shared memory. The caller has ``open.lock``; living ones vouch for theirs."""
+    directory = store.directory
+    if directory is None or not os.access(directory, os.W_OK) or not os.path.exists(path := region_path(directory)):
+        return
+    attached = AttachLock(directory)
+    try:
+        if attached.is_alone():
+            row = store.read(lambda txn: Tables(store, txn).log_row())
+            examine_log(store, map_region(directory, b"" if row is None else row.region_id, path))
+    except (NtmemError, FileNotFoundError) as error:
+        _note(finding, str(error))
+    finally:
+        attached.release()
+
+
 def _note(finding: _Finding, problem: str) -> None:
     if len(finding.problems) < _MOST_PROBLEMS:
         finding.problems.append(problem)
@@ -109,7 +127,7 @@ def _check(directory: str) -> _Finding:
                 read_only=True,
                 max_bytes=1 << 40,
                 make=lambda: ColdStore(directory, read_only=True, max_bytes=1 << 40),
-                prepare=lambda store: None,
+                prepare=lambda store: _check_region(store, finding),
             )
             try:
                 store.read(lambda txn: _check_rows(store, txn, finding))
