@@ -7,13 +7,17 @@ TESTS ?= tests
 JOBS ?= 2
 REPLAY_ARGS ?=
 BENCH_ARGS ?=
+CRASH_SECONDS ?= 600
+CRASH_ARGS ?=
+MUTANTS ?=
+MUTATIONS ?= 10000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz crash mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -25,33 +29,46 @@ replay: $(VENV)/installed  ## replay the shipped market data (REPLAY_ARGS=)
 test: $(VENV)/testable  ## run the tests against the installed wheel (TESTS=, JOBS=)
 	@$(BIN)/pytest -n $(JOBS) $(TESTS)
 
+fuzz: $(VENV)/testable  ## change bytes of regions and data files, and open them (MUTATIONS=)
+	@NTMEM_MUTATIONS=$(MUTATIONS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_mutated.py
+
 bench: $(VENV)/testable  ## run the benchmarks (BENCH_ARGS=)
 	@$(BIN)/pytest benches $(BENCH_ARGS)
 
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py
 
-# An instrumented module needs its run-time library first in the process, and libstdc++ before
-# the first C++ throw. Python's own allocator would hide small overflows: PYTHONMALLOC. Reports
-# are written past Python and lost unless only Python's streams are captured: --capture=sys.
-libraries = $(foreach name,$(1) libstdc++.so.6,$(shell gcc -print-file-name=$(name)))
+# Failpoints are compiled in, so this wants a virtual environment of its own.
+crash: $(VENV)-failpoints/crashable  ## kill processes and look what is left (CRASH_SECONDS=, CRASH_SEED=, CRASH_ARGS=)
+	@$(VENV)-failpoints/bin/python tests/crash/harness --seconds $(CRASH_SECONDS) \
+		$(if $(CRASH_SEED),--seed $(CRASH_SEED)) $(CRASH_ARGS)
 
-asan:  ## native tests under the address and undefined behaviour sanitizers
-	@NTMEM_SANITIZE=address,undefined $(MAKE) --no-print-directory $(VENV)-asan/testable VENV=$(VENV)-asan
-	@LD_PRELOAD="$(call libraries,libasan.so)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
-		UBSAN_OPTIONS=print_stacktrace=1 $(VENV)-asan/bin/pytest --capture=sys tests/unit
+mutants: $(VENV)-failpoints/crashable  ## break each rule on purpose: `make crash` has to notice (MUTANTS=)
+	@$(VENV)-failpoints/bin/python tests/crash/mutants/run.py $(MUTANTS)
 
-tsan:  ## native tests under the thread sanitizer (CPython 3.11: later ones report falsely)
-	@NTMEM_SANITIZE=thread $(MAKE) --no-print-directory $(VENV)-tsan/testable VENV=$(VENV)-tsan
-	@LD_PRELOAD="$(call libraries,libtsan.so)" TSAN_OPTIONS=exitcode=66 \
-		$(VENV)-tsan/bin/pytest --capture=sys tests/unit
+.PHONY: $(VENV)-failpoints/crashable
+$(VENV)-failpoints/crashable:
+	@NTMEM_FAILPOINTS=1 $(MAKE) --no-print-directory $(VENV)-failpoints/testable VENV=$(VENV)-failpoints
+
+# Each begins with planted faults that it must report: tests/sanitize/run.sh.
+SANITIZED ?= tests/unit tests/concurrency
+
+asan: export NTMEM_SANITIZE = address,undefined
+asan:  ## native tests under the address and undefined behaviour sanitizers (SANITIZED=)
+	@$(MAKE) --no-print-directory $(VENV)-asan/testable VENV=$(VENV)-asan
+	@tests/sanitize/run.sh $(VENV)-asan/bin/pytest $(SANITIZED)
+
+tsan: export NTMEM_SANITIZE = thread
+tsan:  ## native tests under the thread sanitizer (SANITIZED=; CPython 3.11: later ones report falsely)
+	@$(MAKE) --no-print-directory $(VENV)-tsan/testable VENV=$(VENV)-tsan
+	@tests/sanitize/run.sh $(VENV)-tsan/bin/pytest $(SANITIZED)
 
 sdist wheel: $(VENV)/buildable  ## into dist/
 	@rm -rf build src/ntmem.egg-info
 	@$(BIN)/python -m build --$@ --outdir dist
 
 clean:  ## remove everything that was built here
-	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan
+	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan $(VENV)-failpoints
 
 # --- files that say how far $(VENV) is -----------------------------------------------------------
 

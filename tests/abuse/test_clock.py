@@ -278,8 +278,8 @@ def anew() -> int:
 def elsewhen(ram: Path, start: Start) -> Elsewhen:
     """Opens the store on a machine whose clocks are ahead of this one's by seconds.
 
-    Returns what it has of "short" and "long", its time at opening, and the ``ts_known`` of a write. Writes "short", with
-    a minute to live, and "long", with two hours.
+    Returns what it has of "short" and "long", its time at opening, and the ``ts_known`` of a write. Writes "short",
+    with a minute to live, and "long", with two hours.
     """
 
     def under(boot: int) -> list[str]:
@@ -307,7 +307,7 @@ def test_suspended(elsewhen: Elsewhen) -> None:
     found, now, _ = elsewhen(boot=3600)  # the boot clock counts it
     assert found == ["None", "b'v'"]
     assert now >= first + HOUR
-    found, now, last = elsewhen(boot=3 * 3600, wall=0)  # also when the wall clock did not
+    found, now, _ = elsewhen(boot=3 * 3600, wall=0)  # also when the wall clock did not
     assert found == ["None", "None"]
     assert now >= first + 3 * HOUR
 

@@ -70,7 +70,7 @@ def damaged(kind, *how):
 def look():
     errors, missing = [], 0
     try:
-        memory = ntmem.open(work)
+        memory = ntmem.open(work, log_bytes=1 << 20)
     except ntmem.NtmemError as error:
         return "error at open", str(error)
     def attempt(function, *args):
@@ -108,7 +108,10 @@ def look():
     except ntmem.NtmemError as error:
         return "error at write", str(error)
     if seen != right: return "stale", "after a few writes"
-    memory.close()
+    try:
+        memory.close()
+    except ntmem.CorruptionError as error:
+        return "error at write", str(error)
     report = memory_report(work)
     return ("all right", "") if report.ok else ("all right, verify says not ok", str(report.problems[:2]))
 
@@ -304,13 +307,14 @@ def test_flipped_bits_of_signposts(pristine: Path, ram: Path, start: Start) -> N
 def test_flipped_bits_of_transaction_numbers(small: Path, ram: Path, start: Start) -> None:
     """They say which meta page counts. Also in files that are not walked.
 
-    One bit turns N into N - 2, which is what stood there before N: the store as of N - 1, and nothing to see.
+    One bit may turn N into N - 2, which is what stood there before N, and one N - 1 into N + 1: the store as of
+    N - 1, and nothing to see.
     """
     mutations = [
         ("flip", meta * PAGE + at, 1 << bit) for meta in range(2) for at in range(144, 152) for bit in (0, 1, 6)
     ]
     outcomes = [what for _, what, _ in judge(start, small, ram, mutations, walked=0)]
-    assert outcomes.count("error at open") >= len(outcomes) - 1
+    assert outcomes.count("error at open") >= len(outcomes) - 2
 
 
 def test_flipped_bits_in_a_file_too_large_to_be_walked(pristine: Path, ram: Path, start: Start) -> None:

@@ -42,7 +42,9 @@ def mutators(ram: Path, start: Start) -> Iterator[list[Child]]:
 @pytest.mark.slow
 def test_mutated_stores_are_refused_or_whole(mutators: list[Child]) -> None:
     # Each kind and each store comes by; 7919 is a prime, so that few seeds do not mean the same few mutations.
-    cases = [(STORES[(n // len(KINDS) + n) % len(STORES)], n % len(KINDS) + len(KINDS) * 7919 * n) for n in range(COUNT)]
+    cases = [
+        (STORES[(n // len(KINDS) + n) % len(STORES)], n % len(KINDS) + len(KINDS) * 7919 * n) for n in range(COUNT)
+    ]
     if ONLY:
         name, seed = ONLY.split()
         cases = [(name, int(seed))]

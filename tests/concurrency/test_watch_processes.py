@@ -141,6 +141,7 @@ with ntmem.open(sys.argv[1], engine="shared", log_bytes=1 << 14) as memory, memo
         assert int(version) in versions[1:]
         for number in range(versions.index(int(version)) + 1, len(versions)):
             assert slow.line() == f"put {versions[number]}"
+        slow.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -48,9 +48,7 @@ def become_nobody():
 class Child:
     """A Python process that runs `code`; ``sys.argv[1:]`` are `args`. `under` is a command that becomes it."""
 
-    def __init__(
-        self, code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
             [*under, sys.executable, "-c", _HELPERS + code, *map(str, args)],
             stdin=subprocess.PIPE,
@@ -125,9 +123,7 @@ def children() -> Iterator[Start]:
     """Give a function that starts children; all are gone when the block ends."""
     started: list[Child] = []
 
-    def start(
-        code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()
-    ) -> Child:
+    def start(code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()) -> Child:
         started.append(Child(code, *args, env=env, under=under))
         return started[-1]
 

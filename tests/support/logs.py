@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import fcntl
 import json
 import os
 import shutil
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from hostile import Child, Start, ram_directory
 
+import ntmem
+from ntmem._core.failpoints import failpoints
 from ntmem._core.log import Log
 from ntmem._core.logrecords import KIND_PUT, Record
 from ntmem._core.region import Region
@@ -52,33 +54,40 @@ def unflushed(log: Log) -> list[list[Record]]:
     return found
 
 
-@functools.cache
-def _tree_with_failpoints(root: Path, place: Path) -> Path:
-    leave_out = ("distance",)  # what nothing here imports
-    shutil.copytree(root / "src", place / "src", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    for source in (place / "src/ntmem/_core").glob("*.pyx"):
-        if source.stem in leave_out:
-            source.unlink()
-    for name in ("_build", "_deps"):
-        shutil.copytree(root / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+def build_with_failpoints(root: Path, place: Path) -> Path:
+    """Return what goes onto the import path for native parts with failpoints.
+
+    They are built once for all processes of a test session, beside `place`, which is a directory of that session. In a
+    virtual environment whose ntmem has failpoints it is that.
+    """
+    if failpoints():
+        return Path(ntmem.__file__).parents[1]
+    session = place.parent.parent if "PYTEST_XDIST_WORKER" in os.environ else place.parent
+    tree = session / "tree-with-failpoints"
+    with open(session / "tree-with-failpoints.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (tree / "built").exists():
+            _build_tree(root, tree)
+            (tree / "built").touch()
+    return tree / "src"
+
+
+def _build_tree(root: Path, tree: Path) -> None:
+    for name in ("src", "_build", "_deps"):
+        ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
+        shutil.copytree(root / name, tree / name, ignore=ignored, dirs_exist_ok=True)
     for name in ("setup.py", "pyproject.toml", "LICENSE-MIT", "LICENSE-APACHE"):
-        shutil.copy(root / name, place)
-    (place / "README.md").touch()
+        shutil.copy(root / name, tree)
+    (tree / "README.md").touch()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("NTMEM_")}
     subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-        cwd=place,
-        env=clean | {"NTMEM_FAILPOINTS": "1", "NTMEM_DEBUG": "1"},
+        cwd=tree,
+        env=clean | {"NTMEM_FAILPOINTS": "1"},
         check=True,
         capture_output=True,
         text=True,
     )
-    return place / "src"
-
-
-def build_with_failpoints(root: Path, place: Path) -> Path:
-    """Build the native parts with failpoints; return what goes onto the import path."""
-    return _tree_with_failpoints(root, place)
 
 
 _NURSERY = """

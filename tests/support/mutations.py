@@ -50,11 +50,10 @@ REMEDIES = (
 
 # Where the words of the control page stand: _core/log.h, a line each.
 WORDS = (
-    *("constants", "writer", None, "committed", "reserved", "next_sequence", "flushed", "commit_news", "flush_news"),
-    *("flusher", None, "flushed_sequence", "oldest", "wanted", "wanted_news", "barrier", "epoch", "clock", "leader"),
-    "trouble",
+    *("constants", "writer", "committed", "reserved", "next_sequence", "flushed", "commit_news", "flush_news", "flusher"),
+    *("flushed_sequence", "oldest", "wanted", "wanted_news", "barrier", "epoch", "clock", "leader", "trouble"),
 )
-AT = {name: PAGE + LINE * line for line, name in enumerate(WORDS) if name}
+AT = {name: PAGE + LINE * line for line, name in enumerate(WORDS)}
 GROUP = struct.Struct("<IIQQQqIII")  # magic crc position first_version time now bytes records pid
 GROUP_MAGIC = 0x50524721
 
@@ -168,6 +167,8 @@ class Prepared:
         self.older_region = (keep / f"{older}.region").read_bytes()
         self.older_data = (keep / f"{older}.mdb").read_bytes()
         self.ring_at = len(self.region_bytes) - RING
+        for word, value in (("committed", self.committed), ("flushed", self.flushed)):  # so AT is right
+            assert struct.unpack_from("<Q", self.region_bytes, AT[word]) == (value,)
         self.ends = self._ends()
 
     def _ends(self) -> list[int]:
@@ -277,6 +278,8 @@ def mutate_region(store: Prepared, kind: str, chance: random.Random) -> bytes:
         case "page of an older copy":
             at = page_of(data, chance)
             data[at : at + PAGE] = chance.choice([store.old_region, store.older_region])[at : at + PAGE]
+        case "older copy" if store.name == "fresh":  # the data file is as old: nothing could tell
+            return mutate_region(store, "page of an older copy", chance)
         case "older copy":
             data[:] = store.older_region
         case "mutex":
@@ -286,7 +289,7 @@ def mutate_region(store: Prepared, kind: str, chance: random.Random) -> bytes:
             if chance.random() < 0.3:
                 flip(data, chance, at, at + LINE)
         case "clock":
-            set_word(data, AT["clock"] + chance.choice([0, 0, 0, 8]), extreme(store, chance, AT["clock"]))
+            set_word(data, AT["clock"] + chance.choice([0, 0, 0, 8, 16]), extreme(store, chance, AT["clock"]))
         case _:
             raise ValueError(kind)
     return bytes(data)
@@ -472,7 +475,7 @@ def opened(store: Prepared, **how: Any) -> ntmem.MemorySystem:
 def use(store: Prepared, read_first: bool) -> tuple[str, str]:
     """Open, read, write, flush, close, open and read again. The outcome and what was said."""
     look = Look(store.told)
-    refusals = []
+    refusals: list[tuple[str, str]] = []
 
     def refused(error: ntmem.NtmemError) -> tuple[str, str]:
         text = f"{type(error).__name__}: {error}"
@@ -486,6 +489,8 @@ def use(store: Prepared, read_first: bool) -> tuple[str, str]:
                 look.everything(memory)
         except ntmem.NtmemError as error:
             refusals.append(refused(error))
+    reader_errors = [*refusals, *(("", error) for error in look.errors)]
+    refusals, look.errors = [], []
     if not (look.wrong or look.lost):
         try:
             with opened(store) as memory:
@@ -502,12 +507,13 @@ def use(store: Prepared, read_first: bool) -> tuple[str, str]:
                 refusals.append(("refused at the second opening", str(error)))
     if look.wrong:
         return "SURPRISE: wrong", look.wrong[0]
-    for what, text in refusals:
+    for what, text in [*reader_errors, *refusals]:
         if what.startswith("SURPRISE"):
             return what, text
     if look.lost:
-        if refusals or look.errors:
-            return "lost, with an error", (look.errors or [refusals[0][1]])[0]
+        errors = [text for _, text in [*reader_errors, *refusals]] + look.errors
+        if errors:
+            return "lost, with an error", errors[0]
         report = verification._check(str(store.directory)).report()
         return ("SURPRISE: lost, verify says OK" if report.ok else "lost, verify says so"), look.lost[0]
     if refusals:
@@ -515,6 +521,8 @@ def use(store: Prepared, read_first: bool) -> tuple[str, str]:
     if look.errors:
         return "error at reading or writing", look.errors[0]
     report = verification._check(str(store.directory)).report()
+    if reader_errors and report.ok:
+        return "refused to a reader, then whole", reader_errors[0][1]
     return ("whole", "") if report.ok else ("whole, verify finds damage", str(report.problems[:2]))
 
 

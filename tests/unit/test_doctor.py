@@ -98,6 +98,15 @@ def test_a_living_store_is_described_with_its_processes(store: Path, start: Star
     check_all_is_there(store)
 
 
+def test_a_store_of_this_process_is_in_use(store: Path) -> None:
+    with ntmem.open(store, engine="shared"):
+        report = next(report for report in doctor.survey() if report.path == region_path(str(store)))
+        assert (report.state, report.directory) == ("in use", str(store))
+        assert doctor.clean([store]) == []
+        with pytest.raises(ntmem.StorageError, match="in use"):
+            doctor.set_aside(region_path(str(store)))
+
+
 def test_what_killed_processes_left_is_found_and_flushed(store: Path, start: Start) -> None:
     path = left_behind(start, store)
     (report,) = document(store, code=1)
@@ -195,13 +204,14 @@ def test_a_sound_region_is_not_set_aside_but_brought_to_disk(store: Path, start:
 
 def test_the_region_of_a_store_that_was_deleted(store: Path, start: Start, tmp_path: Path) -> None:
     path = left_behind(start, store)
-    shutil.rmtree(store)
-    report = next(report for report in doctor.survey() if report.path == path)
-    assert (report.state, report.directory) == ("left behind", None)
-    assert any("--set-aside" in advice for advice in report.advice)
-    assert "give the directory" in run("--set-aside", path, code=1).stderr
-    copy = document("--set-aside", path, tmp_path)["copy"]
-    assert not os.path.exists(path)
+    with open(store / "data.mdb", "rb"):  # else a new store may get its inode, and with it the region
+        shutil.rmtree(store)
+        report = next(report for report in doctor.survey() if report.path == path)
+        assert (report.state, report.directory) == ("left behind", None)
+        assert any("--set-aside" in advice for advice in report.advice)
+        assert "give the directory" in run("--set-aside", path, code=1).stderr
+        copy = document("--set-aside", path, tmp_path)["copy"]
+        assert not os.path.exists(path)
     assert os.path.getsize(copy) == report.size
 
 
@@ -236,6 +246,28 @@ def test_a_region_of_another_boot_or_container_is_foreign(tmp_path: Path, monkey
     assert (report.state, report.directory) == ("foreign", None)
     assert len(report.problems) == 2
     assert doctor.clean() == []
+
+
+def test_a_simulated_clock_of_an_unknown_store_is_kept(store: Path, start: Start, tmp_path: Path) -> None:
+    code = """
+clock = ntmem.SimulatedClock(1_000)
+memory = ntmem.open(sys.argv[1], engine="shared", clock=clock)
+memory.put("desk", "k", b"")
+memory.flush()
+clock.set(2_000)
+say("open")
+hear()
+"""
+    user = start(code, store)
+    user.line()
+    user.kill()
+    path = region_path(str(store))
+    report = doctor._describe(path, [], {})
+    assert (report.state, report.simulated_clock, report.directory) == ("stale", True, None)
+    assert "simulated clock" in report.advice[0]
+    assert [report.path for report in doctor.clean([store])] == [path]
+    with ntmem.open(store, engine="shared") as memory:
+        assert memory.now() == 2_000
 
 
 def test_usage(store: Path) -> None:

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 from hostile import Start
+from logs import new_log, put
 
 import ntmem
 from ntmem import watching
+from ntmem._core.follow import Follower
+from ntmem._core.logrecords import LogDamaged, Overwritten
 from ntmem.watching import Subscription, WatchedChange
 
 HANG = 30.0
@@ -106,19 +109,18 @@ def test_what_is_done_past_the_log_says_read_again() -> None:
 
 
 def test_a_large_value_is_delivered_also_after_it_was_flushed(tmp_path: Path) -> None:
-    with ntmem.open(tmp_path, engine="shared", log_bytes=1 << 14) as memory:
-        with memory.watch("desk") as changes:
-            memory.put("desk", "big", b"x" * 100_000)
-            assert received(changes)[0].value == b"x" * 100_000
-            memory.put("desk", "big", b"y" * 100_000)
-            memory.flush()
-            assert received(changes)[0].value == b"y" * 100_000
-            memory.put("desk", "big", b"y" * 100_000)
-            memory.flush()
-            memory.put("desk", "big", b"z")
-            memory.flush()
-            assert [change.kind for change in received(changes)] == ["lagged", "put"]
-            assert changes.lagged == 1
+    with ntmem.open(tmp_path, engine="shared", log_bytes=1 << 14) as memory, memory.watch("desk") as changes:
+        memory.put("desk", "big", b"x" * 100_000)
+        assert received(changes)[0].value == b"x" * 100_000
+        memory.put("desk", "big", b"y" * 100_000)
+        memory.flush()
+        assert received(changes)[0].value == b"y" * 100_000
+        memory.put("desk", "big", b"y" * 100_000)
+        memory.flush()
+        memory.put("desk", "big", b"z")
+        memory.flush()
+        assert [change.kind for change in received(changes)] == ["lagged", "put"]
+        assert changes.lagged == 1
 
 
 # ---- since ----
@@ -177,29 +179,27 @@ def test_since_over_the_end_of_all_processes(tmp_path: Path) -> None:
 
 
 def test_a_slow_subscriber_is_told_where_changes_are_missing() -> None:
-    with ntmem.open(engine="shared", log_bytes=1 << 12) as memory:
-        with memory.watch("desk") as changes:
-            memory.put("desk", "k", b"0")
-            seen = changes.recv(0)
-            assert seen is not None
-            versions = [memory.put("desk", "k", b"%d" % number) for number in range(1, 300)]
-            gap, *rest = received(changes)
-            assert (gap.kind, gap.version, changes.lagged) == ("lagged", seen.version, 1)
-            assert [change.version for change in rest] == versions[-len(rest) :]
-            assert len(rest) > 5
-            assert repr(changes) == "<Subscription desk lagged=1>"
+    with ntmem.open(engine="shared", log_bytes=1 << 12) as memory, memory.watch("desk") as changes:
+        memory.put("desk", "k", b"0")
+        seen = changes.recv(0)
+        assert seen is not None
+        versions = [memory.put("desk", "k", b"%d" % number) for number in range(1, 300)]
+        gap, *rest = received(changes)
+        assert (gap.kind, gap.version, changes.lagged) == ("lagged", seen.version, 1)
+        assert [change.version for change in rest] == versions[-len(rest) :]
+        assert len(rest) > 5
+        assert repr(changes) == "<Subscription desk lagged=1>"
 
 
 def test_resume_from_passes_what_others_write() -> None:
-    with ntmem.open(engine="shared", log_bytes=1 << 12) as memory:
-        with memory.watch("desk") as changes:
-            for _ in range(300):
-                version = memory.put("other", "k", b"v" * 50)
-                assert changes.recv(0) is None
-            assert changes.resume_from == version
-            with memory.watch("desk", since=changes.resume_from) as later:
-                memory.put("desk", "k", b"")
-                assert [change.kind for change in received(later)] == ["put"]
+    with ntmem.open(engine="shared", log_bytes=1 << 12) as memory, memory.watch("desk") as changes:
+        for _ in range(300):
+            version = memory.put("other", "k", b"v" * 50)
+            assert changes.recv(0) is None
+        assert changes.resume_from == version
+        with memory.watch("desk", since=changes.resume_from) as later:
+            memory.put("desk", "k", b"")
+            assert [change.kind for change in received(later)] == ["put"]
 
 
 # ---- what is not known yet ----
@@ -378,6 +378,48 @@ def test_asyncio(memory: ntmem.MemorySystem) -> None:
         return found
 
     assert asyncio.run(run()) == [f"k{number}" for number in range(5)]
+
+
+def test_a_damaged_log_is_an_error(tmp_path: Path) -> None:
+    with new_log() as log:
+        follower = Follower(log, b"ns", children=False)
+        log.append([put(b"a", b"1")])
+        log.append([put(b"b", b"needle")])
+        assert [[record.key for record in group] for group in follower.read()] == [[b"a"], [b"b"]]
+        follower = Follower(log, b"ns", children=False, position=follower.position)
+        end = log.append([put(b"c", b"needle")])
+        assert log.region.path is not None
+        content = Path(log.region.path).read_bytes()
+        with open(log.region.path, "r+b") as file:
+            file.seek(content.rindex(b"needle"))
+            file.write(b"N")
+        assert follower.wait(0)
+        with pytest.raises(LogDamaged, match="no sound group"):
+            follower.read()
+        assert end == log.next_sequence - 1 + (1 << 44)
+
+
+def test_a_position_that_is_gone_is_an_error_and_the_oldest_is_found() -> None:
+    with new_log(1 << 12) as log:
+        follower = Follower(log, b"ns", children=False)
+        for number in range(100):
+            log.append([put(b"%d" % number, b"x" * 40)])
+            log.advance_flushed(log.committed)
+        for attempt in (lambda: follower.wait(0), follower.read):
+            with pytest.raises(Overwritten):
+                attempt()
+        first = follower.seek()
+        assert first is not None
+        assert follower.position >= log.begin
+        keys = [int(record.key) for group in follower.read() for record in group]
+        assert keys == list(range(100 - len(keys), 100))
+        assert len(keys) > 15
+        assert first == (1 << 44) + 101 - len(keys)
+        later = follower.seek(1 << 11)
+        assert later is not None
+        assert later > first
+        assert follower.seek(1 << 13) is None
+        assert follower.position == log.committed
 
 
 # ---- engines ----

@@ -27,7 +27,7 @@ from libc.string cimport memcpy
 
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.logformat cimport (
-    TROUBLE_BROKEN, TROUBLE_FULL, TROUBLE_NO_ROOM, mutex_holder, word_acquire
+    TROUBLE_BROKEN, TROUBLE_FULL, TROUBLE_NO_ROOM, mutex_holder, word32_acquire, word_acquire
 )
 
 from ntmem._core.logrecords import Trouble
@@ -282,8 +282,9 @@ cdef class Flusher:
             while True:
                 with nogil:
                     outcome = flush_once(flush, SLICE_NS)
-                if outcome == FLUSH_FAILED:
-                    raise Trouble(flush.log.control.trouble.kind, flush.log.control.trouble.code)
+                trouble = self.log.trouble if outcome == FLUSH_FAILED else None
+                if trouble is not None:  # else another process has got through since
+                    raise Trouble(*trouble)
                 if word_acquire(&flush.log.control.flushed.word) >= target and outcome == FLUSH_DONE:
                     return
                 PyErr_CheckSignals()
@@ -307,7 +308,7 @@ cdef class Flusher:
     def leads(self):
         """Whether this process is the one that flushes."""
         self.log.check_process()
-        return bool(self.flusher.leads)
+        return bool(word32_acquire(&self.flusher.leads))
 
     @property
     def holder(self):
@@ -318,7 +319,7 @@ cdef class Flusher:
     @property
     def last_failure(self):
         """Why the last pass of this process that failed did so, a code as in :func:`trouble_text`; 0: none has."""
-        return self.flusher.flush.counts.last_code
+        return <int64_t>word_acquire(<const uint64_t *>&self.flusher.flush.counts.last_code)
 
     def counts(self):
         """Return what this process has done: passes, groups, bytes of the log, failures, and seconds.
@@ -328,10 +329,10 @@ cdef class Flusher:
         """
         cdef flush_counts_t *counts = &self.flusher.flush.counts
         return {
-            "passes": counts.passes,
-            "groups": counts.groups,
-            "bytes": counts.bytes,
-            "failures": counts.failures,
-            "seconds_in_commit": counts.sync_ns / 1e9,
-            "longest_pass": counts.longest_ns / 1e9,
+            "passes": word_acquire(&counts.passes),
+            "groups": word_acquire(&counts.groups),
+            "bytes": word_acquire(&counts.bytes),
+            "failures": word_acquire(&counts.failures),
+            "seconds_in_commit": word_acquire(&counts.sync_ns) / 1e9,
+            "longest_pass": word_acquire(&counts.longest_ns) / 1e9,
         }

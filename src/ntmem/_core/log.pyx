@@ -453,7 +453,8 @@ cdef class Log:
                 f"{self.log.capacity} are not on disk yet; the flusher is too far behind"
             )
         if outcome == APPEND_TROUBLE:
-            return Trouble(self.log.control.trouble.kind, self.log.control.trouble.code)
+            trouble = self.trouble
+            return LogFull("the flusher could not go on, and now can; write again") if trouble is None else Trouble(*trouble)
         if outcome == APPEND_NEW_RULES:
             return NewRules(f"the epoch is {self.epoch}")
         if outcome == APPEND_EXHAUSTED:
@@ -716,7 +717,7 @@ cdef class Log:
     def leader(self):
         """Process that flushes; 0: none yet."""
         self.check_process()
-        return self.log.control.leader.pid
+        return word32_acquire(&self.log.control.leader.pid)
 
     # ---- the store's clock ----
 
@@ -724,7 +725,8 @@ cdef class Log:
     def clock(self):
         """Whether it is simulated, and its time or else what is added to the boot clock; ns."""
         self.check_process()
-        return bool(self.log.control.clock.simulated), self.log.control.clock.at
+        cdef log_clock_t *clock = &self.log.control.clock
+        return bool(clock.simulated), <int64_t>word_acquire(<const uint64_t *>&clock.at)
 
     def now(self):
         """Return the store's time, int ns UTC."""

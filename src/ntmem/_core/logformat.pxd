@@ -98,6 +98,7 @@ cdef extern from "log_read.h" nogil:
     bint mutex_is_sound(const shared_mutex_t *shared) noexcept
     uint32_t mutex_holder(const shared_mutex_t *shared) noexcept
     uint64_t word_acquire(const uint64_t *word) noexcept
+    uint32_t word32_acquire(const uint32_t *word) noexcept
     bint log_sizes_fit(uint64_t capacity, uint64_t slot_count) noexcept
     int log_control_create(
         log_control_t *, uint64_t capacity, uint64_t slot_count, uint64_t generation, uint64_t first_sequence

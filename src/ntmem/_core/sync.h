@@ -22,6 +22,7 @@
 /* ---- words ---------------------------------------------------------------------------------------------------- */
 
 static inline uint64_t word_acquire(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+static inline uint32_t word32_acquire(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static inline uint64_t word_relaxed(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
 #if defined(NTMEM_PLANTED_RACE) /* the thread sanitizer must see this: tests/sanitize */
 static inline void word_release(uint64_t *word, uint64_t value) { *word = value; }

@@ -80,7 +80,8 @@ class ColdStore:
         self._gate = Gate()
         self._refusal: NtmemError | None = None  # why nothing at all works any more
         self._write_refusal: NtmemError | None = None
-        self.env = self._open_private() if directory is None else self._open(directory)
+        # py-lmdb's environment; behind a log that of _core.mdb, which has the same methods.
+        self.env: Any = self._open_private() if directory is None else self._open(directory)
 
     # -- opening and closing
 
@@ -366,7 +367,7 @@ class ColdStore:
         used_up = most != resource.RLIM_INFINITY and self._used() + LITTLE > most
         return used_up or no_room(self.directory or _PRIVATE or "/tmp")
 
-    def _translated(self, error: lmdb.Error, write: bool) -> NtmemError:
+    def _translated(self, error: Exception, write: bool) -> NtmemError:
         code = code_of(error)
         if code in NO_ROOM or isinstance(error, lmdb.DiskError) or (write and code == errno.EIO and self._no_room()):
             return DiskFull(

@@ -28,6 +28,7 @@ from .faults import open_error, trouble_error
 from .opening import ClockChoice, agree_on_row, check_agreed, followed_offset, prepare_rows
 from .region import (
     REGION_ID_BYTES,
+    SHARED_MEMORY,
     AttachLock,
     create_region,
     examine_region,
@@ -65,6 +66,7 @@ class LoggedStore(ColdStore):
     """An open environment behind a log; LMDB itself is compiled in, and maps the file as large as it may become."""
 
     log: Log
+    env: Environment
 
     def __init__(self, directory: str | None, *, read_only: bool, max_bytes: int, reserve: int) -> None:
         self._reserve = reserve

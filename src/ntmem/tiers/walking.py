@@ -10,7 +10,10 @@ from lmdb import verify
 _PAGE_NUMBER = struct.Struct("=Q")
 
 
-class _Walker(verify._Verifier):  # type: ignore[misc]
+_Verifier: Any = verify._Verifier  # which has no types
+
+
+class _Walker(_Verifier):  # type: ignore[misc]
     """Knows of values in more pages than they need.
 
     LMDB leaves a value that was shortened in the transaction that wrote it in the pages it had ("we don't bother to

@@ -1,6 +1,6 @@
 """``make crash``: kills processes for so many seconds and looks whether their store has kept its promises.
 
-    python tests/crash/harness [--seconds 600] [--seed N] [--only KIND ...] [--episode LANE/KIND/N]
+    python tests/crash/harness [--seconds 600] [--seed N] [--only KIND ...] [--points NAME ...] [--episode LANE/KIND/N]
 
 The build of ntmem that is imported must have failpoints (NTMEM_FAILPOINTS=1). Ends with a table; the exit code is 1 if
 anything did not fit. A seed gives the same choices again, though not the same instants.
@@ -9,6 +9,7 @@ anything did not fit. A seed gives the same choices again, though not the same i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -23,13 +24,13 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).parents[2] / "support"))
 
-import history  # noqa: E402, F401  (imported once, for all that are forked)
-import linear  # noqa: E402, F401
-from plan import WANTED, Lane  # noqa: E402
-from table import Totals  # noqa: E402
+import history  # noqa: F401  (imported once, for all that are forked)
+import linear  # noqa: F401
+from plan import WANTED, Lane
+from table import Totals
 
-import ntmem  # noqa: E402
-from ntmem._core.failpoints import failpoints  # noqa: E402
+import ntmem
+from ntmem._core.failpoints import failpoints
 
 PROGRESS = 30.0
 GRACE = 120.0  # for the last episode of each lane
@@ -46,10 +47,12 @@ def main() -> int:
     place = Path(tempfile.mkdtemp(prefix="ntmem-crash-", dir=shm if shm.is_dir() else None))
     if options.episode:
         name, kind, number = options.episode.split("/")
-        report = Lane(name, options.seed, wanted, place, print).run_one(kind, int(number))
+        report = Lane(name, options.seed, wanted, place, print, options.points).run_one(kind, int(number))
         print(json.dumps(report | {"waits": None}, indent=1))
         return int(bool(report["faults"]))
-    print(f"seed {options.seed}, {options.seconds:g} s, {options.lanes} lanes; load {os.getloadavg()[0]:.1f}", flush=True)
+    print(
+        f"seed {options.seed}, {options.seconds:g} s, {options.lanes} lanes, load {os.getloadavg()[0]:.1f}", flush=True
+    )
     totals = Totals(failpoints())
     _run_lanes(options, wanted, place, totals)
     print(totals.table(list(wanted)))
@@ -66,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lanes", type=int, default=max(2, (os.cpu_count() or 2) // 2))
     parser.add_argument("--only", nargs="*", choices=list(WANTED), default=list(WANTED))
     parser.add_argument("--episode", help="run this one alone: lane/kind/number, as a fault names it")
+    parser.add_argument("--points", nargs="*", choices=failpoints(), default=failpoints())
     parser.add_argument("--stop-at-fault", action="store_true")
     return parser.parse_args()
 
@@ -84,11 +88,11 @@ def _run_lanes(options: argparse.Namespace, wanted: dict[str, float], place: Pat
                 def tell(report: dict[str, Any], out: Any = out) -> None:
                     print(json.dumps(report), file=out, flush=True)
 
-                Lane(str(number), options.seed, wanted, place, tell).run(until)
+                Lane(str(number), options.seed, wanted, place, tell, options.points).run(until)
             os._exit(0)
         os.close(writing)
         lanes[reading] = pid
-        selector.register(reading, selectors.EVENT_READ, open(reading, closefd=False))
+        selector.register(reading, selectors.EVENT_READ, os.fdopen(reading, closefd=False))
     shown = time.monotonic()
     try:
         while lanes and time.monotonic() < until + GRACE:
@@ -98,18 +102,20 @@ def _run_lanes(options: argparse.Namespace, wanted: dict[str, float], place: Pat
                     totals.add(json.loads(line))
                     continue
                 selector.unregister(key.fd)
-                if os.waitpid(lanes.pop(key.fd), 0)[1]:
-                    totals.faults.append("a lane ended before its time")
+                status = os.waitpid(lanes.pop(key.fd), 0)[1]
+                if status:
+                    totals.fault(f"a lane ended before its time, with status {status}")
             if time.monotonic() > shown + PROGRESS:
                 shown = time.monotonic()
                 print(totals.line(), flush=True)
             if totals.faults and options.stop_at_fault:
                 return
         if lanes:
-            totals.faults.append(f"{len(lanes)} lanes hang")
+            totals.fault(f"{len(lanes)} lanes hang")
     finally:
         for pid in lanes.values():
-            os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from waits import look_at_waits
 from worker import open_store
 
 import ntmem
+from ntmem.tiers.region import region_path
 
 WORKERS = 4
-SMALL_LOGS = (1 << 18, 1 << 18, 1 << 19, 1 << 20)
+SMALL_LOGS = (1 << 16, 1 << 18, 1 << 18, 1 << 20)
 LARGE_LOG = 1 << 23
 
 
@@ -90,7 +91,7 @@ def _choose(family: Family, words: Words | None) -> int | None:
     """Return a victim: any of them, often the leader, then often in the middle of a pass."""
     chance, workers = family.chance, family.workers
     if words is not None and chance.random() < 0.4:
-        until = time.monotonic() + 0.01
+        until = time.monotonic() + 0.02
         inside = chance.random() < 0.7
         while inside and words.flusher not in workers and time.monotonic() < until:
             pass
@@ -106,6 +107,7 @@ def _choose(family: Family, words: Words | None) -> int | None:
 # ---- at a failpoint ----
 
 REPAIRED = ("sealed", "linked", "numbered", "half_written", "committed", "locked")
+LONG = 0.15  # seconds: how long one is stopped at most
 READERS = ("limit_taken", "head_taken", "half_copied", "copied")
 
 
@@ -116,6 +118,8 @@ def arms_of(point: str, action: str, chance: Random) -> list[tuple[str, str, int
             (chance.choice(REPAIRED[:3] if point not in ("repair_begun", "repaired") else REPAIRED), "kill",
              chance.randrange(1, 40)),
         ]  # fmt: skip
+    if point == "flush_led":
+        return [(point, action, 1)]
     most = 60 if point in ("flush_read", "flush_applied") else 3 if point.startswith("flush") else 50
     return [(point, action, chance.randrange(1, most))]
 
@@ -150,7 +154,9 @@ def at_a_failpoint(family: Family, point: str, kills: int, stops: int, counts: C
             counts["kills"] += 1
         words = family.words() if resume else None
         for pid, (at, position) in list(resume.items()):
-            if time.monotonic() >= at and (words is None or words.committed >= position or time.monotonic() > at + 0.1):
+            if time.monotonic() >= at and (
+                words is None or words.committed >= position or time.monotonic() > at + LONG
+            ):
                 del resume[pid]
                 if chance.random() < (0.8 if point in READERS else 0.5):
                     family.resume(pid)
@@ -164,10 +170,12 @@ def at_a_failpoint(family: Family, point: str, kills: int, stops: int, counts: C
 
 
 def _resume_at(family: Family, point: str, chance: Random) -> tuple[float, int]:
-    """A reader is left alone until the ring has turned; anybody else for some milliseconds."""
-    words = family.words()
+    """A reader is left alone until the ring has turned, a flusher now and then until it is full."""
+    words, size = family.words(), family.setting.log_bytes
     if point in READERS and words is not None:
-        return time.monotonic(), words.committed + int(family.setting.log_bytes * chance.choice((0, 1, 1.2, 2)))
+        return time.monotonic(), words.committed + int(size * chance.choice((0, 1, 1.2, 2)))
+    if point.startswith("flush") and words is not None and chance.random() < 0.4:
+        return time.monotonic(), words.flushed + size - 4096
     return time.monotonic() + chance.choice((0, 0.005, 0.03)), 0
 
 
@@ -180,11 +188,14 @@ def killed_all_at_once(family: Family, rounds: int, counts: Counter[str]) -> dic
     for _ in range(rounds):
         for _ in range(WORKERS):
             family.start()
-        time.sleep(0.005 + chance.random() * 0.06)
+        family.wait_for_work(chance.choice((0, 1, 1, 3)))
+        time.sleep(chance.random() * 0.06)
         family.poll()
         family.kill_all()
         counts["kills of all"] += 1
         counts["with a region left"] += family.words() is not None
+        if chance.random() < 0.2:
+            counts["damaged groups"] += damaged_and_refused(family)
         while chance.random() < 0.3:
             family.call(lambda: open_store(family.setting, "opener").close(), kill_after=chance.random() * 0.02)
             counts["openers killed"] += 1
@@ -192,6 +203,37 @@ def killed_all_at_once(family: Family, rounds: int, counts: Counter[str]) -> dic
         if family.faults:
             break
     return found
+
+
+def damaged_and_refused(family: Family) -> bool:
+    """Flip a bit of the oldest group that is not on disk: it must not get there. Then flip it back."""
+    words = family.words()
+    if words is None:
+        return False
+    place = words.find_group(words.flushed, words.committed)
+    if place is None:
+        return False
+    path, at = Path(region_path(str(family.store))), place + 4 + family.chance.randrange(4)  # in its checksum
+
+    def write(byte: int) -> None:
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(bytes([byte]))
+
+    def attempt() -> str:
+        try:
+            open_store(family.setting, "refused").close()
+        except ntmem.NtmemError:
+            return "refused"
+        return "taken"
+
+    before = path.read_bytes()[at]
+    write(before ^ 1 << family.chance.randrange(8))
+    if family.call(attempt) != "refused":
+        family.faults.append("a group whose checksum is wrong was taken")
+        return True
+    write(before)
+    return True
 
 
 # ---- one order ----

@@ -26,16 +26,20 @@ KINDS: Final = (
     "private put", "private delete", "private incr", "private add", "private cas", "private ttl", "private large",
     "history put", "history large", "transaction", "shared put", "shared delete", "shared cas", "count",
     "group", "past the log", "flush", "read history", "read transaction", "read private", "scan", "briefly",
+    "rules", "put under rules",
 )  # fmt: skip
 (
     PUT, DELETE, INCR, ADD, CAS, TTL, LARGE,
     HISTORY, HISTORY_LARGE, TRANSACTION, SHARED, SHARED_DELETE, SHARED_CAS, COUNT,
     GROUP, PAST, FLUSH, READ_HISTORY, READ_TRANSACTION, READ_PRIVATE, SCAN, BRIEFLY,
+    RULES, RULED,
 ) = range(1, len(KINDS))  # fmt: skip
 
-VERSIONED: Final = frozenset({PUT, CAS, TTL, LARGE, HISTORY, HISTORY_LARGE, TRANSACTION, SHARED, SHARED_CAS, PAST})
+VERSIONED: Final = frozenset(
+    {PUT, CAS, TTL, LARGE, HISTORY, HISTORY_LARGE, TRANSACTION, SHARED, SHARED_CAS, PAST, RULED}
+)
 """Their result is a version; 0 for a condition that did not hold."""
-WAITS_FOR_DISK: Final = frozenset({LARGE, HISTORY_LARGE, GROUP, PAST, FLUSH})
+WAITS_FOR_DISK: Final = frozenset({LARGE, HISTORY_LARGE, GROUP, PAST, FLUSH, RULES})
 
 
 class Torn(AssertionError):

@@ -1,8 +1,8 @@
 """Compares a store with the journals of those who wrote to it; says in sentences what does not fit.
 
 Versions give the one order of everything. `cut` is the newest version that the store may have: None when it must have
-all that was acknowledged; after a loss of power the sequence number that the data file says of itself, and then it must be
-exactly the beginning of that order.
+all that was acknowledged; after a loss of power the sequence number that the data file says of itself, and then it must
+be exactly the beginning of that order.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Judge:
                 self.fault(f"{what} fell from {most}: {operation}")
 
     def judge_reads(self, versions: dict[str, dict[Origin, int]]) -> None:
-        """See that no read was older than what had been acknowledged before it began, or of what nobody had begun."""
-        floors = {name: _Floor(self._writes(name, versions[name])) for name in versions}
+        """See that no read was older than what was acknowledged or read before it began, or of what nobody had begun."""
+        floors = {name: _Floor(self._known(name, versions[name])) for name in versions}
         for read in self.all():
             if not read.end or read.kind not in (j.READ_HISTORY, j.READ_TRANSACTION):
                 continue
@@ -81,21 +81,32 @@ class Judge:
             least = floors[name].before(read.begin)
             if origin == (0, 0):
                 if least:
-                    self.fault(f"{read} found nothing, and version {least} had been acknowledged")
+                    self.fault(f"{read} found nothing, and version {least} was known")
                 continue
             write = self.operation(origin)
             version = versions[name].get(origin)
             if write is None or version is None or write.begin > read.end:
                 self.fault(f"{read} returned what is not there: {origin}, {write}")
             elif version < least:
-                self.fault(f"stale: {read} returned version {version} of {write}, {least} had been acknowledged")
+                self.fault(f"stale: {read} returned version {version} of {write}, and {least} was known")
             elif read.kind == j.READ_HISTORY and read.result and read.result != version:
                 self.fault(f"{read} says version {read.result} of {write}, which has {version}")
 
-    def _writes(self, name: str, versions: dict[Origin, int]) -> list[tuple[int, int]]:
-        kinds = _WHOLE if name in BOTH else _PUTS_OF_HISTORY
-        done = [o for o in self.all() if o.end and o.kind in kinds and (name in BOTH or f"h{o.key}" == name)]
-        return [(o.end, versions[at]) for o in done if (at := (o.writer, o.number)) in versions]
+    def _known(self, name: str, versions: dict[Origin, int]) -> list[tuple[int, int]]:
+        """Return when a version of a key was known to be there: written, or read."""
+        kinds, reads = (_WHOLE, j.READ_TRANSACTION) if name in BOTH else (_PUTS_OF_HISTORY, j.READ_HISTORY)
+        known = []
+        for operation in self.all():
+            if not operation.end or not (name in BOTH or f"h{operation.key}" == name):
+                continue
+            origin = (operation.writer, operation.number)
+            if operation.kind == reads:
+                origin = (operation.seen >> 32, operation.seen & 0xFFFFFFFF)
+            elif operation.kind not in kinds:
+                continue
+            if origin in versions:
+                known.append((operation.end, versions[origin]))
+        return known
 
     # -- and the store
 
@@ -136,9 +147,24 @@ class Judge:
                 for name in names:
                     if (operation.writer, operation.number) not in found[name]:
                         self.fault(f"lost: {operation} of {name}")
+        self._judge_unique(found)
         if found[BOTH[0]].keys() != found[BOTH[1]].keys():
             self.fault(f"torn transactions: {dict(found[BOTH[0]].items() ^ found[BOTH[1]].items())}")
         return found
+
+    def _judge_unique(self, found: dict[str, dict[Origin, int]]) -> None:
+        """See that no version was given twice, be it to a writer who died before it was told."""
+        owners: dict[int, tuple[str, Origin]] = {}
+        for name, present in found.items():
+            for origin, version in present.items():
+                other = owners.setdefault(version, (name, origin))
+                if other != (name, origin):
+                    self.fault(f"version {version} is that of {origin} under {name} and of {other[1]} under {other[0]}")
+        for operation in self.all():
+            if operation.end and operation.kind in j.VERSIONED and operation.result in owners:
+                name, origin = owners[operation.result]
+                if origin != (operation.writer, operation.number):
+                    self.fault(f"{operation} has the version of {origin} under {name}")
 
     def _judge_present(self, name: str, origin: Origin, version: int, cut: int | None) -> None:
         operation = self.operation(origin)

@@ -23,7 +23,8 @@ from ntmem.tiers.region import region_path
 
 HANG = 60.0
 _CONTROL = 4096  # the second page of a region; the words' places are those of log_control_t
-_WRITER_HOLDER, _COMMITTED, _FLUSHER_HOLDER, _LEADER = 104, 128, 552, 1032
+_WRITER_HOLDER, _COMMITTED, _FLUSHED, _FLUSHER_HOLDER, _LEADER = 104, 128, 320, 552, 1032
+_GROUP_MAGIC = 0x50524721
 
 
 class Hang(Exception):
@@ -35,7 +36,7 @@ class Words:
 
     def __init__(self, directory: str) -> None:
         with open(region_path(directory), "rb") as file:
-            self.map = mmap.mmap(file.fileno(), 2 * _CONTROL, access=mmap.ACCESS_READ)
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _word(self, at: int, form: str) -> int:
         return int(struct.unpack_from(form, self.map, _CONTROL + at)[0])
@@ -57,6 +58,18 @@ class Words:
     @property
     def committed(self) -> int:
         return self._word(_COMMITTED, "=Q")
+
+    @property
+    def flushed(self) -> int:
+        return self._word(_FLUSHED, "=Q")
+
+    def find_group(self, position: int, end: int) -> int | None:
+        """Return where in the file the group at a position stands; None if there is none before `end`."""
+        magic = struct.pack("<I", _GROUP_MAGIC)
+        at = self.map.find(magic) if position < end else -1
+        while at >= 0 and struct.unpack_from("<Q", self.map, at + 8)[0] != position:
+            at = self.map.find(magic, at + 1)
+        return None if at < 0 else at
 
 
 class Family:
@@ -91,7 +104,8 @@ class Family:
         pid = os.fork()
         if pid == 0:
             try:
-                faulthandler.register(signal.SIGUSR1, open(self.place / f"stacks {os.getpid()}", "w"), all_threads=True)
+                stacks = os.open(self.place / f"stacks {os.getpid()}", os.O_WRONLY | os.O_CREAT)
+                faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
                 run()
                 os._exit(0)
             except BaseException:
@@ -129,6 +143,14 @@ class Family:
             self.collect_errors(f"a call ended with status {status}")
             return None
         return json.loads(answer.read_text())
+
+    def wait_for_work(self, count: int) -> None:
+        """Return when so many of the workers have begun to work; not after too long."""
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            if sum((self.files / str(number)).exists() for number in self.workers.values()) >= count:
+                return
+            time.sleep(0.001)
 
     # -- deaths
 

@@ -22,8 +22,8 @@ from powerloss import power_lost
 
 from ntmem._core.failpoints import failpoints
 
-RANDOM, FAILPOINT, ALL, POWER, LINEAR = "random kills", "failpoints", "all at once", "power loss", "one order"
-WANTED: Final = {RANDOM: 100, FAILPOINT: 4 * 26, ALL: 20, POWER: 30, LINEAR: 10}
+RANDOM, FAILPOINT, ALL, POWER, LINEAR = "random", "failpoints", "all-at-once", "power-loss", "one-order"
+WANTED: Final = {RANDOM: 100, FAILPOINT: 4 * len(failpoints()), ALL: 20, POWER: 30, LINEAR: 10}
 """Episodes of a full run."""
 KILLS, POINT_KILLS, POINT_STOPS, ROUNDS, COPIES, LINEAR_KILLS = 100, 50, 13, 10, 10, 24
 
@@ -32,14 +32,21 @@ class Lane:
     """Runs its share of the episodes; `tell` is given a report of each."""
 
     def __init__(
-        self, name: str, seed: int, wanted: dict[str, float], place: Path, tell: Callable[[dict[str, Any]], None]
+        self,
+        name: str,
+        seed: int,
+        wanted: dict[str, float],
+        place: Path,
+        tell: Callable[[dict[str, Any]], None],
+        points: tuple[str, ...],
     ) -> None:
-        self.name, self.seed, self.wanted, self.place, self.tell = name, seed, wanted, place, tell
+        self.name, self.seed, self.wanted, self.place, self.tell, self.points = name, seed, wanted, place, tell, points
         self.done: Counter[str] = Counter()
+        self.first = Random(f"{seed}/{name}").randrange(len(points))
 
     def run(self, until: float) -> None:
         while time.monotonic() < until:
-            kind = min(self.wanted, key=lambda kind: (self.done[kind] + 1) / self.wanted[kind])
+            kind = min(self.wanted, key=lambda kind: self.done[kind] / self.wanted[kind])
             self.tell(self.run_one(kind, self.done[kind]))
             self.done[kind] += 1
 
@@ -70,8 +77,7 @@ class Lane:
         if kind == RANDOM:
             return e.killed_at_random(family, KILLS, counts)
         if kind == FAILPOINT:
-            points = failpoints()
-            report["point"] = point = points[number % len(points)]
+            report["point"] = point = self.points[(number + self.first) % len(self.points)]
             return e.at_a_failpoint(family, point, POINT_KILLS, POINT_STOPS, counts)
         if kind == ALL:
             return e.killed_all_at_once(family, ROUNDS, counts)

@@ -7,6 +7,7 @@ pages of the commit on disk, but not yet the page that makes it valid.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -67,10 +68,8 @@ def _copy_in_transactions(family: Family, snapshots: Path, copies: int) -> None:
                     _copy(family, snapshots, number)
                     raise _Enough
 
-                try:
+                with contextlib.suppress(_Enough):
                     store.write(act)
-                except _Enough:
-                    pass
 
     for _ in range(WORKERS):
         family.start()

@@ -39,8 +39,11 @@ class Totals:
         if report["faults"]:
             self.failed[kind] += 1
             text = "\n    ".join(report["faults"])
-            self.faults.append(f"{report['episode']} (kept in {report['place']}):\n    {text}")
-            print(f"FAULT in {self.faults[-1]}", flush=True)
+            self.fault(f"{report['episode']} (kept in {report['place']}):\n    {text}")
+
+    def fault(self, what: str) -> None:
+        self.faults.append(what)
+        print(f"FAULT: {what}", flush=True)
 
     def line(self) -> str:
         done = ", ".join(f"{kind} {number}" for kind, number in self.episodes.items())
@@ -51,9 +54,7 @@ class Totals:
         lines = [f"{'':14}{'episodes':>9}{'seconds':>9}{'failed':>8}  what was done"]
         for kind in kinds:
             counts = ", ".join(f"{name} {number:,}" for name, number in sorted(self.counts[kind].items()))
-            lines.append(
-                f"{kind:14}{self.episodes[kind]:9}{self.seconds[kind]:9.0f}{self.failed[kind]:8}  {counts}"
-            )
+            lines.append(f"{kind:14}{self.episodes[kind]:9}{self.seconds[kind]:9.0f}{self.failed[kind]:8}  {counts}")
         if FAILPOINT in kinds:
             lines.append("failpoints: kills + stops")
             cells = [f"{name} {count['kills']}+{count['stops']}" for name, count in self.points.items()]

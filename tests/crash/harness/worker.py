@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from journal import Journal, origin_of, value_of
 
 import ntmem
 
-PRIVATE, HISTORY, SHARED, WHOLE = "private", "history", "shared", "whole"
+PRIVATE, HISTORY, SHARED, WHOLE, RULED = "private", "history", "shared", "whole", "ruled"
 PRIVATE_KEYS, HISTORY_KEYS, SHARED_KEYS = 5, 3, 3
 WHOLE_KEYS = ("a", "b", "c")
 BOTH = ("x", "y")
@@ -77,7 +78,7 @@ class Worker:
             self.history: 24, self.transaction: 12, self.shared: 8, self.shared_delete: 2, self.shared_cas: 6,
             self.counter: 6, self.read_history: 20 * reads, self.read_whole: 8 * reads, self.read_private: 8 * reads,
             self.scan: reads, self.large: past, self.history_large: past, self.group: 0.3 * past,
-            self.past: 0.3 * past, self.flush: setting.flushes,
+            self.past: 0.3 * past, self.rules: 0.3 * past, self.ruled: 6 * past, self.flush: setting.flushes,
         }  # fmt: skip
         self.actions, self.weights = list(weights), list(weights.values())
 
@@ -249,7 +250,10 @@ class Worker:
 
     def read_whole(self) -> None:
         self.journal.begin(j.READ_TRANSACTION)
-        found = {origin_of(value) for value in self.memory.get_many(WHOLE, WHOLE_KEYS).values()}
+        if self.chance.random() < 0.2:  # which goes another way, and is one key at a time
+            found = {origin_of(value) for key, value in self.memory.scan(WHOLE) if key == WHOLE_KEYS[0]}
+        else:
+            found = {origin_of(value) for value in self.memory.get_many(WHOLE, WHOLE_KEYS).values()}
         writer, number = next(iter(found), (0, 0))
         self.journal.end(len(found), writer << 32 | number)
         if len(found) > 1:
@@ -263,6 +267,23 @@ class Worker:
             value, expected = found.get(self.private(key)), self.keys.get(key)
             if (None if value is None else origin_of(value)[1]) != expected:
                 raise Wrong(f"scan has {value and origin_of(value)} under private key {key}, written by {expected}")
+
+    def ruled(self) -> None:
+        """Put a key of the namespace whose rules change."""
+        number = self.journal.begin(j.RULED)
+        self.told(self.memory.put(RULED, "k", value_of(self.name, number, 40)))
+
+    def rules(self) -> None:
+        """Let a namespace keep its history for a while; within it no version was known before an older one."""
+        number = self.journal.begin(j.RULES)
+        self.memory.retain(RULED, history=True)
+        self.memory.put(RULED, "k", value_of(self.name, number, 40))
+        with suppress(ntmem.HistoryNotRetained):  # another worker has ended it
+            known = [record.ts_known for record in self.memory.history(RULED, "k", limit=1000)]
+            if known != sorted(known, reverse=True):
+                raise Wrong(f"known at {known}, newest first")
+            self.memory.retain(RULED, history=self.chance.random() < 0.5)
+        self.journal.end()
 
     def flush(self) -> None:
         self.journal.begin(j.FLUSH)
