@@ -1,7 +1,7 @@
 """The negative controls of `make asan` and `make tsan`: planted faults, which must end the run with a report.
 
-The whole chain is tested: compiler flags, the preloaded library, its options, and pytest, which swallows reports unless told
-otherwise. ``NTMEM_PLANTED`` says what is planted; "nothing" must be silent, through the same code.
+The whole chain is tested: compiler flags, the preloaded library, its options, and pytest, which swallows reports unless
+told otherwise. ``NTMEM_PLANTED`` says what is planted; "nothing" must be silent, through the same code.
 """
 
 from __future__ import annotations

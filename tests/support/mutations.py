@@ -1,11 +1,11 @@
 """Stores of killed processes, mutated in a thousand ways, and what becomes of those who open them.
 
-Run as text by a child (:func:`hostile.children`): it prepares its stores and keeps their bytes. For each line it is told,
-a store and a seed, it puts the bytes back in place, changes some of them, and forks a process that opens the store, reads
+Run by a child (:func:`hostile.children`): it prepares its stores and keeps their bytes. For each line it is told, a
+store and a seed, it puts the bytes back in place, changes some of them, and forks a process that opens the store, reads
 everything, writes, flushes, closes, opens and reads again. What that process died of, or said, is the answer.
 
-A mutation that forges a checksum of its own, or that puts everything back to an earlier state, is not among them: nothing
-could tell.
+A mutation that forges a checksum of its own, or that puts everything back to an earlier state, is not among them:
+nothing could tell.
 """
 
 from __future__ import annotations
@@ -50,8 +50,19 @@ REMEDIES = (
 
 # Where the words of the control page stand: _core/log.h, a line each.
 WORDS = (
-    *("constants", "writer", "committed", "reserved", "next_sequence", "flushed", "commit_news", "flush_news", "flusher"),
-    *("flushed_sequence", "oldest", "wanted", "wanted_news", "barrier", "epoch", "clock", "leader", "trouble"),
+    *("constants", "writer", "committed", "reserved", "next_sequence", "flushed", "commit_news", "flush_news"),
+    *(
+        "flusher",
+        "flushed_sequence",
+        "oldest",
+        "wanted",
+        "wanted_news",
+        "barrier",
+        "epoch",
+        "clock",
+        "leader",
+        "trouble",
+    ),
 )
 AT = {name: PAGE + LINE * line for line, name in enumerate(WORDS)}
 GROUP = struct.Struct("<IIQQQqIII")  # magic crc position first_version time now bytes records pid
@@ -138,8 +149,7 @@ def prepare(name: str, directory: Path, keep: Path) -> None:
     assert log.flushed == flushed, "flushed too early"
     if name == "held":
         log.lock(1)
-    told = {where: values for where, values in writer.told.items()}
-    (keep / "told").write_bytes(pickle.dumps((told, flushed, log.committed)))
+    (keep / "told").write_bytes(pickle.dumps((writer.told, flushed, log.committed)))
     copy("now")
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -182,7 +192,7 @@ class Prepared:
         return ends
 
     def put_back(self, region: bytes | None, data: bytes | None) -> None:
-        """Put the files back in place; None: leave it as it is. The data file keeps its inode, as its region knows it."""
+        """Put the files back in place; None: as it is. The data file keeps its inode, as its region knows it."""
         (self.directory / "lock.mdb").unlink(missing_ok=True)
         if data is not None:
             with open(self.data, "r+b") as file:
@@ -249,7 +259,8 @@ def mutate_region(store: Prepared, kind: str, chance: random.Random) -> bytes:
                 at = AT[chance.choice(list(AT))]
                 set_word(data, at, extreme(store, chance, at))
         case "word set to where a group ends":
-            for name in chance.sample(["committed", "flushed", "reserved", "barrier", "wanted"], chance.choice([1, 1, 2])):
+            words = ["committed", "flushed", "reserved", "barrier", "wanted"]
+            for name in chance.sample(words, chance.choice([1, 1, 2])):
                 set_word(data, AT[name], chance.choice(store.ends))
         case "committed and reserved set back":
             at = chance.choice(store.ends[:-1])
@@ -570,7 +581,7 @@ def run(store: Prepared, seed: int) -> tuple[str, str, str]:
     what, text = outcome_of(use, store, chance.random() < 0.4)
     if what == "died":
         store.put_back(region, data)
-        what, text = f"died, {verified(store)[0]}", text
+        what = f"died, {verified(store)[0]}"
         if kind in REGION_KINDS or what.endswith("OK"):
             what = f"SURPRISE: {what}"
     elif what == "refused" and kind in REGION_KINDS:  # then all is still there, for who gets the region right again

@@ -61,7 +61,7 @@ def test_a_mutex_that_nobody_holds_and_nobody_died_with(log: Log, mutex: int, wo
 
 
 def test_a_writer_who_died_with_the_mutex_is_no_damage(log: Log, start: Start) -> None:
-    code = "from logs import open_log; open_log(sys.argv[1]).lock(1); os.kill(os.getpid(), 9)"
+    code = "from logs import open_log; log = open_log(sys.argv[1]); log.lock(1); os.kill(os.getpid(), 9)"
     child = start(code, log.region.path)
     assert child.process.wait() == -9
     assert examine(log) == 7

@@ -1,13 +1,18 @@
 from collections.abc import Callable
-from typing import Any, TypeVar, final, overload
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, TypeVar, final, overload
 
+import numpy as np
 from _typeshed import ReadableBuffer
 
 from ntmem._core.log import Log
-from ntmem.instants import Duration, Instant
-from ntmem.records import Fence
 
 _D = TypeVar("_D")
+_Duration: TypeAlias = float | timedelta
+_Instant: TypeAlias = int | datetime | np.datetime64
+
+@final
+class Space: ...
 
 @final
 class Direct:
@@ -30,11 +35,11 @@ class DirectCalls:
         key: str,
         value: ReadableBuffer,
         *,
-        ttl: Duration | None = None,
+        ttl: _Duration | None = None,
         if_version: int | None = None,
-        fence: Fence | None = None,
-        ts_event: Instant | None = None,
-        ts_known: Instant | None = None,
+        fence: tuple[str, int] | None = None,
+        ts_event: _Instant | None = None,
+        ts_known: _Instant | None = None,
         durable: bool | None = None,
     ) -> int: ...
     @overload

@@ -11,7 +11,8 @@ Layout
 Invariants
 ----------
 1. A put is appended only under the epoch as of which its namespace is known to keep no history; the log checks that.
-2. Between the look at `is_shut` and the commit the GIL is kept, so a closing thread comes before or behind (I2).
+2. Between the last look at `is_shut` and the commit the GIL is kept and no Python runs, so a closing thread comes before
+   or behind (I2).
 """
 
 cimport cython
@@ -161,6 +162,8 @@ cdef class Direct:
         append.epoch = space.epoch
         append.now = now
         append.max_lag = self.max_lag
+        if append.bytes > log_group_limit(&self.log.log) or self.log.is_shut:  # again: looking at a namespace runs Python
+            return 0
         return append.first_version if log_append(&self.log.log, &append, 0) == APPEND_DONE else 0
 
     cdef uint64_t put(self, object namespace, object key, object value) except? 0:
@@ -205,7 +208,7 @@ cdef class Direct:
         cdef uint64_t position = 0
         cdef Space space
         cdef object value
-        if not PyUnicode_Check(key) or self.log.forks_at_mapping != self.log.forks[0]:
+        if not PyUnicode_Check(key) or self.log.is_shut or self.log.forks_at_mapping != self.log.forks[0]:
             return UNDECIDED
         try:
             space = self.space_of(namespace)
@@ -287,6 +290,7 @@ cdef class DirectCalls:
 
         Examples
         --------
+        >>> import ntmem
         >>> with ntmem.open() as memory:
         ...     version = memory.put("desk", "target", b"3")
         ...     memory.get("desk", "target")

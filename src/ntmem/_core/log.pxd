@@ -13,6 +13,7 @@ cdef class Log:
     cdef const uint32_t *forks      # of this process, and how many there had been
     cdef uint32_t forks_at_mapping
     cdef bint is_shut
+    cdef unsigned long owner        # thread of this process that has the log locked; 0: none
     cdef size_t appending           # threads that are in an append without the GIL
 
     cdef inline int check_process(self) except -1:

@@ -20,6 +20,7 @@ import time
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
@@ -378,7 +379,8 @@ cdef class Log:
     cdef int run_locked(self, log_append_t *append) except -1:
         cdef log_append_outcome outcome
         append.epoch = LOG_ANY_EPOCH
-        self.check_not_shut()
+        if self.owner != PyThread_get_thread_ident():
+            raise ValueError("locked=True is for a thread that has locked the log")
         outcome = append_announced_locked(&self.log, append)
         if outcome != APPEND_DONE:
             raise self.refusal(outcome, append, 0)
@@ -400,13 +402,17 @@ cdef class Log:
                 raise WriterStalled(mutex_holder(&self.log.control.writer), timeout)
             with nogil:
                 outcome = log_take(&self.log, wait_ns)
+            if outcome == APPEND_DONE:
+                self.owner = PyThread_get_thread_ident()
         if outcome != APPEND_DONE:
             raise self.damage("a writer found its words or its mutex unusable")
 
     def unlock(self):
-        """Let writers go on."""
+        """Let writers go on; nothing to do if this thread has not locked the log."""
         self.check_process()
-        log_release(&self.log)
+        if self.owner == PyThread_get_thread_ident():
+            self.owner = 0
+            log_release(&self.log)
 
     def raise_barrier(self):
         """Make readers ask the disk for all there is now; between lock and unlock.
@@ -425,9 +431,10 @@ cdef class Log:
         word_raise(&self.log.control.epoch.word, word_acquire(&self.log.control.epoch.word) + 1)
 
     def shut(self):
-        """Let no thread of this process append any more; those that are in the middle of it end first."""
+        """Let no thread of this process append any more; those that are in the middle of it, or have it locked, end first."""
+        cdef unsigned long me = PyThread_get_thread_ident()
         self.is_shut = True
-        while self.appending:
+        while self.appending or (self.owner != 0 and self.owner != me):
             time.sleep(0.0002)
 
     def skip_sequences(self, uint64_t count):
@@ -668,6 +675,17 @@ cdef class Log:
         """Everything before is on disk."""
         self.check_process()
         return word_acquire(&self.log.control.flushed.word)
+
+    @property
+    def is_gone(self):
+        """Whether nobody is to join the region any more: its name is taken away."""
+        self.check_process()
+        return word_acquire(&self.log.control.gone.word) != 0
+
+    def leave(self):
+        """Let nobody join the region any more; for who is alone, before its name is taken away."""
+        self.check_process()
+        word_raise(&self.log.control.gone.word, 1)
 
     @property
     def flushed_sequence(self):

@@ -76,8 +76,20 @@ static inline enum examine_outcome examine_groups(const log_t *log, int with_ind
     return EXAMINE_SOUND;
 }
 
-/* `with_index`: for who will read through it and not write. A group that was sealed and not committed is the mark of a
- * writer who died with the mutex; who takes the mutex finishes it. Without such a death it is one that was committed. */
+/* A group that a writer had sealed, and perhaps numbered, when it died with the mutex: who takes the mutex finishes it. */
+static inline int examine_is_unfinished(const log_t *log)
+{
+    const log_control_t *control = log->control;
+    const uint64_t sequence = word_relaxed(&control->next_sequence.word);
+    log_group_t group;
+    uint64_t first;
+
+    memcpy(&group, log_at(log, word_relaxed(&control->committed.word)), sizeof group);
+    first = group.first_version & ((1ull << LOG_SEQUENCE_BITS) - 1);
+    return mutex_owner_died(&control->writer) && (sequence == first || sequence == first + group.records);
+}
+
+/* `with_index`: for who will read through it and not write. A whole group behind the last one that nobody died over was committed. */
 static inline enum examine_outcome log_examine(const log_t *log, int with_index, examine_t *examined)
 {
     const log_control_t *control = log->control;
@@ -93,8 +105,7 @@ static inline enum examine_outcome log_examine(const log_t *log, int with_index,
     outcome = examine_groups(log, with_index, examined);
     if (outcome != EXAMINE_SOUND)
         return outcome;
-    if (!mutex_owner_died(&control->writer) &&
-        examine_group_is_whole(log, committed, committed + log_group_limit(log)))
+    if (examine_group_is_whole(log, committed, committed + log_group_limit(log)) && !examine_is_unfinished(log))
         return EXAMINE_BEHIND;
     if (clock->told > clock->at || (clock->simulated && examined->now > clock->at))
         return EXAMINE_CLOCK;

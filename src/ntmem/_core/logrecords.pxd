@@ -4,7 +4,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ntmem._core.logformat cimport (
-    CONDITION_NEWEST, CONDITION_SERVED, LOG_KIND_DELETE, keyhash, log_append_t, log_draft_t, log_group_t, log_key_t,
+    CONDITION_NEWEST, CONDITION_SERVED, LOG_KIND_PUT, keyhash, log_append_t, log_draft_t, log_group_t, log_key_t,
     log_record_t, record_bytes
 )
 

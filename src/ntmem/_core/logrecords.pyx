@@ -155,7 +155,7 @@ cdef class Batch:
         if PyBytes_GET_SIZE(key) > KEY_LIMIT:
             raise ValueError(f"a key has at most {KEY_LIMIT} bytes, had {len(key)}")
         header.kind, header.flags = record[0], record[1]
-        self.append.frees = self.append.frees and header.kind == LOG_KIND_DELETE
+        self.append.frees = self.append.frees and header.kind != LOG_KIND_PUT
         header.ts_event, header.ts_known, header.expires_at = record[6], record[7], record[8]
         header.namespace_size = PyBytes_GET_SIZE(namespace)
         header.key_size = PyBytes_GET_SIZE(key)

@@ -133,11 +133,21 @@ static inline void cpu_pause(void)
 #endif
 }
 
-#if defined(__SANITIZE_THREAD__) /* the thread sanitizer of gcc 12 does not know pthread_mutex_clocklock() */
-#define MUTEX_CLOCK CLOCK_REALTIME
+#if defined(__SANITIZE_THREAD__) /* gcc 12's knows no pthread_mutex_clocklock(), and of a timed lock not that an owner died */
+#define MUTEX_CLOCK CLOCK_MONOTONIC
 static inline int mutex_lock_until(pthread_mutex_t *mutex, const struct timespec *until)
 {
-    return pthread_mutex_timedlock(mutex, until);
+    const struct timespec pause = {0, 100000};
+    struct timespec now;
+    int error;
+
+    while ((error = pthread_mutex_trylock(mutex)) == EBUSY) {
+        clock_gettime(MUTEX_CLOCK, &now);
+        if (now.tv_sec > until->tv_sec || (now.tv_sec == until->tv_sec && now.tv_nsec >= until->tv_nsec))
+            return ETIMEDOUT;
+        nanosleep(&pause, NULL);
+    }
+    return error;
 }
 #else
 #define MUTEX_CLOCK CLOCK_MONOTONIC

@@ -105,7 +105,7 @@ class Swarm:
         self._spare = self._spawn(agent)
 
     def start(self, begin: Begin) -> None:
-        """Start an agent, in the process that stands by if there is one; :meth:`wait_ready` returns when it is ready."""
+        """Start an agent, in the process that stands by if any; it is ready when :meth:`wait_ready` returns."""
         started_at = time.monotonic_ns()
         process, self._spare = self._spare or self._spawn(begin.agent), None
         worker = Worker(begin, process.process, process.control, process.reply, started_at)

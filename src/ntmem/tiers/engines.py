@@ -13,7 +13,7 @@ from .engine import LmdbEngine
 from .log import LogEngine
 from .opening import ClockChoice, agree_on_clock, check_schema, prepare
 from .reader import QuietEngine, ReaderStore
-from .region import AttachLock, is_supported, region_path
+from .region import HAS_LOCKS, AttachLock, is_supported, region_path
 from .shared import SharedStore
 from .sharing import attach, detach
 from .tables import Tables
@@ -82,7 +82,7 @@ def _name_of(config: MemoryConfig) -> EngineName:
 
 def _join_alone(store: ColdStore) -> None:
     """See that no process writes through a log into what this one is about to write straight into."""
-    if store.directory is None or store.read_only or not is_supported():
+    if store.directory is None or store.read_only or not HAS_LOCKS:
         return
     store.attached = AttachLock(store.directory)
     store.attached.join(log=False)

@@ -65,4 +65,6 @@ def trouble_error(trouble: Trouble) -> NtmemError:
     """Return what to raise when the flusher cannot go on."""
     kinds: dict[int, type[NtmemError]] = {1: MapFull, 2: DiskFull}
     kind = kinds.get(trouble.kind, CorruptionError if trouble.code in _DAMAGE_CODES else StorageError)
+    if not 1 <= trouble.kind <= 3:  # it was over before it could be said
+        return StorageError("the flusher could not go on for a moment; try again")
     return kind(trouble_text(trouble.kind, trouble.code))

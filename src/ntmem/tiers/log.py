@@ -15,9 +15,10 @@ read, and the log refuses it if that has changed meanwhile; then it reads again.
 from __future__ import annotations
 
 import heapq
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, groupby
 from operator import itemgetter
@@ -40,7 +41,7 @@ from .._core.logrecords import KIND_DELETE, KIND_NOTICE, KIND_PUT
 from .._core.logrecords import Record as LogRecord
 from .._core.unflushed import collect, versions
 from ..clock import wall_ns
-from ..errors import CorruptionError, LockTimeout, ReadOnlyError, StorageError, StoreClosed
+from ..errors import CorruptionError, LockTimeout, NtmemError, ReadOnlyError, StorageError, StoreClosed
 from ..namespace import labels_of
 from ..records import Change, Policy, Record
 from .engine import Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
@@ -48,7 +49,7 @@ from .faults import trouble_error
 from .layout import AHEAD, DELETED, NamespaceRow, Stored, decode_labels, encode_labels, record_key
 from .retention import check_known, known_at, served_at
 from .shared import STAGED, LoggedStore, SharedStore
-from .tables import Tables
+from .tables import SIMULATED, Tables
 
 T = TypeVar("T")
 
@@ -74,11 +75,12 @@ class Rules(NamedTuple):
 class LiveTables(Tables):
     """The rows of a snapshot, and with them what the log has beyond it."""
 
-    __slots__ = ("_engine", "_snapshot", "names")
+    __slots__ = ("_engine", "_epoch", "_snapshot", "names")
 
-    def __init__(self, engine: LogEngine, txn: Any) -> None:
+    def __init__(self, engine: LogEngine, txn: Any, epoch: int) -> None:
         super().__init__(engine.store, txn)
         self._engine = engine
+        self._epoch = epoch
         self.names: dict[int, bytes] = {}
         """Namespaces that were asked for, by id."""
         self._snapshot: int | None = None
@@ -91,6 +93,11 @@ class LiveTables(Tables):
             self._snapshot = 0 if row is None else row.position
         return self._snapshot
 
+    def check_epoch(self) -> None:
+        """Raise :class:`LookAgain` if LMDB was written past the log since the snapshot; after a look into the log."""
+        if self._engine.log.epoch != self._epoch:
+            raise LookAgain("the epoch has changed")
+
     def namespace(self, labels: tuple[str, ...]) -> NamespaceRow | None:
         row = super().namespace(labels)
         if row is not None:
@@ -99,6 +106,7 @@ class LiveTables(Tables):
 
     def versions(self, namespace_id: int, key: bytes) -> Iterator[Stored]:
         newer = versions(self._engine.log, self.names[namespace_id], key, snapshot=self.snapshot)
+        self.check_epoch()
         return chain(map(self._engine.stored, newer), super().versions(namespace_id, key))
 
 
@@ -167,6 +175,8 @@ class LogEngine(LmdbEngine):
     def _check_open(self) -> None:
         if self.store.closed:
             self.store.refuse()
+        if self.log.is_gone:
+            raise StoreClosed("the store is being closed; open it again")
 
     def _check_writable(self) -> None:
         self._check_open()
@@ -182,7 +192,8 @@ class LogEngine(LmdbEngine):
     def _read(self, action: Callable[[Any], T]) -> T:
         while True:
             try:
-                return self.store.read(lambda txn: action(LiveTables(self, txn)))
+                epoch = self.log.epoch  # before the snapshot is taken
+                return self.store.read(lambda txn: action(LiveTables(self, txn, epoch)))  # noqa: B023
             except LookAgain:
                 continue
             except LogDamaged as error:
@@ -292,7 +303,9 @@ class LogEngine(LmdbEngine):
 
         def look(tables: LiveTables) -> dict[str, bytes]:
             found = {}
-            for (name, key), record in zip(keys, self.log.get_many(wanted, snapshot=tables.snapshot), strict=True):
+            newer = self.log.get_many(wanted, snapshot=tables.snapshot)
+            tables.check_epoch()
+            for (name, key), record in zip(keys, newer, strict=True):
                 if record is None:
                     stored = self._current(tables, labels, key)
                 elif record.flags & AHEAD and record.ts_known > tables.now():
@@ -356,7 +369,12 @@ class LogEngine(LmdbEngine):
         self._check_writable()
         outcomes = self._translated(lambda: self._commit(changes))
         if durable:
-            self.wait_durable(max(outcome.version for outcome in outcomes), None)
+            version = max(outcome.version for outcome in outcomes)
+            try:
+                self.wait_durable(version, None)
+            except StorageError as error:
+                kept = f"version {version} is acknowledged and kept, but not on disk yet"
+                raise type(error)(f"{kept}: {error}") from error
         return outcomes
 
     def _commit(self, changes: Sequence[Change]) -> list[Outcome]:
@@ -369,14 +387,18 @@ class LogEngine(LmdbEngine):
                 break
             except ValueTooLarge:
                 return self._commit_past_the_log(changes)
+        until = time.monotonic() + self.max_lag
         while True:
+            position = self.log.committed
             with self._locked():
                 try:
                     return self._try(changes, locked=True)
-                except LookAgain:
-                    continue
                 except ValueTooLarge:
                     break
+                except (LookAgain, LogFull):
+                    if time.monotonic() > until:
+                        raise
+            self._wait_flushed(position, self.max_lag)  # room; and by then a clock that was behind is not
         return self._commit_past_the_log(changes)
 
     def _try(self, changes: Sequence[Change], *, locked: bool) -> list[Outcome]:
@@ -396,7 +418,7 @@ class LogEngine(LmdbEngine):
                 max_lag=self.max_lag,
                 locked=locked,
             )
-        except BaseException:
+        except _REFUSALS:  # of anything else it is not known whether the group was committed
             for staged in draft.staged:
                 self._writable().unstage(staged)
             raise
@@ -518,6 +540,9 @@ class LogEngine(LmdbEngine):
     def _commit_past_the_log(self, changes: Sequence[Change]) -> list[Outcome]:
         with self._exclusive():
             needs = sum(len(it.key) + len(it.value) + _ROW_BYTES for it in changes if it.kind != "delete")
+            trouble = self.log.trouble
+            if needs and trouble is not None:
+                raise Trouble(*trouble)
             if needs:
                 self.store.require_room(needs)
             first = self.log.skip_sequences(len(changes))
@@ -525,10 +550,23 @@ class LogEngine(LmdbEngine):
             def begin(tables: Tables) -> None:
                 tables.put_head(tables.head()._replace(position=first - 1))
 
-            outcomes = self._write_all(changes, begin)
-            self.log.note_sequence(first + len(changes) - 1)
+            try:
+                outcomes = self._write_all(changes, begin)
+            finally:
+                self.log.note_sequence(first + len(changes) - 1)  # on disk, or never to be
             self._notice(())
         return outcomes
+
+    def _write(self, action: Callable[[Tables], T], *, needs: int = 0, deletes: bool = False) -> T:
+        """Write to LMDB past the log; what is on disk is never ahead of the clock on disk."""
+
+        def act(tables: Tables) -> T:
+            clock, (simulated, at) = tables.clock(), self.log.clock
+            if (clock.kind == SIMULATED) == simulated and clock.at < at:
+                tables.put_clock(clock._replace(at=at))
+            return action(tables)
+
+        return super()._write(act, needs=needs, deletes=deletes)
 
     def delete_namespace(self, labels: tuple[str, ...]) -> int:
         self._check_writable()
@@ -552,10 +590,12 @@ class LogEngine(LmdbEngine):
         self._translated(retain)
 
     def _notice(self, labels: tuple[str, ...]) -> None:
-        """Tell those who follow the log that something was done past it, in or below a namespace."""
+        """Tell those who follow the log that something was done past it, in or below a namespace. It is done, so this
+        does not raise: the log is empty, and has room."""
         now = self.log.now()
         notice = (KIND_NOTICE, 0, encoded(labels), b"", self.writer, b"", now, now, 0)
-        self.log.append([notice], now=now, locked=True)
+        with suppress(LogFull, Trouble):
+            self.log.append([notice], now=now, locked=True)
 
     # -- the disk
 
@@ -588,6 +628,7 @@ class LogEngine(LmdbEngine):
         waited = 0.0
         while not reached(_SLICE if timeout is None else min(_SLICE, max(timeout - waited, 0))):
             waited += _SLICE
+            self._check_open()
             trouble = self.log.trouble
             if trouble is not None and trouble != _PAST_LIMIT:
                 raise Trouble(*trouble)
@@ -611,10 +652,17 @@ class LogEngine(LmdbEngine):
             raise CorruptionError(str(error)) from error
         except LogShut as error:
             raise StoreClosed("the store is closed; open it again") from error
+        except LookAgain as error:
+            raise StorageError(f"the store changed faster than it could be read ({error}); try again") from error
 
 
 class _MustLock(Exception):
     """A group cannot be checked by its records alone."""
 
+
+_REFUSALS = (
+    *(Conflict, LookAgain, NewRules, Trouble, WriterStalled, LogFull, LogShut, ValueTooLarge, LogDamaged, _MustLock),
+    *(NtmemError, ValueError, OverflowError),
+)
 
 _UNREADABLE = Stored(DELETED, 0, 0, 0, 0, b"", b"", b"")

@@ -1,7 +1,8 @@
 """A process that only reads: it maps the region when there is one, and makes none.
 
 Without a region everything acknowledged is in LMDB. So a reader looks, before each read, whether one has come; the look
-is one call of the system (0.6 us measured), and over once the region is mapped.
+is two calls of the system, and over once the region is mapped. A reader removes no region: only who writes can note in
+LMDB that it was drained.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import os
 import threading
 
+from ..errors import StorageError
 from .engine import LmdbEngine
 from .log import LogEngine
-from .region import AttachLock, region_path, remove_region
+from .region import AttachLock, region_path
 from .shared import LoggedStore
 from .sharing import opening
 
@@ -26,10 +28,14 @@ class ReaderStore(LoggedStore):
         self._finding = threading.Lock()
         super().__init__(directory, read_only=True, max_bytes=max_bytes, reserve=_RESERVE)
         self._path = region_path(directory)
+        self.attached = self._others = AttachLock(directory)
 
     def find_log(self, *, is_opening: bool = False) -> bool:
-        """Map the region if there is one; return whether there is. `is_opening`: the caller has ``open.lock``."""
-        if self.has_log or not os.path.exists(self._path):
+        """Map the region if there is one; return whether there is. `is_opening`: the caller has ``open.lock``.
+
+        Raises :class:`StorageError` if processes use one that this process cannot see.
+        """
+        if self.has_log or not (os.path.exists(self._path) or self._others.is_used()):
             return self.has_log
         assert self.directory is not None
         with self._finding:
@@ -40,31 +46,26 @@ class ReaderStore(LoggedStore):
 
     def _map(self) -> bool:
         if not self.has_log:
-            assert self.directory is not None
-            attached = AttachLock(self.directory)
+            is_used = self._others.is_used()
             try:
-                attached.join(log=True)
+                self._others.join(log=True)
                 log = self.mapped_log()
-                if attached.is_alone():  # nobody lives who could vouch for it
+                if self._others.is_alone():  # nobody lives who could vouch for it
                     self.settle_log(log, index=True)
                 self.use_log(log)
-            except FileNotFoundError:  # its last user has just gone
-                attached.release()
-                return False
+            except FileNotFoundError as error:
+                self._others.leave()
+                if is_used and self._others.is_used():
+                    raise StorageError(
+                        f"{self.directory} is in use by processes whose shared memory this one cannot see ({error}); "
+                        "read it where they run"
+                    ) from error
+                return False  # its last user has just gone
             except BaseException:
-                attached.release()
+                self._others.leave()
                 raise
-            self.attached = attached
             self.has_log = True
         return True
-
-    def close(self) -> None:
-        """Unmap; remove the region if nobody else uses it and it has nothing that is not on disk."""
-        if self.has_log and not self.closed and self.directory is not None and os.path.exists(self.directory):
-            with opening(self.directory, read_only=True):
-                if self.attached is not None and self.attached.is_alone() and self.log.flushed == self.log.committed:
-                    remove_region(self.log)
-        super().close()
 
 
 class QuietEngine(LmdbEngine):

@@ -37,9 +37,13 @@ _FLOCK = struct.Struct("hhqqi4x")
 _LOG_USERS, _LMDB_USERS = 0, 1  # bytes of attach.lock
 
 
+HAS_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
+"""Whether processes can tell each other how they use a store."""
+
+
 def is_supported() -> bool:
     """Whether this machine has what a region needs: Linux's shared memory, and a right to write there."""
-    return hasattr(fcntl, "F_OFD_SETLK") and hasattr(os, "O_TMPFILE") and os.access(SHARED_MEMORY, os.W_OK)
+    return HAS_LOCKS and hasattr(os, "O_TMPFILE") and os.access(SHARED_MEMORY, os.W_OK)
 
 
 # ---- who is there ----
@@ -70,6 +74,11 @@ class AttachLock:
         self._set(fcntl.F_RDLCK, _LOG_USERS)
         return alone
 
+    def is_used(self) -> bool:
+        """Whether a process uses the log; asked through an object that has not joined."""
+        found = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOG_USERS, 1, 0))
+        return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
     def join(self, *, log: bool) -> None:
         """Register as a user of the log, or of LMDB alone; raise :class:`StorageError` if others use the other."""
         mine, other = (_LOG_USERS, _LMDB_USERS) if log else (_LMDB_USERS, _LOG_USERS)
@@ -80,6 +89,11 @@ class AttachLock:
             )
         self._set(fcntl.F_UNLCK, other)
         self._set(fcntl.F_RDLCK, mine)
+
+    def leave(self) -> None:
+        """Be no user any more."""
+        self._set(fcntl.F_UNLCK, _LOG_USERS)
+        self._set(fcntl.F_UNLCK, _LMDB_USERS)
 
     def release(self) -> None:
         """Go away."""
@@ -145,7 +159,10 @@ def map_region(directory: str, region_id: bytes, path: str | None = None) -> Log
     """
     name = path or region_path(directory)
     try:
-        return Log(Region.attach(name, identity=region_identity(directory, region_id)))
+        log = Log(Region.attach(name, identity=region_identity(directory, region_id)))
+        if log.is_gone and path is None:
+            raise FileNotFoundError(f"{name} is about to be removed")
+        return log
     except FileNotFoundError:
         if path is not None:
             raise
@@ -210,6 +227,7 @@ def examine_region(
 def remove_region(log: Log) -> None:
     """Take the name of a region away, unless another region has it by now."""
     path = log.region.path
+    log.leave()
     with suppress(FileNotFoundError):
         if path is not None and os.stat(path).st_ino == os.fstat(log.region.fileno()).st_ino:
             os.unlink(path)
@@ -226,7 +244,9 @@ def _map_unnamed(directory: str, region_id: bytes) -> Log:
             link = f"/proc/{pid}/fd/{file}"
             try:
                 if os.readlink(link).startswith(SHARED_MEMORY + "/"):
-                    return Log(Region.attach(link, identity=region_identity(directory, region_id)))
+                    log = Log(Region.attach(link, identity=region_identity(directory, region_id)))
+                    if not log.is_gone:
+                        return log
             except (OSError, ValueError):
                 continue
     raise FileNotFoundError(f"no process has the region of {directory}")

@@ -42,6 +42,9 @@ from .tables import SIMULATED, SYSTEM, ClockRow, LogRow, Tables
 STAGED = "staged"
 """Database of large values on their way: by a random id, until the flusher has moved them into ``records``."""
 
+NO_REGION = bytes(REGION_ID_BYTES)
+"""In the row ``log``: the last region was drained and removed."""
+
 _DELETE_RESERVE = 16 << 20
 _DRAIN_TIMEOUT = 60.0
 _GOING_TIMEOUT = 10.0
@@ -82,8 +85,8 @@ class LoggedStore(ColdStore):
     def _grow(self, seen: int, needs: int, deletes: bool) -> None:
         if seen < 0:  # another process has a larger map, and uses it
             raise StorageError(
-                f"the data file has outgrown max_storage_bytes={self.max_bytes} of this process; open it with as much as "
-                "the other processes do"
+                f"the data file has outgrown max_storage_bytes={self.max_bytes} of this process; open it with as much "
+                "as the other processes do"
             )
         raise MapFull(f"the store holds its {self.max_bytes} bytes; delete something or raise max_storage_bytes")
 
@@ -97,7 +100,16 @@ class LoggedStore(ColdStore):
         self._open_staged()
 
     def settle_log(self, log: Log, *, index: bool = False) -> None:
-        """See that what dead processes left is whole and goes with the data file; for who is alone."""
+        """See that what dead processes left is whole and goes with the data file; for who is alone.
+
+        Who only reads finishes what a writer died over, too.
+        """
+        examine_log(self, log)
+        try:
+            log.lock(_DRAIN_TIMEOUT)  # repairs
+        except LogDamaged as error:
+            raise CorruptionError(f"{error}; 'ntmem doctor' shows it, and sets it aside") from error
+        log.unlock()
         settle(log, examine_log(self, log, index=index))
 
     def mapped_log(self) -> Log:
@@ -192,12 +204,6 @@ class SharedStore(LoggedStore):
             return
         self.use_log(map_region(directory, b"" if row is None else row.region_id, path))
         self.settle_log(self.log)
-        try:
-            self.log.lock(_DRAIN_TIMEOUT)  # repairs what a writer may have died over
-        except LogDamaged as error:
-            raise CorruptionError(f"{error}; 'ntmem doctor' shows it, and sets it aside") from error
-        self.log.unlock()
-        self.settle_log(self.log)  # with what was repaired
         self.flusher = self._make_flusher(row.region_id if row else b"")
         self._drain(anew=True)
         self._note_log()
@@ -209,7 +215,13 @@ class SharedStore(LoggedStore):
         start = choice.now() if isinstance(choice, SimulatedClock) else None
 
         def act(tables: Tables) -> None:
+            row = tables.log_row()
+            before = None if row is None else tables.head().generation
             prepare_rows(self, tables)
+            head = tables.head()
+            if row is not None and row.region_id != NO_REGION and head.generation == before:
+                # That region is lost, and with it perhaps changes whose versions were given out.
+                tables.put_head(head._replace(generation=head.generation + 1))
             agree_on_row(tables, choice, start)
             tables.put_log_row(LogRow(region_id, 0))
             tables.delete_rows(STAGED)  # of writers who died before they referred to them
@@ -253,13 +265,19 @@ class SharedStore(LoggedStore):
                 self.is_joined = False
                 failure = self._leave()
         finally:
+            if hasattr(self, "flusher"):
+                with suppress(TimeoutError):  # an exception of a signal handler may have come before it
+                    self.flusher.stop()
             super().close()
         if failure is not None:
             raise failure
 
     def _leave(self) -> NtmemError | None:
         self.log.shut()
-        self.flusher.stop()
+        try:
+            self.flusher.stop()
+        except TimeoutError as error:
+            return StorageError(str(error))
         if self.directory is None:
             return None
         try:
@@ -290,7 +308,8 @@ class SharedStore(LoggedStore):
             raise StorageError(str(error)) from error
 
     def _note_log(self) -> None:
-        """Write down what LMDB does not know of the log's end: its clock, and versions that were taken and wasted."""
+        """Write down what LMDB does not know of the log's end: its clock, versions that were taken and wasted, and that
+        this is the end."""
         simulated, at = self.log.clock
         last = self.log.next_sequence - 1
 
@@ -300,10 +319,9 @@ class SharedStore(LoggedStore):
                 tables.put_head(head._replace(position=last))
             if clock.at < at and (clock.kind == SIMULATED) == simulated:
                 tables.put_clock(clock._replace(at=at))
+            tables.put_log_row(LogRow(NO_REGION, 0))
 
-        needed = self.read(lambda txn: (Tables(self, txn).head().position, Tables(self, txn).clock().at)) != (last, at)
-        if needed:
-            self.write(lambda txn: act(Tables(self, txn)))
+        self.write(lambda txn: act(Tables(self, txn)))
 
     # -- large values
 

@@ -71,7 +71,7 @@ class Judge:
                 self.fault(f"{what} fell from {most}: {operation}")
 
     def judge_reads(self, versions: dict[str, dict[Origin, int]]) -> None:
-        """See that no read was older than what was acknowledged or read before it began, or of what nobody had begun."""
+        """See that no read was older than what was known before it began, or of what nobody had begun."""
         floors = {name: _Floor(self._known(name, versions[name])) for name in versions}
         for read in self.all():
             if not read.end or read.kind not in (j.READ_HISTORY, j.READ_TRANSACTION):

@@ -78,7 +78,7 @@ class Worker:
             self.history: 24, self.transaction: 12, self.shared: 8, self.shared_delete: 2, self.shared_cas: 6,
             self.counter: 6, self.read_history: 20 * reads, self.read_whole: 8 * reads, self.read_private: 8 * reads,
             self.scan: reads, self.large: past, self.history_large: past, self.group: 0.3 * past,
-            self.past: 0.3 * past, self.rules: 0.3 * past, self.ruled: 6 * past, self.flush: setting.flushes,
+            self.past: 0.3 * past, self.rules: past, self.ruled: 12 * past, self.flush: setting.flushes,
         }  # fmt: skip
         self.actions, self.weights = list(weights), list(weights.values())
 
