@@ -23,7 +23,8 @@ def library(root: Path, tmp_path: Path) -> ctypes.CDLL:
     """The code of planted.c, instrumented like the modules."""
     built = tmp_path / "planted.so"
     sanitize = os.environ["NTMEM_SANITIZE"]
-    flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g", "-O1", "-shared", "-fPIC", "-pthread"]
+    flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g", "-O0", "-shared", "-fPIC", "-pthread"]
+    flags.append("-D_GNU_SOURCE")
     if PLANTED == "race":
         flags.append("-DNTMEM_PLANTED_RACE")
     core = root / "src/ntmem/_core"

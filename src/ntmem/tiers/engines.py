@@ -13,7 +13,7 @@ from .engine import LmdbEngine
 from .log import LogEngine
 from .opening import ClockChoice, agree_on_clock, check_schema, prepare
 from .reader import QuietEngine, ReaderStore
-from .region import HAS_LOCKS, AttachLock, is_supported, region_path
+from .region import HAS_LOCKS, AttachLock, is_supported, may_attach, region_path
 from .shared import SharedStore
 from .sharing import attach, detach
 from .tables import Tables
@@ -28,7 +28,7 @@ def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read
     max_lag = duration_ns(config.max_flush_lag, "max_flush_lag") / _SECOND
 
     def make() -> ColdStore:
-        if shared and read_only and path is not None and os.access(path, os.W_OK):
+        if shared and read_only and path is not None and may_attach(path):
             return ReaderStore(path, max_bytes=config.max_storage_bytes)
         if not shared or read_only:
             return ColdStore(path, read_only=read_only, max_bytes=config.max_storage_bytes)

@@ -374,7 +374,7 @@ class LogEngine(LmdbEngine):
                 self.wait_durable(version, None)
             except StorageError as error:
                 kept = f"version {version} is acknowledged and kept, but not on disk yet"
-                raise type(error)(f"{kept}: {error}") from error
+                raise type(error)(f"{error} ({kept})") from error
         return outcomes
 
     def _commit(self, changes: Sequence[Change]) -> list[Outcome]:

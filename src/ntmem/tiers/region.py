@@ -49,6 +49,12 @@ def is_supported() -> bool:
 # ---- who is there ----
 
 
+def may_attach(directory: str) -> bool:
+    """Whether this process may say that it uses the store in `directory`."""
+    name = os.path.join(directory, "attach.lock")
+    return os.access(name if os.path.exists(name) else directory, os.R_OK | os.W_OK)
+
+
 class AttachLock:
     """``attach.lock``: says to other processes that this one uses the store, and how. An OFD lock: POSIX ones vanish.
 

@@ -22,7 +22,7 @@ from .._core.log import Log, LogDamaged
 from .._core.logrecords import Trouble
 from .._core.mdb import Environment
 from ..clock import SimulatedClock
-from ..errors import CorruptionError, MapFull, NtmemError, StorageError
+from ..errors import CorruptionError, DiskFull, MapFull, NtmemError, StorageError
 from .cold import ColdStore
 from .faults import open_error, trouble_error
 from .opening import ClockChoice, agree_on_row, check_agreed, followed_offset, prepare_rows
@@ -295,8 +295,9 @@ class SharedStore(LoggedStore):
         assert self.attached is not None
         if self.attached.is_alone():
             self._drain()  # others may have come, written and gone
-            self._note_log()
-            remove_region(self.log)
+            with suppress(DiskFull, MapFull):  # everything is on disk, only that this is the end is not: the region stays
+                self._note_log()
+                remove_region(self.log)
         self.attached.release()  # before anybody else asks: of two who leave, the second is alone
 
     def _drain(self, *, anew: bool = False) -> None:
