@@ -11,8 +11,8 @@ Layout
 Invariants
 ----------
 1. A put is appended only under the epoch as of which its namespace is known to keep no history; the log checks that.
-2. Between the last look at `is_shut` and the commit the GIL is kept and no Python runs, so a closing thread comes before
-   or behind (I2).
+2. Between the last look at `is_shut` and the commit the GIL is kept and no Python runs, so a closing thread comes
+   before or behind (I2).
 """
 
 cimport cython
@@ -20,7 +20,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_Check
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
@@ -162,7 +162,9 @@ cdef class Direct:
         append.epoch = space.epoch
         append.now = now
         append.max_lag = self.max_lag
-        if append.bytes > log_group_limit(&self.log.log) or self.log.is_shut:  # again: looking at a namespace runs Python
+        if append.bytes > log_group_limit(&self.log.log):
+            return 0
+        if self.log.is_shut:  # looked at again, as finding out about a namespace runs Python
             return 0
         return append.first_version if log_append(&self.log.log, &append, 0) == APPEND_DONE else 0
 
@@ -242,7 +244,8 @@ cdef class DirectCalls:
         self.direct = direct
 
     def put(
-        self, namespace, key, value, *, ttl=None, if_version=None, fence=None, ts_event=None, ts_known=None, durable=None
+        self, namespace, key, value, *, ttl=None, if_version=None, fence=None, ts_event=None, ts_known=None,
+        durable=None
     ):
         """Set the value of a key and return its version.
 

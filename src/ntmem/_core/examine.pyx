@@ -27,7 +27,6 @@ cdef dict FINDINGS = {
 }
 
 
-
 def examine(Log log not None, *, bint index=False):
     """Raise :class:`LogDamaged` unless the log is as processes that died can have left it.
 
@@ -61,7 +60,7 @@ def examine(Log log not None, *, bint index=False):
 
 
 def settle(Log log not None, int64_t least):
-    """Take back a time that was told to nobody, but not to before `least`, and send readers to the disk for what is there.
+    """Take back a time that was told to nobody, not to before `least`; send readers to the disk for what is there.
 
     For who is alone, behind :func:`examine` and before anybody uses the log.
     """

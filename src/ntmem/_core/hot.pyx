@@ -103,8 +103,8 @@ cdef uint64_t power_of_two(uint64_t least) noexcept:
 
 
 cdef hot_head_t head_of(uint64_t max_bytes, uint64_t max_entries):
-    """The sizes of a table: hashes are uneven, so a stripe has a quarter more than its share of entries, and half as many
-    slots again."""
+    """The sizes of a table: hashes are uneven, so a stripe has a quarter more than its share of entries, and half as
+    many slots again."""
     cdef hot_head_t head
     memset(&head, 0, sizeof(head))
     head.magic = HOT_MAGIC
@@ -138,8 +138,8 @@ cdef class HotTable:
 
     Notes
     -----
-    **Thread safety**: all methods may be called from any thread of any process that has the region. **Complexity**: O(1)
-    and the bytes of a value; a put looks at 8 KiB of records at most to make room.
+    **Thread safety**: all methods may be called from any thread of any process that has the region. **Complexity**:
+    O(1) and the bytes of a value; a put looks at 8 KiB of records at most to make room.
 
     Examples
     --------
@@ -202,10 +202,10 @@ cdef class HotTable:
         cdef hot_key_t wanted
         cdef hot_found_t found
         cdef object value
-        cdef int attempt
+        cdef int _
         self.region.check_process()
         key_fill(&wanted, namespace, key)
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             outcome = hot_find(&self.hot, &wanted, &found)
             if outcome == HOT_AGAIN:
                 continue

@@ -431,14 +431,14 @@ cdef class Log:
         word_raise(&self.log.control.epoch.word, word_acquire(&self.log.control.epoch.word) + 1)
 
     def shut(self):
-        """Let no thread of this process append any more; those that are in the middle of it, or have it locked, end first."""
+        """Let no thread of this process append any more; those in the middle of it, or that have it locked, end first."""
         cdef unsigned long me = PyThread_get_thread_ident()
         self.is_shut = True
         while self.appending or (self.owner != 0 and self.owner != me):
             time.sleep(0.0002)
 
     def skip_sequences(self, uint64_t count):
-        """Take so many versions for changes that reach the disk past the log; return the first. Between lock and unlock."""
+        """Take so many versions for changes that go to disk past the log; return the first. Between lock and unlock."""
         cdef uint64_t *word = &self.log.control.next_sequence.word
         cdef uint64_t first = word_acquire(word)
         self.check_process()
@@ -461,7 +461,9 @@ cdef class Log:
             )
         if outcome == APPEND_TROUBLE:
             trouble = self.trouble
-            return LogFull("the flusher could not go on, and now can; write again") if trouble is None else Trouble(*trouble)
+            if trouble is None:
+                return LogFull("the flusher could not go on, and now can; write again")
+            return Trouble(*trouble)
         if outcome == APPEND_NEW_RULES:
             return NewRules(f"the epoch is {self.epoch}")
         if outcome == APPEND_EXHAUSTED:
@@ -715,13 +717,13 @@ cdef class Log:
     def lag(self):
         """Seconds since the oldest change that is not on disk; 0.0: all are. Steps of some 4 ms."""
         cdef log_control_t *control = self.log.control
-        cdef uint64_t oldest, time
+        cdef uint64_t oldest, now
         self.check_process()
         if word_acquire(&control.flushed.word) == word_acquire(&control.committed.word):
             return 0.0
         oldest = word_acquire(&control.oldest.word)
-        time = coarse_ns()
-        return (time - oldest) / 1e9 if time > oldest else 0.0
+        now = coarse_ns()
+        return (now - oldest) / 1e9 if now > oldest else 0.0
 
     @property
     def trouble(self):
@@ -752,7 +754,7 @@ cdef class Log:
         return log_now(&self.log)
 
     def set_clock(self, int64_t at):
-        """Move the time of a simulated clock, or the offset of the system's, forward; return whether it is there now."""
+        """Move a simulated clock's time, or the offset of the system's, forward; return whether it is there now."""
         self.check_process()
         return bool(log_set_clock(&self.log, at))
 

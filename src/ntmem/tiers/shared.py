@@ -265,7 +265,7 @@ class SharedStore(LoggedStore):
                 self.is_joined = False
                 failure = self._leave()
         finally:
-            if hasattr(self, "flusher"):
+            if hasattr(self, "flusher") and not self.closed:
                 with suppress(TimeoutError):  # an exception of a signal handler may have come before it
                     self.flusher.stop()
             super().close()
@@ -295,7 +295,9 @@ class SharedStore(LoggedStore):
         assert self.attached is not None
         if self.attached.is_alone():
             self._drain()  # others may have come, written and gone
-            with suppress(DiskFull, MapFull):  # everything is on disk, only that this is the end is not: the region stays
+            with suppress(
+                DiskFull, MapFull
+            ):  # everything is on disk, only that this is the end is not: the region stays
                 self._note_log()
                 remove_region(self.log)
         self.attached.release()  # before anybody else asks: of two who leave, the second is alone
