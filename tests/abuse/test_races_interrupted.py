@@ -60,7 +60,7 @@ while hear():
             child.signal(SIGUSR1)
             log.unlock()
             assert child.line() in ("interrupted", "done")
-            log.lock(5.0)  # WriterStalled: it has kept it
+            log.lock(2.0)  # WriterStalled: it has kept it
             log.unlock()
             memory.put("a", "k", b"2")
         child.tell()
@@ -119,4 +119,26 @@ def test_interrupted_while_closing(step: str, after: bool, ram: Path, monkeypatc
         with ntmem.open(ram / "store", log_bytes=LOG) as memory:
             assert memory.get("a", "k") == b"1"
             assert memory.put("a", f"next{n}", b"2") > version
+    assert ntmem.verify(ram / "store").ok
+
+
+@pytest.mark.parametrize("step", ["_drain", "_note_log", "remove_region"])
+def test_killed_while_closing(step: str, ram: Path, start: Start) -> None:
+    """Right before a step, that is: what the steps before it have left is whole."""
+    where = "shared" if step == "remove_region" else "shared.SharedStore"
+    child = start(
+        f"""
+from ntmem.tiers import shared
+memory = ntmem.open(sys.argv[1], flush_interval=60.0)
+say(memory.put("a", "k", b"1"))
+{where}.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+memory.close()
+""",
+        ram / "store",
+    )
+    version = int(child.line())
+    child.process.wait(HANG)
+    with ntmem.open(ram / "store") as memory:
+        assert memory.get("a", "k") == b"1"
+        assert memory.put("a", "next", b"2") > version
     assert ntmem.verify(ram / "store").ok

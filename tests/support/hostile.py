@@ -37,7 +37,7 @@ def outcome(function, *args, **kwargs):
         return f"{type(error).__name__}: {error}"
 def become_nobody():
     import ntmem.tiers.walking, subprocess, tempfile  # what is imported later may lie where nobody may read
-    ntmem.open().close()  # and what opening imports
+    ntmem.open().close(); ntmem.open(engine="lmdb").close()  # and what opening imports
     if os.getuid() == 0:
         os.setgroups([])
         os.setresgid(65534, 65534, 65534)

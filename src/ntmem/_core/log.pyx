@@ -431,7 +431,7 @@ cdef class Log:
         word_raise(&self.log.control.epoch.word, word_acquire(&self.log.control.epoch.word) + 1)
 
     def shut(self):
-        """Let no thread of this process append any more; those in the middle of it, or that have it locked, end first."""
+        """Let no thread of this process append any more; those in the middle of it, or that have it locked, end."""
         cdef unsigned long me = PyThread_get_thread_ident()
         self.is_shut = True
         while self.appending or (self.owner != 0 and self.owner != me):

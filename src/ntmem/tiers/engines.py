@@ -91,6 +91,10 @@ def _join_alone(store: ColdStore) -> None:
         if store.read(lambda txn: Tables(store, txn).get_meta(b"schema")) is None:
             os.unlink(path)  # of a store that was deleted, whose file had the number that this new one has
             return
+        row = store.read(lambda txn: Tables(store, txn).log_row())
+        if row is not None and row.is_over:
+            os.unlink(path)  # drained to its end by who died before its name was taken away
+            return
         raise StorageError(
             f"{path} holds changes of {store.directory} that are not on disk yet; open it once with engine='shared', "
             "which brings them there"

@@ -520,8 +520,8 @@ class LogEngine(LmdbEngine):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.log.lock(self.max_lag)
-        try:
+        try:  # from here on: Ctrl-C may come between the lock and the next line
+            self.log.lock(self.max_lag)
             yield
         finally:
             self.log.unlock()

@@ -37,13 +37,10 @@ from .region import (
     remove_region,
 )
 from .sharing import opening
-from .tables import SIMULATED, SYSTEM, ClockRow, LogRow, Tables
+from .tables import OVER, SIMULATED, SYSTEM, ClockRow, LogRow, Tables
 
 STAGED = "staged"
 """Database of large values on their way: by a random id, until the flusher has moved them into ``records``."""
-
-NO_REGION = bytes(REGION_ID_BYTES)
-"""In the row ``log``: the last region was drained and removed."""
 
 _DELETE_RESERVE = 16 << 20
 _DRAIN_TIMEOUT = 60.0
@@ -116,7 +113,7 @@ class LoggedStore(ColdStore):
         """Map the region that other processes use."""
         assert self.directory is not None
         row = self.read(lambda txn: Tables(self, txn).log_row())
-        if row is None:
+        if row is None or row.is_over:
             raise FileNotFoundError(f"the data file of {self.directory} knows no shared region")
         self.region_id = row.region_id
         return map_region(self.directory, row.region_id)
@@ -203,6 +200,9 @@ class SharedStore(LoggedStore):
             os.unlink(path)  # of a store that was deleted, whose file had the number that this new one has
             return
         self.use_log(map_region(directory, b"" if row is None else row.region_id, path))
+        if row is not None and row.is_over:  # who drained it died before its name was taken away
+            remove_region(self.log)
+            return
         self.settle_log(self.log)
         self.flusher = self._make_flusher(row.region_id if row else b"")
         self._drain(anew=True)
@@ -219,7 +219,7 @@ class SharedStore(LoggedStore):
             before = None if row is None else tables.head().generation
             prepare_rows(self, tables)
             head = tables.head()
-            if row is not None and row.region_id != NO_REGION and head.generation == before:
+            if row is not None and not row.is_over and head.generation == before:
                 # That region is lost, and with it perhaps changes whose versions were given out.
                 tables.put_head(head._replace(generation=head.generation + 1))
             agree_on_row(tables, choice, start)
@@ -322,7 +322,9 @@ class SharedStore(LoggedStore):
                 tables.put_head(head._replace(position=last))
             if clock.at < at and (clock.kind == SIMULATED) == simulated:
                 tables.put_clock(clock._replace(at=at))
-            tables.put_log_row(LogRow(NO_REGION, 0))
+            row = tables.log_row()
+            if row is not None:
+                tables.put_log_row(row._replace(position=OVER))
 
         self.write(lambda txn: act(Tables(self, txn)))
 

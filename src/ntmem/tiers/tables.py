@@ -33,6 +33,8 @@ from .layout import (
 )
 
 SYSTEM, SIMULATED = 0, 1
+OVER = 2**64 - 1
+"""Position of a log that was drained to its end, for good."""
 
 _HEAD = struct.Struct("<QQQq")
 _CLOCK = struct.Struct("<Bq")
@@ -71,6 +73,11 @@ class LogRow(NamedTuple):
 
     region_id: bytes
     position: int
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it has come, and the region was removed or is to be."""
+        return self.position == OVER
 
 
 class Tables:

@@ -102,6 +102,8 @@ def _check_region(store: ColdStore, finding: _Finding) -> None:
     try:
         if attached.is_alone():
             row = store.read(lambda txn: Tables(store, txn).log_row())
+            if row is not None and row.is_over:
+                return
             examine_log(store, map_region(directory, b"" if row is None else row.region_id, path))
     except (NtmemError, FileNotFoundError) as error:
         _note(finding, str(error))
