@@ -160,9 +160,11 @@ class ColdStore:
         try:
             if self._refusal is None:
                 self._refusal = StoreClosed("the store is closed; open it again")
-                if self.prepared and self.directory is not None and not self.read_only:
-                    note_closed(self.directory)
-                self.env.close()
+                try:
+                    if self.prepared and self.directory is not None and not self.read_only:
+                        note_closed(self.directory)
+                finally:  # Ctrl-C may come at any line
+                    self.env.close()
         finally:
             self._gate.open()
             if self.attached is not None:

@@ -265,10 +265,12 @@ class SharedStore(LoggedStore):
                 self.is_joined = False
                 failure = self._leave()
         finally:
-            if hasattr(self, "flusher") and not self.closed:
-                with suppress(TimeoutError):  # an exception of a signal handler may have come before it
-                    self.flusher.stop()
-            super().close()
+            try:
+                if hasattr(self, "flusher") and not self.closed:
+                    with suppress(TimeoutError):  # an exception of a signal handler may have come before it
+                        self.flusher.stop()
+            finally:
+                super().close()
         if failure is not None:
             raise failure
 

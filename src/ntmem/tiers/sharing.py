@@ -133,7 +133,12 @@ def _take_back() -> None:
         if store.users == 0:
             for key in [key for key, known in _open_stores.items() if known is store]:
                 del _open_stores[key]
-            store.close()
+            try:
+                store.close()
+            finally:
+                if not store.closed:  # interrupted: the next one who comes by closes it
+                    store.users += 1
+                    _given_back.appendleft(store)
 
 
 def _make_directory(directory: str, read_only: bool) -> None:
