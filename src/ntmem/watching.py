@@ -334,8 +334,11 @@ class Subscription:
             if not self._groups and self._follower.wait(self._until_known(engine, wait)):
                 self._groups.extend(self._follower.read())
         except Overwritten:
-            self._lag(engine, max(self._delivered, self._follower.version))
-            self._follower.seek(engine.log.capacity // 8)  # at the very end it would be overtaken at once
+            seen = max(self._delivered, self._seen, self._follower.version)
+            first = self._follower.seek(engine.log.capacity // 8)  # at the very end it would be overtaken at once
+            if first is not None and first <= seen + 1:  # only what it has seen, or began behind, was overwritten
+                return self._look(end)
+            self._lag(engine, seen)
         except LogDamaged as error:
             raise CorruptionError(str(error)) from error
         while self._groups:
