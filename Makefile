@@ -6,6 +6,7 @@ VENV ?= .venv
 TESTS ?= tests
 JOBS ?= 2
 REPLAY_ARGS ?=
+BENCHES ?= benches
 BENCH_ARGS ?=
 CRASH_SECONDS ?= 600
 CRASH_ARGS ?=
@@ -32,8 +33,9 @@ test: $(VENV)/testable  ## run the tests against the installed wheel (TESTS=, JO
 fuzz: $(VENV)/testable  ## change bytes of regions and data files, and open them (MUTATIONS=)
 	@NTMEM_MUTATIONS=$(MUTATIONS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_mutated.py
 
-bench: $(VENV)/testable  ## run the benchmarks (BENCH_ARGS=)
-	@$(BIN)/pytest benches $(BENCH_ARGS)
+bench: $(VENV)/benchable  ## run the benchmarks, print their tables (BENCHES=, BENCH_ARGS=)
+	@$(BIN)/pytest $(BENCHES) --benchmark-json=$(VENV)/bench.json $(BENCH_ARGS); failed=$$?; \
+		$(BIN)/python benches/report.py $(VENV)/bench.json && exit $$failed
 
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py
@@ -101,6 +103,10 @@ $(VENV)/installed: $(VENV)/built
 
 $(VENV)/testable: $(VENV)/installed
 	@$(PIP) install "$$(echo $(VENV)/wheel/*.whl)[test]"
+	@touch $@
+
+$(VENV)/benchable: $(VENV)/testable
+	@$(PIP) install "$$(echo $(VENV)/wheel/*.whl)[bench]"
 	@touch $@
 
 $(VENV)/buildable: $(VENV)/made

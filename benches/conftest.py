@@ -1,9 +1,36 @@
 """Benchmarks print figures; they pass and fail with results, never with times."""
 
-import statistics
+import contextlib
+import gc
+import os
+import platform
 import time
+from importlib import metadata
 
 import pytest
+from figures import note_ratio
+
+PEERS = ("lmdb", "msgspec", "numpy", "cachebox", "cachetools", "lru-dict", "moka-py", "theine", "diskcache")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--large", action="store_true", help="also a million entries and more: minutes and gigabytes")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "large" in item.keywords and not config.getoption("large"):
+            item.add_marker(pytest.mark.skip(reason="wants --large"))
+
+
+def pytest_benchmark_update_machine_info(machine_info):
+    """Note what report.py says about the machine beside what the plugin knows."""
+    versions = {"CPython": platform.python_version()}
+    for name in PEERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    machine_info["versions"] = versions
+    machine_info["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def time_call(function, repeats):
@@ -13,15 +40,33 @@ def time_call(function, repeats):
     return (time.perf_counter_ns() - start) / repeats
 
 
+def time_pair(ours, theirs, repeats, *, ours_first):
+    if ours_first:
+        mine = time_call(ours, repeats)
+        return mine, time_call(theirs, repeats)
+    other = time_call(theirs, repeats)
+    return time_call(ours, repeats), other
+
+
 @pytest.fixture
 def ratio_to(benchmark):
-    """Time `ours` for the table, and its ratio to `theirs` in turns, so that both see the same machine."""
+    """Time `ours` for the table, and its ratio to `theirs` in turns, so that both see the same machine.
 
-    def run(ours, theirs, *, rounds=50, repeats=4):
-        pairs = [(time_call(ours, repeats), time_call(theirs, repeats)) for _ in range(rounds)]
-        ratio = statistics.median(mine / other for mine, other in pairs)
-        benchmark.extra_info["ratio"] = ratio
-        benchmark.name += f" = {ratio:.2f}x"
-        return benchmark(ours)
+    `calls` is how many calls of what is measured one call of each makes, `settle` runs before each round.
+    """
+
+    def run(ours, theirs, *, rounds=50, repeats=4, calls=1, settle=None):
+        pairs = []
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(rounds):
+                if settle:
+                    settle()
+                pairs.append(time_pair(ours, theirs, repeats, ours_first=number % 2 == 0))
+        finally:
+            gc.enable()
+        note_ratio(benchmark, *([time / calls for time in side] for side in zip(*pairs, strict=True)))
+        return benchmark.pedantic(ours, setup=settle, rounds=rounds, iterations=repeats)
 
     return run

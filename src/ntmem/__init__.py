@@ -36,6 +36,7 @@ from .namespace import Namespace
 from .records import Fence, Record
 from .stats import MemoryStats, VerifyReport
 from .system import MemorySystem, open, verify
+from .tiers.hot import CacheEntry, CacheStats, HotCache
 from .transaction import Transaction
 from .values import Codec
 from .view import NamespaceView
@@ -46,7 +47,9 @@ __version__ = "0.1.0"
 __all__ = [
     "LATEST",
     "CacheConfig",
+    "CacheEntry",
     "CacheError",
+    "CacheStats",
     "Codec",
     "ConsensusError",
     "CoordinationError",
@@ -54,6 +57,7 @@ __all__ = [
     "DiskFull",
     "Fence",
     "HistoryNotRetained",
+    "HotCache",
     "InvalidNamespace",
     "LockTimeout",
     "MapFull",

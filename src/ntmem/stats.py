@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 from msgspec.structs import asdict
 
@@ -9,8 +11,9 @@ from msgspec.structs import asdict
 class MemoryStats(Struct, frozen=True):
     """A snapshot of a store's accounts; sizes in bytes, times in nanoseconds unless named otherwise.
 
-    The first four are the names of the original crate. The LMDB engine has no hot tier, so `l1_entries` and
-    `l1_hit_rate` are 0; no trajectories can be recorded yet, so `total_trajectories` is 0.
+    The first four are the names of the original crate. The LMDB engine has no hot tier, so all of `l1` is 0; no
+    trajectories can be recorded yet, so `total_trajectories` is 0. What is counted is of all processes since the store
+    was last opened by the first of them.
     """
 
     l1_entries: int
@@ -30,8 +33,24 @@ class MemoryStats(Struct, frozen=True):
     now: int
     clock_ahead: int
     """By how much the store's clock runs ahead of the wall clock, which was set back."""
+    l1_bytes: int = 0
+    """Of the entries that can be found."""
+    l1_memory_bytes: int = 0
+    """Of shared memory that the hot tier has taken by now."""
+    l1_max_bytes: int = 0
+    l1_hits: int = 0
+    """Gets that the hot tier answered; `l1_hit_rate` counts those of the log with them, which is memory, too."""
+    log_hits: int = 0
+    disk_reads: int = 0
+    absent_reads: int = 0
+    """Gets of keys that did not exist."""
+    l1_evictions: dict[str, int] = {}
+    """By cause: "entries", "bytes", "collision" (of hashes), "age"."""
+    get_ns: dict[str, int] = {}
+    """Percentiles of the native part of a get, of one in 64 of those that no value at hand answered."""
+    put_ns: dict[str, int] = {}
 
-    def to_dict(self) -> dict[str, int | float | str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
         return asdict(self)
 
@@ -40,6 +59,19 @@ class MemoryStats(Struct, frozen=True):
 
         rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in self.to_dict().items())
         return f"<table>{rows}</table>"
+
+
+def percentiles(histogram: list[tuple[int, int]]) -> dict[str, int]:
+    """Return p50, p99 and p99.9 of (least time of a bucket, count) in order: the least of the bucket they fall into."""
+    total, found = sum(count for _, count in histogram), {}
+    for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
+        seen = 0
+        for least, count in histogram:
+            seen += count
+            if seen >= share * total:
+                found[name] = least
+                break
+    return found
 
 
 class VerifyReport(Struct, frozen=True):

@@ -19,9 +19,11 @@ from .records import Change, Fence, Policy, Record
 from .stats import MemoryStats, VerifyReport
 from .tiers.cold import ColdStore
 from .tiers.engine import LmdbEngine, Outcome
-from .tiers.engines import open_engine
+from .tiers.engines import cache_of, open_engine
 from .tiers.opening import ClockChoice
+from .tiers.shared import LoggedStore
 from .tiers.sharing import detach
+from .tiers.storecache import StoreCache
 from .tiers.verification import verify_directory, verify_store
 from .transaction import Transaction, make_change
 from .values import Codec, codec_named
@@ -87,6 +89,7 @@ class MemorySystem(DirectCalls):
         engine = open_engine(self.config, clock, writer, read_only=read_only)
         unbind = clock.attach(engine) if isinstance(clock, SimulatedClock) else None
         self._live: LmdbEngine | None = engine
+        self._cache: StoreCache | None = None
         if engine.direct is not None and self.config.durability == "process":
             self._use(engine.direct)
         self._release = weakref.finalize(self, _release, engine.store, unbind)
@@ -107,6 +110,8 @@ class MemorySystem(DirectCalls):
         """Flush and close; running calls of other threads end first. Closing twice is fine."""
         self._live = None
         self._use(None)
+        if self._cache is not None:
+            self._cache.close()
         self._release()
 
     def __enter__(self) -> Self:
@@ -128,7 +133,10 @@ class MemorySystem(DirectCalls):
     def _engine(self) -> LmdbEngine:
         if self._live is None:
             raise StoreClosed("this store was closed; open it again")
-        return self._live.current()
+        engine = self._live.current()
+        if engine is not self._live:  # a reader, since somebody writes
+            self._use(engine.direct)
+        return engine
 
     # -- one key
 
@@ -244,6 +252,8 @@ class MemorySystem(DirectCalls):
         durably = self._durable(durable)
         if not isinstance(mapping, Mapping):
             raise TypeError(f"mapping must be a mapping of str to bytes, was {type(mapping).__name__}; use dict(...)")
+        if ttl is None and durable is None and (version := self._put_plain(namespace, mapping)):
+            return version
         changes = [make_change("put", namespace, key, value, ttl=ttl) for key, value in mapping.items()]
         if not changes:
             labels_of(namespace)
@@ -443,14 +453,23 @@ class MemorySystem(DirectCalls):
         """Return the store's time, int ns UTC."""
         return self._engine().now()
 
+    @property
+    def cache(self) -> StoreCache:
+        """The hot tier: what it has, how well it does, and room for values that are in no store."""
+        if self._cache is None:
+            store = self._engine().store
+            table = store.hot if isinstance(store, LoggedStore) and hasattr(store, "log") else None
+            self._cache = StoreCache(table) if table is not None else StoreCache.alone(cache_of(self.config))
+        self._engine()
+        return self._cache
+
     def stats(self) -> MemoryStats:
         """Return a snapshot of the store's accounts."""
         engine = self._engine()
         sizes = engine.store.sizes()
         kind, now, ahead = engine.clock_facts()
         return MemoryStats(
-            l1_entries=0,
-            l1_hit_rate=0.0,
+            **engine.hot_facts(),
             l3_size_bytes=sizes["file"],
             total_trajectories=0,
             engine=engine.name,

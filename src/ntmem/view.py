@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .errors import VersionConflict
-from .instants import Duration
+from .instants import Duration, duration_ns
 from .namespace import encode_key
 from .records import Fence
+from .tiers.memoize import MISSING, Results, memoized, text_key, text_name
 from .values import Codec
 
 if TYPE_CHECKING:
     from .system import MemorySystem
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NamespaceView(MutableMapping[str, Any]):
@@ -57,6 +60,54 @@ class NamespaceView(MutableMapping[str, Any]):
     def add(self, key: str, value: Any, *, ttl: Duration | None = None, fence: Fence | None = None) -> bool:
         """Set a key that does not exist; return whether it did not."""
         return self._memory.add(self.labels, key, self._codec.encode(value), ttl=ttl, fence=fence)
+
+    @overload
+    def memoize(self, function: F, /) -> F: ...
+    @overload
+    def memoize(
+        self,
+        function: None = None,
+        /,
+        *,
+        ttl: Duration | None = None,
+        key: Callable[..., Any] | None = None,
+        single_flight: bool = False,
+    ) -> Callable[[F], F]: ...
+    def memoize(
+        self,
+        function: Any = None,
+        /,
+        *,
+        ttl: Duration | None = None,
+        key: Callable[..., Any] | None = None,
+        single_flight: bool = False,
+    ) -> Any:
+        """Keep the results of a function in this namespace, as ``@view.memoize`` or ``@view.memoize(ttl=5)``.
+
+        As :meth:`ntmem.HotCache.memoize`, but results outlive the process and are shared with others: a key is the
+        function's module and name and a digest of the arguments, which the msgpack codec must be able to store. Who
+        changes what a function computes calls its ``cache_clear()``, or gives it another name. `single_flight` is about
+        the threads of one process.
+        """
+        if ttl is not None:
+            duration_ns(ttl, "ttl")
+        results = Results(
+            key=text_key,
+            name=text_name,
+            read=lambda key: self.get(key, MISSING),
+            write=lambda key, value: self.put(key, value, ttl=ttl),
+            forget=lambda key: self._memory.delete(self.labels, key),
+            forget_all=self._forget_all,
+        )
+
+        def decorate(function: Any) -> Any:
+            return memoized(function, results, key=key, single_flight=single_flight)
+
+        return decorate if function is None else decorate(function)
+
+    def _forget_all(self, name: str) -> None:
+        for key, _ in self._memory.scan(self.labels, prefix=f"{name}:"):
+            self._memory.delete(self.labels, key)
 
     def scan(
         self, *, prefix: str = "", start: str | None = None, limit: int | None = None

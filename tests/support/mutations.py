@@ -33,6 +33,7 @@ from ntmem.tiers.region import region_path
 PAGE = 4096
 LINE = 64
 RING = 1 << 15
+RING_KIND = 1  # of the section, in the region's header
 HANG = 20
 STORES = ("laps", "fresh", "held", "simulated")
 KEYS = {("plain",): 60, ("past",): 12, ("lives",): 8, ("swarm", "agent"): 10}
@@ -176,7 +177,11 @@ class Prepared:
         self.old_region = (keep / "old.region").read_bytes()
         self.older_region = (keep / f"{older}.region").read_bytes()
         self.older_data = (keep / f"{older}.mdb").read_bytes()
-        self.ring_at = len(self.region_bytes) - RING
+        self.ring_at = next(
+            offset
+            for kind, offset in (struct.unpack_from("<I4xQ", self.region_bytes, 296 + 24 * n) for n in range(16))
+            if kind == RING_KIND
+        )
         for word, value in (("committed", self.committed), ("flushed", self.flushed)):  # so AT is right
             assert struct.unpack_from("<Q", self.region_bytes, AT[word]) == (value,)
         self.ends = self._ends()

@@ -5,7 +5,9 @@ from typing import Any, TypeAlias, TypeVar, final, overload
 import numpy as np
 from _typeshed import ReadableBuffer
 
+from ntmem._core.hot import HotTable
 from ntmem._core.log import Log
+from ntmem._core.mdb import Database, Environment
 
 _D = TypeVar("_D")
 _Duration: TypeAlias = float | timedelta
@@ -19,16 +21,22 @@ class Direct:
     def __init__(
         self,
         log: Log,
+        hot: HotTable | None,
+        env: Environment,
+        databases: dict[str, Database],
         writer: bytes,
         look: Callable[[Any], tuple[bytes, bool, int]],
         *,
         writes: bool,
         max_lag: float,
     ) -> None: ...
+    def put_many(self, namespace: Any, mapping: dict[str, bytes]) -> int: ...
     def time_puts(self, namespace: str, keys: list[str], value: bytes) -> list[int]: ...
+    def time_gets(self, namespace: Any, keys: list[str]) -> list[int]: ...
 
 class DirectCalls:
     def _use(self, direct: Direct | None) -> None: ...
+    def _put_plain(self, namespace: Any, mapping: Any) -> int: ...
     def put(
         self,
         namespace: str | tuple[str, ...],

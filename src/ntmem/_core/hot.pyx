@@ -2,97 +2,51 @@
 
 Layout
 ------
-``head`` (sizes) | stripes, each: words, lock, two rings' words, buckets of seven slots, arenas. ``hot.h`` is reading,
-``hot_write.h`` changing; ``docs/design/hot.md`` has the why.
+Section 3: ``head`` (sizes, floor, entries) | blocks of counters, one for each process | stripes: words, lock, words of
+two rings. Section 4, whose memory is taken as it is needed: for each stripe buckets of seven slots, and rings.
+``hot.h`` is reading, ``hot_write.h`` changing, ``usage.h`` counting; ``docs/design/hot.md`` has the why.
 
 Invariants
 ----------
 1. A reader takes no lock and waits for nobody (I5); what may have been overwritten while it copied is a miss.
-2. Nothing older than a stripe's floor is returned, and nothing is promoted that was looked for before a change (I4).
+2. A record is served only while the log's index has nothing newer of its key than when it was looked for (I1, I4), and
+   nothing was done past the log since.
 3. Slots are changed by single stores; bytes are overwritten only after the sequence has told readers.
 4. A stripe whose lock's owner died is emptied, not repaired.
+5. Bytes are touched only when they have memory.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_WriteUnraisable
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 
-from ntmem._core.region cimport Region
+from ntmem._core.failpoints cimport failpoints_join, failpoints_table
+from ntmem._core.keyhash cimport keyhash, whole_key_t
+from ntmem._core.log cimport Log
+from ntmem._core.region cimport REGION_SPARSE, Region
 
-
-cdef extern from "hot_write.h" nogil:
-    enum:
-        HOT_MAGIC
-        HOT_HIT
-        HOT_MISS
-        HOT_AGAIN
-        HOT_PUT
-        HOT_BUSY
-        HOT_TOO_LARGE
-        HOT_CHANGED
-        HOT_OLDER
-
-    ctypedef struct hot_record_t:
-        uint32_t value_size
-        uint64_t version, leaves_at
-        int64_t expires_at
-
-    ctypedef struct hot_bucket_t:
-        pass
-
-    ctypedef struct hot_stripe_t:
-        uint64_t sequence, floor, changes, entries, live
-
-    ctypedef struct hot_head_t:
-        uint64_t magic, stripe_count, bucket_count, arena_size, stripe_size, max_entries
-
-    ctypedef struct hot_t:
-        char *stripes
-        uint64_t stripe_count, bucket_count, arena_size, stripe_size, max_entries
-        uint32_t pid
-
-    ctypedef struct hot_key_t:
-        const unsigned char *space
-        const unsigned char *key
-        uint32_t space_size, key_size
-        uint64_t hash
-
-    ctypedef struct hot_found_t:
-        hot_record_t record
-
-    uint64_t keyhash(const unsigned char *space, size_t space_size, const unsigned char *key, size_t size) noexcept
-    uint64_t hot_stripe_bytes(uint64_t bucket_count, uint64_t arena_size) noexcept
-    int hot_create(hot_t *hot) noexcept
-    hot_stripe_t *hot_stripe(const hot_t *hot, uint64_t hash) noexcept
-    int hot_find(const hot_t *hot, const hot_key_t *key, hot_found_t *found) noexcept
-    const unsigned char *hot_value(const hot_t *hot, const hot_found_t *found) noexcept
-    bint hot_is_unchanged(const hot_found_t *found) noexcept
-    void hot_touch(const hot_found_t *found) noexcept
-    uint64_t hot_changes(const hot_t *hot, uint64_t hash) noexcept
-    bint hot_take(const hot_t *hot, hot_stripe_t *stripe, uint64_t wait_ns) noexcept
-    void hot_release(hot_stripe_t *stripe) noexcept
-    void hot_raise_floor(hot_stripe_t *stripe, uint64_t version) noexcept
-    void hot_empty_locked(const hot_t *hot, hot_stripe_t *stripe) noexcept
-    void hot_forget_locked(const hot_t *hot, hot_stripe_t *stripe, const hot_key_t *key) noexcept
-    int hot_put_locked(
-        const hot_t *hot, hot_stripe_t *stripe, const hot_key_t *key, const unsigned char *value, uint32_t value_size,
-        uint64_t version, int64_t expires_at, uint64_t leaves_at
-    ) noexcept
-    int hot_promote(
-        const hot_t *hot, const hot_key_t *key, const unsigned char *value, uint32_t value_size, uint64_t version,
-        int64_t expires_at, uint64_t leaves_at, uint64_t changes
-    ) noexcept
-    void bytes_copy(void *to, const void *source, size_t size) noexcept
+failpoints_join(failpoints_table())
 
 
 cdef enum:
     SECTION_HOT = 3
+    SECTION_MEMORY = 4
     STRIPES = 64
-    ATTEMPTS = 2            # of a reader, before it is a miss
-    PATIENCE_NS = 20_000    # of a writer; then it raises the floor
+    PATIENCE_NS = 1_000_000_000  # of who must have the lock: its owner may be stopped
     LEAST_ARENA = 8192
+    LEAST_ENTRIES = 16           # of a stripe on average, as each makes room by itself
+    MOST_TOLD = 16 << 20         # bytes of evicted records that wait to be taken
+
+CAUSES = ("entries", "bytes", "collision", "age")
+"""Why an entry was evicted: too many of them, too many bytes, fourteen others in its buckets, or its time was over."""
+
+
+class HotBusy(RuntimeError):
+    """The lock of a stripe was not to be had: its owner is stopped."""
 
 
 cdef uint64_t power_of_two(uint64_t least) noexcept:
@@ -102,23 +56,26 @@ cdef uint64_t power_of_two(uint64_t least) noexcept:
     return found
 
 
-cdef hot_head_t head_of(uint64_t max_bytes, uint64_t max_entries):
-    """The sizes of a table: hashes are uneven, so a stripe has a quarter more than its share of entries, and half as
-    many slots again."""
+cdef hot_head_t head_of(uint64_t max_bytes, uint64_t max_entries, uint64_t stripes):
+    """The sizes of a table. Hashes are uneven: with two slots or more to an entry hardly one finds two buckets full."""
     cdef hot_head_t head
     memset(&head, 0, sizeof(head))
     head.magic = HOT_MAGIC
-    head.stripe_count = STRIPES
-    while head.stripe_count > 1 and max_bytes // head.stripe_count < 4 * LEAST_ARENA:
+    head.stripe_count = stripes
+    while head.stripe_count > 1 and (max_bytes // head.stripe_count < 4 * LEAST_ARENA
+                                     or max_entries // head.stripe_count < LEAST_ENTRIES):
         head.stripe_count //= 2
     head.arena_size = max(max_bytes // head.stripe_count, <uint64_t>LEAST_ARENA) // 64 * 64
-    head.max_entries = max(max_entries * 5 // (4 * head.stripe_count), <uint64_t>1)
-    head.bucket_count = power_of_two(head.max_entries * 3 // (2 * 7) + 1)
-    head.stripe_size = hot_stripe_bytes(head.bucket_count, head.arena_size)
+    head.max_entries = max_entries
+    head.bucket_count = power_of_two(min(max_entries // head.stripe_count, head.arena_size // 64) * 2 // 7 + 2)
     return head
 
 
-cdef inline int key_fill(hot_key_t *wanted, bytes namespace, bytes key) except -1:
+cdef uint64_t head_size(const hot_head_t *head) noexcept:
+    return sizeof(hot_head_t) + USAGE_BLOCKS * sizeof(usage_t) + head.stripe_count * sizeof(hot_stripe_t)
+
+
+cdef inline int key_fill(whole_key_t *wanted, bytes namespace, bytes key) except -1:
     wanted.space = <const unsigned char *>PyBytes_AS_STRING(namespace)
     wanted.key = <const unsigned char *>PyBytes_AS_STRING(key)
     wanted.space_size = PyBytes_GET_SIZE(namespace)
@@ -134,7 +91,9 @@ cdef class HotTable:
     Parameters
     ----------
     region : Region
-        With the section of :meth:`sections`, made ready by :meth:`create`.
+        With the sections of :meth:`sections`, made ready by :meth:`create`.
+    log : Log, optional
+        The log in the same region, which knows of newer values. Without one the table is a cache of its own.
 
     Notes
     -----
@@ -146,174 +105,317 @@ cdef class HotTable:
     >>> from ntmem._core.region import Region
     >>> region = Region.create(None, identity=b"", generation=0, sections=HotTable.sections(1 << 20, 1000))
     >>> hot = HotTable.create(region, 1 << 20, 1000)
-    >>> hot.put(b"desk", b"AAPL", b"42", 7)
+    >>> hot.put(b"desk", b"AAPL", b"42")
     True
     >>> hot.get(b"desk", b"AAPL"), hot.get(b"desk", b"MSFT")
     (b'42', None)
     """
 
-    cdef readonly Region region
-    cdef hot_t hot
-
-    def __cinit__(self, Region region not None):
+    def __cinit__(self, Region region not None, Log log=None):
         cdef uint64_t size = 0
+        cdef uint64_t room = 0
         cdef hot_head_t *head = <hot_head_t *>region.section(SECTION_HOT, &size)
         cdef hot_t *hot = &self.hot
         self.region = region
-        hot.stripes = <char *>head + sizeof(hot_head_t)
-        hot.pid = getpid()
+        self.log = log
+        hot.head = head
         hot.stripe_count = head.stripe_count
         hot.bucket_count = head.bucket_count
         hot.arena_size = head.arena_size
-        hot.stripe_size = head.stripe_size
         hot.max_entries = head.max_entries
-        if (head.magic != HOT_MAGIC or hot.stripe_count != power_of_two(hot.stripe_count)
-                or hot.bucket_count != power_of_two(hot.bucket_count) or hot.arena_size < LEAST_ARENA
-                or hot.arena_size > 1 << 34 or hot.bucket_count > 1 << 28 or hot.stripe_count > 1 << 16
-                or hot.stripe_size < hot_stripe_bytes(hot.bucket_count, hot.arena_size)
-                or hot.stripe_count * hot.stripe_size + sizeof(hot_head_t) > size):
+        hot.ttl = head.ttl
+        hot.memory = region.section(SECTION_MEMORY, &room)
+        hot.file_offset = hot.memory - region.region.base
+        hot.fd = region.region.fd
+        hot.pid = getpid()
+        if log is not None:
+            hot.index = log.log.slots
+            hot.index_mask = log.log.slot_count - 1
+        if (head.magic != HOT_MAGIC or not 0 < hot.stripe_count <= HOT_STRIPES
+                or not 2 <= hot.bucket_count <= 1 << 26 or hot.bucket_count != power_of_two(hot.bucket_count)
+                or not LEAST_ARENA <= hot.arena_size <= 1 << 34 or hot.arena_size % 64 or head_size(head) > size
+                or hot.stripe_count * hot_memory_of_stripe(hot.bucket_count, hot.arena_size) > room):
             raise ValueError(f"{region.path} has no sound hot table")
+        hot.stripes = <hot_stripe_t *>(<char *>head + sizeof(hot_head_t) + USAGE_BLOCKS * sizeof(usage_t))
+        self.sink.most = MOST_TOLD
+        self.usage = usage_claim(<usage_t *>(<char *>head + sizeof(hot_head_t)), hot.pid)
+
+    def __dealloc__(self):
+        free(self.sink.bytes)
 
     @staticmethod
-    def sections(uint64_t max_bytes, uint64_t max_entries):
-        """Return the section a region needs for a table of so many bytes of records and so many entries."""
-        cdef hot_head_t head = head_of(max_bytes, max_entries)
-        return [(SECTION_HOT, sizeof(hot_head_t) + head.stripe_count * head.stripe_size, False)]
+    def sections(uint64_t max_bytes, uint64_t max_entries, uint64_t stripes=STRIPES):
+        """Return the sections a region needs for a table of so many bytes of records and so many entries.
+
+        Parameters
+        ----------
+        stripes : int
+            At most; each has a lock and an arena of its own. A record is at most an eighth of an arena.
+        """
+        cdef hot_head_t head
+        if not 0 < stripes <= HOT_STRIPES or not 0 < max_entries <= 1 << 32 or not 0 < max_bytes <= 1 << 44:
+            raise ValueError(f"there is no table of {max_bytes} bytes, {max_entries} entries and {stripes} stripes")
+        head = head_of(max_bytes, max_entries, stripes)
+        return [
+            (SECTION_HOT, head_size(&head), 0),
+            (SECTION_MEMORY, head.stripe_count * hot_memory_of_stripe(head.bucket_count, head.arena_size),
+             REGION_SPARSE),
+        ]
 
     @staticmethod
-    def create(Region region not None, uint64_t max_bytes, uint64_t max_entries):
-        """Make an empty table in a region that is not published yet, of the sizes given to :meth:`sections`."""
+    def create(
+        Region region not None, uint64_t max_bytes, uint64_t max_entries, uint64_t stripes=STRIPES, *, uint64_t ttl=0,
+        Log log=None
+    ):
+        """Make an empty table in a region that is not published yet, of the sizes given to :meth:`sections`.
+
+        `ttl`: nanoseconds that an entry may stay; 0: any.
+        """
         cdef HotTable self
         cdef uint64_t size = 0
         cdef hot_head_t *head = <hot_head_t *>region.section(SECTION_HOT, &size)
-        cdef hot_head_t wanted = head_of(max_bytes, max_entries)
-        if head.magic != 0 or size < sizeof(hot_head_t) + wanted.stripe_count * wanted.stripe_size:
+        cdef hot_head_t wanted = head_of(max_bytes, max_entries, stripes)
+        if head.magic != 0 or size < head_size(&wanted):
             raise ValueError("the section is too small, or has a table already")
+        wanted.ttl = ttl
         head[0] = wanted
-        self = HotTable(region)
+        self = HotTable(region, log)
         if hot_create(&self.hot) != 0:
             raise OSError("the system has no robust mutexes")
         return self
 
     # ---- reading ----
 
-    def get(self, bytes namespace not None, bytes key not None, int64_t now=0):
-        """Return a value, or None if the table does not have it or it has expired by `now`."""
-        cdef hot_key_t wanted
+    def get(self, bytes namespace not None, bytes key not None):
+        """Return a value, or None if the table does not have it or it has expired by the log's clock."""
+        cdef whole_key_t wanted
         cdef hot_found_t found
-        cdef object value
-        cdef int _
+        cdef bint stale = False
         self.region.check_process()
         key_fill(&wanted, namespace, key)
-        for _ in range(ATTEMPTS):
-            outcome = hot_find(&self.hot, &wanted, &found)
-            if outcome == HOT_AGAIN:
-                continue
-            if outcome == HOT_MISS or 0 < found.record.expires_at <= now:
-                return None
-            value = PyBytes_FromStringAndSize(NULL, found.record.value_size)
-            bytes_copy(PyBytes_AS_STRING(value), hot_value(&self.hot, &found), found.record.value_size)
-            if hot_is_unchanged(&found):
-                hot_touch(&found)
-                return value
-        return None
+        value = hot_copy(&self.hot, NULL if self.log is None else &self.log.log, &wanted, &found, &stale)
+        usage_add(self.usage, USAGE_ABSENT if value is None else USAGE_HOT, 1)
+        return None if value is False else value
 
-    def version(self, bytes namespace not None, bytes key not None):
-        """Return the version of what the table has of a key; 0: nothing."""
-        cdef hot_key_t wanted
-        cdef hot_found_t found
+    def newest(self, bytes namespace not None, bytes key not None):
+        """Return 1 + the position in the log of the newest record of this key or one with a like hash; 0: none."""
+        cdef whole_key_t wanted
         self.region.check_process()
         key_fill(&wanted, namespace, key)
-        if hot_find(&self.hot, &wanted, &found) == HOT_HIT and hot_is_unchanged(&found):
-            return found.record.version
-        return 0
-
-    def changes(self, bytes namespace not None, bytes key not None):
-        """Return what :meth:`promote` wants to know; to be asked before one looks for the value elsewhere."""
-        cdef hot_key_t wanted
-        self.region.check_process()
-        key_fill(&wanted, namespace, key)
-        return hot_changes(&self.hot, wanted.hash)
+        return hot_newest(&self.hot, wanted.hash)
 
     # ---- changing ----
 
-    def put(
-        self, bytes namespace not None, bytes key not None, bytes value not None, uint64_t version, int64_t expires_at=0
-    ):
-        """Put a value that was just written; return whether the table has it.
+    def put(self, bytes namespace not None, bytes key not None, bytes value not None, uint64_t ttl=0):
+        """Put a value that no log knows of; return whether the table has it now.
 
-        It has not if it is too large for it, or has a younger one. What it had is not served any more, either way.
+        It has not if it is too large for it; what it had of this key is gone either way.
+
+        Parameters
+        ----------
+        namespace : bytes
+            None that the log has.
+        ttl : int
+            Nanoseconds that it may stay; 0: as long as the table's.
+
+        Raises
+        ------
+        HotBusy
+            A stopped process has the lock; nothing was changed.
         """
-        cdef hot_key_t wanted
+        cdef whole_key_t wanted
         cdef hot_stripe_t *stripe
-        cdef int outcome
+        cdef hot_put_outcome outcome
         self.region.check_process()
         key_fill(&wanted, namespace, key)
-        stripe = hot_stripe(&self.hot, wanted.hash)
-        if not hot_take(&self.hot, stripe, PATIENCE_NS):
-            hot_raise_floor(stripe, version)
-            return False
+        stripe = self.taken(hot_stripe(&self.hot, wanted.hash))
         outcome = hot_put_locked(
             &self.hot, stripe, &wanted, <const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value),
-            version, expires_at, 0
+            HOT_OWN, 0, hot_leaving(&self.hot, ttl)
         )
         hot_release(stripe)
+        self.awaken()
+        if outcome == HOT_PUT:
+            usage_add(self.usage, USAGE_PROMOTED, 1)
         return outcome == HOT_PUT
 
-    def forget(self, bytes namespace not None, bytes key not None, uint64_t version):
-        """Forget a key that is about to have `version`: nothing older of it is served when this returns."""
-        cdef hot_key_t wanted
-        cdef hot_stripe_t *stripe
-        self.region.check_process()
-        key_fill(&wanted, namespace, key)
-        stripe = hot_stripe(&self.hot, wanted.hash)
-        if not hot_take(&self.hot, stripe, PATIENCE_NS):
-            hot_raise_floor(stripe, version)
-            return
-        hot_forget_locked(&self.hot, stripe, &wanted)
-        hot_release(stripe)
+    cdef hot_stripe_t *taken(self, hot_stripe_t *stripe) except NULL:
+        cdef bint done = hot_take(&self.hot, stripe, 0)
+        if not done:
+            with nogil:
+                done = hot_take(&self.hot, stripe, PATIENCE_NS)
+        if not done:
+            raise HotBusy(f"process {mutex_holder(&stripe.lock)} has a lock of the cache and is stopped; let it go on")
+        return stripe
 
     def promote(
-        self, bytes namespace not None, bytes key not None, bytes value not None, uint64_t version, uint64_t changes,
-        int64_t expires_at=0
+        self, bytes namespace not None, bytes key not None, bytes value not None, uint64_t seen, int64_t expires_at=0
     ):
-        """Put a value that was found elsewhere after :meth:`changes` was asked; return whether it was put."""
-        cdef hot_key_t wanted
+        """Put a value that was found in the log or on disk; return whether the table has it now.
+
+        Parameters
+        ----------
+        seen : int
+            Where the log ended before the value was looked for.
+        expires_at : int
+            By the store's clock, ns; 0: never.
+        """
+        cdef whole_key_t wanted
         self.region.check_process()
         key_fill(&wanted, namespace, key)
-        return hot_promote(
-            &self.hot, &wanted, <const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), version,
-            expires_at, 0, changes
-        ) == HOT_PUT
+        return self.keep(
+            &wanted, <const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), seen, expires_at
+        )
+
+    cdef bint keep(
+        self, const whole_key_t *wanted, const unsigned char *value, size_t size, uint64_t seen, int64_t expires_at
+    ) noexcept:
+        cdef bint kept = hot_promote(&self.hot, wanted, value, size, seen, expires_at) == HOT_PUT
+        if self.sink.used:
+            self.awaken()
+        if kept:
+            usage_add(self.usage, USAGE_PROMOTED, 1)
+        return kept
+
+    def forget(self, bytes namespace not None, bytes key not None):
+        """Forget a key; return whether the table had it. Raises :class:`HotBusy`."""
+        cdef whole_key_t wanted
+        cdef hot_stripe_t *stripe
+        cdef bint found
+        self.region.check_process()
+        key_fill(&wanted, namespace, key)
+        stripe = self.taken(hot_stripe(&self.hot, wanted.hash))
+        found = hot_forget_locked(&self.hot, stripe, &wanted)
+        hot_release(stripe)
+        return found
+
+    def raise_floor(self, uint64_t position):
+        """Serve nothing any more that was seen only up to a position before this one."""
+        self.region.check_process()
+        hot_raise_floor(&self.hot, position)
 
     def clear(self):
-        """Forget everything."""
+        """Forget everything. Raises :class:`HotBusy`."""
         cdef hot_stripe_t *stripe
         cdef uint64_t i
         self.region.check_process()
         for i in range(self.hot.stripe_count):
-            stripe = <hot_stripe_t *>(self.hot.stripes + i * self.hot.stripe_size)
-            if not hot_take(&self.hot, stripe, PATIENCE_NS):
-                hot_raise_floor(stripe, <uint64_t>-1)
-                continue
+            stripe = self.taken(self.hot.stripes + i)
             hot_empty_locked(&self.hot, stripe)
             hot_release(stripe)
+
+    # ---- what was evicted by this process ----
+
+    def listen(self, wake):
+        """Keep what this process evicts from now on for :meth:`take_evicted`; None: no longer.
+
+        `wake` is called once there is some, and not again before :meth:`take_evicted`; it is not to use this table.
+        """
+        self.wake = wake
+        self.hot.sink = NULL if wake is None else &self.sink
+
+    cdef void awaken(self) noexcept:
+        if self.sink.used and not self.awake and self.wake is not None:
+            self.awake = True
+            try:
+                self.wake()
+            except BaseException:
+                PyErr_WriteUnraisable(self)
+
+    def take_evicted(self):
+        """Return what this process has evicted since the last call, as (namespace, key, value, cause)."""
+        cdef hot_record_t record
+        cdef uint32_t cause
+        cdef const char *at = <const char *>self.sink.bytes
+        cdef const char *end = at + self.sink.used
+        cdef list found = []
+        while at < end:
+            memcpy(&cause, at, sizeof(cause))
+            memcpy(&record, at + sizeof(cause), sizeof(record))
+            at += sizeof(cause) + sizeof(record)
+            namespace = PyBytes_FromStringAndSize(at, record.space_size)
+            at += record.space_size
+            key = PyBytes_FromStringAndSize(at, record.key_size)
+            at += record.key_size
+            value = PyBytes_FromStringAndSize(at, record.value_size)
+            at += record.value_size
+            found.append((namespace, key, value, CAUSES[cause]))
+        self.sink.used = 0
+        self.awake = False
+        return found
+
+    @property
+    def dropped(self):
+        """How many evicted entries were not kept for :meth:`take_evicted`, as too many came at once."""
+        return self.sink.dropped
 
     # ---- accounts ----
 
     def __len__(self):
-        return self.sum_of(True)
+        self.region.check_process()
+        return min(word_relaxed(&self.hot.head.entries), self.hot.max_entries)
 
     @property
     def live_bytes(self):
         """Bytes of the records that can be found."""
-        return self.sum_of(False)
-
-    cdef uint64_t sum_of(self, bint entries):
-        cdef hot_stripe_t *stripe
         cdef uint64_t i, total = 0
         self.region.check_process()
         for i in range(self.hot.stripe_count):
-            stripe = <hot_stripe_t *>(self.hot.stripes + i * self.hot.stripe_size)
-            total += stripe.entries if entries else stripe.live
+            total += word_relaxed(&self.hot.stripes[i].live)
         return total
+
+    @property
+    def memory_bytes(self):
+        """Bytes of shared memory that the table has taken by now."""
+        cdef uint64_t i, total
+        cdef hot_stripe_t *stripe
+        self.region.check_process()
+        total = head_size(self.hot.head)
+        for i in range(self.hot.stripe_count):
+            stripe = &self.hot.stripes[i]
+            if word_relaxed(&stripe.state) == 1:
+                total += stripe.rings[0].provided + stripe.rings[1].provided
+                total += self.hot.bucket_count * sizeof(hot_bucket_t)
+        return total
+
+    @property
+    def limits(self):
+        """Bytes and entries that it has at most, and its number of stripes."""
+        return self.hot.arena_size * self.hot.stripe_count, self.hot.max_entries, self.hot.stripe_count
+
+    def evictions(self):
+        """Return how many entries were evicted, by all processes, by cause."""
+        cdef uint64_t i
+        cdef int cause
+        self.region.check_process()
+        counts = dict.fromkeys(CAUSES, 0)
+        for i in range(self.hot.stripe_count):
+            for cause in range(HOT_CAUSES):
+                counts[CAUSES[cause]] += word_relaxed(&self.hot.stripes[i].evicted[cause])
+        return counts
+
+    def counts(self):
+        """Return what the calls of all processes came to: hot, log, disk, absent, left, promoted, put."""
+        cdef usage_t *blocks = <usage_t *>(<char *>self.hot.head + sizeof(hot_head_t))
+        cdef int i
+        self.region.check_process()
+        names = ("hot", "log", "disk", "absent", "left", "promoted", "put")
+        return {
+            name: sum([word_relaxed(&blocks[i].counts[count]) for i in range(USAGE_BLOCKS)])
+            for count, name in enumerate(names)
+        }
+
+    def times(self):
+        """Return histograms of the native time of gets and puts, by all processes: {call: [(least ns, count), ...]}."""
+        cdef usage_t *blocks = <usage_t *>(<char *>self.hot.head + sizeof(hot_head_t))
+        cdef int bucket, i, call
+        self.region.check_process()
+        found = {}
+        for call, name in enumerate(("get", "put")):
+            sums = []
+            for bucket in range(USAGE_BUCKETS):
+                count = sum([word_relaxed(&blocks[i].times[call][bucket]) for i in range(USAGE_BLOCKS)])
+                if count:
+                    sums.append((usage_bucket_ns(bucket), count))
+            found[name] = sums
+        return found

@@ -481,7 +481,7 @@ cdef class Log:
         -----
         **Complexity**: O(1 + keys in the slot + bytes); no lock, no wait.
         """
-        cdef log_key_t wanted
+        cdef whole_key_t wanted
         cdef log_record_t header
         cdef uint64_t position = 0
         cdef log_find_outcome outcome
@@ -513,7 +513,7 @@ cdef class Log:
         cdef size_t count = len(held)
         cdef size_t i
         cdef uint64_t limit, position = 0
-        cdef log_key_t wanted
+        cdef whole_key_t wanted
         cdef log_record_t header
         cdef log_find_outcome outcome
         cdef bytes namespace, key

@@ -41,10 +41,10 @@ static inline int examine_index(const log_t *log, const log_group_t *group)
 
     for (uint32_t i = 0; i < group->records; i++, at += record_bytes(&record)) {
         const unsigned char *names = log_at(log, at) + sizeof record;
-        log_key_t key;
+        whole_key_t key;
 
         memcpy(&record, log_at(log, at), sizeof record);
-        key = (log_key_t){names, names + record.namespace_size, record.namespace_size, record.key_size, record.hash};
+        key = (whole_key_t){names, names + record.namespace_size, record.namespace_size, record.key_size, record.hash};
         if (log_find(log, &key, committed, &found, &newest) != LOG_FOUND || found < at)
             return 0;
     }

@@ -8,14 +8,6 @@
 
 #include "log.h"
 
-typedef struct {
-    const unsigned char *space;
-    const unsigned char *key;
-    uint32_t space_size;
-    uint32_t key_size;
-    uint64_t hash;
-} log_key_t;
-
 enum log_find_outcome { LOG_FOUND, LOG_ABSENT, LOG_DAMAGED };
 
 static inline uint64_t log_limit(const log_t *log)
@@ -27,7 +19,7 @@ static inline uint64_t log_limit(const log_t *log)
 }
 
 /* A key's bytes in the ring are compared whole; the hash only spares most comparisons. */
-static inline int record_is_of(const log_t *log, uint64_t position, const log_record_t *record, const log_key_t *key)
+static inline int record_is_of(const log_t *log, uint64_t position, const log_record_t *record, const whole_key_t *key)
 {
     const unsigned char *names = log_at(log, position) + sizeof *record;
 
@@ -37,7 +29,7 @@ static inline int record_is_of(const log_t *log, uint64_t position, const log_re
 }
 
 /* Where the chain of a key begins, or goes on behind a record of that key: position + 1; 0: nowhere. */
-static inline uint64_t log_chain(const log_t *log, const log_key_t *key)
+static inline uint64_t log_chain(const log_t *log, const whole_key_t *key)
 {
     const uint64_t link = word_acquire(log_slot(log, key->hash));
 
@@ -52,7 +44,7 @@ static inline uint64_t log_chain_behind(uint64_t position, const log_record_t *r
 }
 
 /* Leaves position and header in *position and *record. Absent means: nothing unflushed below `limit`. */
-static inline enum log_find_outcome log_find_from(const log_t *log, const log_key_t *key, uint64_t link,
+static inline enum log_find_outcome log_find_from(const log_t *log, const whole_key_t *key, uint64_t link,
                                                   uint64_t limit, uint64_t *position, log_record_t *record)
 {
     while (link != 0) {
@@ -83,7 +75,7 @@ static inline enum log_find_outcome log_find_from(const log_t *log, const log_ke
     return LOG_ABSENT;
 }
 
-static inline enum log_find_outcome log_find(const log_t *log, const log_key_t *key, uint64_t limit,
+static inline enum log_find_outcome log_find(const log_t *log, const whole_key_t *key, uint64_t limit,
                                              uint64_t *position, log_record_t *record)
 {
     return log_find_from(log, key, log_chain(log, key), limit, position, record);

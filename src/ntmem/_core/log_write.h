@@ -9,7 +9,7 @@
 #include "log_read.h"
 
 typedef struct {
-    log_key_t key;
+    whole_key_t key;
     const unsigned char *writer;
     const unsigned char *value;
     log_record_t record; /* as it will stand in the ring, but for version and links */

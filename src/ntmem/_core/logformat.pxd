@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from ntmem._core.keyhash cimport whole_key_t
+
 
 cdef extern from "log.h" nogil:
     ctypedef struct log_constants_t:
@@ -69,12 +71,6 @@ cdef extern from "log.h" nogil:
 
 
 cdef extern from "log_read.h" nogil:
-    ctypedef struct log_key_t:
-        const unsigned char *space
-        const unsigned char *key
-        uint32_t space_size, key_size
-        uint64_t hash
-
     const uint64_t LOG_ANY_EPOCH
 
     enum log_kind:
@@ -93,7 +89,6 @@ cdef extern from "log_read.h" nogil:
         LOG_ABSENT
         LOG_DAMAGED
 
-    uint64_t keyhash(const unsigned char *space, size_t space_size, const unsigned char *key, size_t size) noexcept
     uint32_t crc_of "crc32c"(const void *data, size_t size) noexcept
     uint32_t crc_portable(const void *data, size_t size) noexcept
     bint mutex_is_sound(const shared_mutex_t *shared) noexcept
@@ -118,12 +113,13 @@ cdef extern from "log_read.h" nogil:
     bint word_raise(uint64_t *word, uint64_t value) noexcept
     uint64_t log_limit(const log_t *log) noexcept
     log_find_outcome log_find(
-        const log_t *log, const log_key_t *key, uint64_t limit, uint64_t *position, log_record_t *record
+        const log_t *log, const whole_key_t *key, uint64_t limit, uint64_t *position, log_record_t *record
     ) noexcept
-    uint64_t log_chain(const log_t *log, const log_key_t *key) noexcept
+    uint64_t log_chain(const log_t *log, const whole_key_t *key) noexcept
     uint64_t log_chain_behind(uint64_t position, const log_record_t *record) noexcept
     log_find_outcome log_find_from(
-        const log_t *log, const log_key_t *key, uint64_t link, uint64_t limit, uint64_t *position, log_record_t *record
+        const log_t *log, const whole_key_t *key, uint64_t link, uint64_t limit, uint64_t *position,
+        log_record_t *record
     ) noexcept
     void log_copy(const log_t *log, uint64_t position, void *to, size_t size) noexcept
     bint log_was_overwritten(const log_t *log, uint64_t position) noexcept
@@ -132,7 +128,7 @@ cdef extern from "log_read.h" nogil:
 
 cdef extern from "log_write.h" nogil:
     ctypedef struct log_draft_t:
-        log_key_t key
+        whole_key_t key
         const unsigned char *writer
         const unsigned char *value
         log_record_t record

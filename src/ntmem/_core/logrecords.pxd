@@ -3,9 +3,9 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from ntmem._core.keyhash cimport keyhash, whole_key_t
 from ntmem._core.logformat cimport (
-    CONDITION_NEWEST, CONDITION_SERVED, LOG_KIND_PUT, keyhash, log_append_t, log_draft_t, log_group_t, log_key_t,
-    log_record_t, record_bytes
+    CONDITION_NEWEST, CONDITION_SERVED, LOG_KIND_PUT, log_append_t, log_draft_t, log_group_t, log_record_t, record_bytes
 )
 
 
@@ -33,7 +33,7 @@ cdef enum:
     NAME_LIMIT = 65535
 
 
-cdef inline int key_fill(log_key_t *wanted, bytes namespace, bytes key) except -1:
+cdef inline int key_fill(whole_key_t *wanted, bytes namespace, bytes key) except -1:
     if PyBytes_GET_SIZE(namespace) > NAME_LIMIT or PyBytes_GET_SIZE(key) > KEY_LIMIT:
         raise ValueError(f"a namespace has up to {NAME_LIMIT} and a key up to {KEY_LIMIT} bytes, one had more")
     wanted.space = <const unsigned char *>PyBytes_AS_STRING(namespace)

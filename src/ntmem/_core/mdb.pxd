@@ -38,6 +38,8 @@ cdef class Environment:
     cdef int check_open(self) except -1
     cdef int hold(self) except -1   # what is held cannot be closed; a holder keeps a reference as well
     cdef void release(self) noexcept
+    cdef MDB_txn *take_reader(self) noexcept  # a snapshot of now, or NULL; given back before the GIL is
+    cdef void give_reader(self, MDB_txn *txn) noexcept
     cdef MDB_dbi number_of(self, object db) except? 0
     cdef int open_file(self, bytes path, size_t map_size, size_t least, list limits) except -1
     cdef void close_file(self) noexcept

@@ -285,6 +285,23 @@ cdef class Environment:
     cdef void release(self) noexcept:
         self.holds -= 1
 
+    cdef MDB_txn *take_reader(self) noexcept:
+        cdef MDB_txn *txn = self.spare
+        if self.env == NULL or txn == NULL:
+            return NULL
+        self.spare = NULL
+        if mdb_txn_renew(txn) != 0:
+            mdb_txn_abort(txn)
+            return NULL
+        return txn
+
+    cdef void give_reader(self, MDB_txn *txn) noexcept:
+        if self.spare != NULL:
+            mdb_txn_abort(txn)
+            return
+        mdb_txn_reset(txn)
+        self.spare = txn
+
     cdef MDB_dbi number_of(self, object db) except? 0:
         if db is None:
             return MAIN

@@ -27,6 +27,7 @@
 #define REGION_IDENTITY 256
 #define REGION_REASON 160
 #define REGION_MIRRORED 1u
+#define REGION_SPARSE 2u /* its memory is taken when it is needed: by who uses it, with fallocate() */
 
 typedef struct {
     uint32_t kind; /* 0: the end of the table */
@@ -191,18 +192,35 @@ failed : {
 }
 }
 
-/* A file without a name, so that a creator who dies leaves nothing; all its memory is there or this fails. */
+static inline int region_allocate(int fd, uint64_t from, uint64_t to)
+{
+    int error;
+
+    do
+        error = posix_fallocate(fd, (off_t)from, (off_t)(to - from));
+    while (error == EINTR);
+    return error;
+}
+
+/* A file without a name, so that a creator who dies leaves nothing; all its memory (but of sparse sections) is there or
+ * this fails. */
 static inline int region_file_create(const char *directory, const region_header_t *header)
 {
     const int fd = directory == NULL ? memfd_create("ntmem", MFD_CLOEXEC)
                                      : open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    uint64_t end = REGION_FIRST;
     int error;
 
     if (fd < 0)
         return -1;
-    do
-        error = posix_fallocate(fd, 0, (off_t)header->size);
-    while (error == EINTR);
+    error = region_allocate(fd, 0, end);
+    for (uint32_t i = 0; i < header->section_count && error == 0; i++) {
+        end += page_round_up(header->sections[i].size);
+        if ((header->sections[i].flags & REGION_SPARSE) == 0)
+            error = region_allocate(fd, header->sections[i].offset, end);
+    }
+    if (error == 0 && ftruncate(fd, (off_t)header->size) != 0)
+        error = errno;
     if (error == 0 && fchmod(fd, 0600) != 0)
         error = errno;
     if (error == 0 && pwrite(fd, header, sizeof *header, 0) != (ssize_t)sizeof *header)

@@ -6,6 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef extern from "region.h" nogil:
     enum:
         REGION_MIRRORED
+        REGION_SPARSE
         REGION_SECTIONS
         REGION_IDENTITY
         REGION_CONTROL

@@ -67,9 +67,9 @@ cdef class Region:
 
     Examples
     --------
-    >>> region = Region.create(None, identity=b"an example", generation=7, sections=[(9, 10_000, False)])
+    >>> region = Region.create(None, identity=b"an example", generation=7, sections=[(9, 10_000, 0)])
     >>> region.generation, region.sections
-    (7, [(9, 10000, False)])
+    (7, [(9, 10000, 0)])
     """
 
     def __cinit__(self):
@@ -128,8 +128,9 @@ cdef class Region:
             What it belongs to, up to 256 bytes; :meth:`attach` compares it.
         generation : int
             Of the versions given out in it.
-        sections : sequence of (kind, size, mirrored)
-            Up to 16; kinds are above 0 and unique, the size of a mirrored one is a multiple of 4096.
+        sections : sequence of (kind, size, flags)
+            Up to 16; kinds are above 0 and unique. Flag 1: mapped twice, one behind the other; the size is a multiple
+            of 4096 then. Flag 2: its memory is not taken here, but by who uses it.
 
         Raises
         ------
@@ -148,11 +149,12 @@ cdef class Region:
             raise ValueError(f"identity has at most {REGION_IDENTITY} bytes, had {len(identity)}")
         if len(sections) > REGION_SECTIONS or len({kind for kind, _, _ in sections}) != len(sections):
             raise ValueError(f"a region has at most {REGION_SECTIONS} sections of different kinds, was {sections}")
-        for i, (kind, size, mirrored) in enumerate(sections):
-            if not 0 < kind < 1 << 32 or not 0 < size <= 1 << 48 or (mirrored and size % 4096):
-                raise ValueError(f"section {i} cannot be of kind {kind} with {size} bytes")
+        for i, (kind, size, flags) in enumerate(sections):
+            if (not 0 < kind < 1 << 32 or not 0 < size <= 1 << 48 or flags not in (0, REGION_MIRRORED, REGION_SPARSE)
+                    or (flags == REGION_MIRRORED and size % 4096)):
+                raise ValueError(f"section {i} cannot be of kind {kind} with {size} bytes and flags {flags}")
             header.sections[i].kind = kind
-            header.sections[i].flags = REGION_MIRRORED if mirrored else 0
+            header.sections[i].flags = flags
             header.sections[i].size = size
         header.section_count = len(sections)
         header.identity_size = len(identity)
@@ -239,9 +241,9 @@ cdef class Region:
 
     @property
     def sections(self):
-        """Kind, size and whether mapped twice, of each section."""
+        """Kind, size and flags of each section."""
         return [
-            (section.kind, section.size, section.flags & REGION_MIRRORED != 0)
+            (section.kind, section.size, section.flags)
             for section in self.region.header.sections[:self.region.header.section_count]
         ]
 

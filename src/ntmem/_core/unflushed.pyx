@@ -42,7 +42,7 @@ def versions(Log log not None, bytes namespace not None, bytes key not None, *, 
     -----
     **Complexity**: O(records of the key there, other keys in its slot). The GIL is kept.
     """
-    cdef log_key_t wanted
+    cdef whole_key_t wanted
     cdef log_record_t header
     cdef uint64_t position = 0
     cdef uint64_t limit, link

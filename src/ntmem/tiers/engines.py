@@ -13,7 +13,7 @@ from .engine import LmdbEngine
 from .log import LogEngine
 from .opening import ClockChoice, agree_on_clock, check_schema, prepare
 from .reader import QuietEngine, ReaderStore
-from .region import HAS_LOCKS, AttachLock, is_supported, may_attach, region_path
+from .region import HAS_LOCKS, AttachLock, Cache, is_supported, may_attach, region_path
 from .shared import SharedStore
 from .sharing import attach, detach
 from .tables import Tables
@@ -37,6 +37,7 @@ def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read
             max_bytes=config.max_storage_bytes,
             log_bytes=config.log_bytes,
             flush_interval=duration_ns(config.flush_interval, "flush_interval") / _SECOND,
+            cache=cache_of(config),
         )
 
     def prepared(store: ColdStore) -> None:
@@ -78,6 +79,19 @@ def _name_of(config: MemoryConfig) -> EngineName:
     if wanted == "shared" and not is_supported():
         raise StorageError("engine 'shared' needs Linux with a writable /dev/shm; use engine='lmdb'")
     return "lmdb" if wanted == "lmdb" or not is_supported() else "shared"
+
+
+def cache_of(config: MemoryConfig) -> Cache:
+    """Return the limits of the hot table; ``NTMEM_CACHE_BYTES`` in the environment bounds it further."""
+    limits, bound = config.cache_config, os.environ.get("NTMEM_CACHE_BYTES")
+    if bound is not None and not (bound.isascii() and bound.isdigit() and int(bound) > 0):
+        raise ValueError(f"NTMEM_CACHE_BYTES must be a number of bytes, was {bound!r}")
+    most = min(limits.max_bytes, max(config.max_memory_bytes - config.log_bytes, 1))
+    return Cache(
+        max_bytes=most if bound is None else min(most, int(bound)),
+        max_entries=limits.max_entries,
+        ttl=duration_ns(limits.ttl, "ttl"),
+    )
 
 
 def _join_alone(store: ColdStore) -> None:

@@ -25,6 +25,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
+from .._core.bulk import gather
 from .._core.direct import Direct
 from .._core.log import (
     Conflict,
@@ -44,6 +45,7 @@ from ..clock import wall_ns
 from ..errors import CorruptionError, LockTimeout, NtmemError, ReadOnlyError, StorageError, StoreClosed
 from ..namespace import labels_of
 from ..records import Change, Policy, Record
+from ..stats import percentiles
 from .engine import Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
 from .faults import trouble_error
 from .layout import AHEAD, DELETED, NamespaceRow, Stored, decode_labels, encode_labels, record_key
@@ -60,6 +62,7 @@ _ROW_BYTES = 64  # of a record on disk, beside key and value
 _LOOKS = 100  # for a value that others may have moved or replaced
 _ATTEMPTS = 8  # before a writer locks the log instead of trying again
 _SLICE = 0.05
+_NOBODY = ("\0",)  # no namespace that anybody can follow
 _PAST_LIMIT = (1, 0)  # trouble with which the flusher goes on
 
 encoded = lru_cache(65_536)(encode_labels)
@@ -84,6 +87,11 @@ class LiveTables(Tables):
         self.names: dict[int, bytes] = {}
         """Namespaces that were asked for, by id."""
         self._snapshot: int | None = None
+
+    @property
+    def txn(self) -> Any:
+        """The transaction of the snapshot."""
+        return self._txn
 
     @property
     def snapshot(self) -> int:
@@ -138,7 +146,11 @@ class LogEngine(LmdbEngine):
         self.max_lag = max_lag
         self._rules = Rules(-1, {})
         self._gone: Counter[int] = Counter()  # values that were looked for in vain, by version
-        self.direct = Direct(store.log, writer, self._look, writes=not read_only, max_lag=max_lag)
+        self.direct = Direct(
+            *(store.log, store.hot, store.env, store.databases, writer, self._look),
+            writes=not read_only,
+            max_lag=max_lag,
+        )
 
     def _look(self, namespace: Any) -> tuple[bytes, bool, int]:
         """Say of a namespace what :class:`~ntmem._core.direct.Direct` has to know."""
@@ -164,6 +176,28 @@ class LogEngine(LmdbEngine):
         self._check_open()
         now = self.log.now()
         return ("simulated", now, 0) if self.log.clock[0] else ("system", now, max(0, now - wall_ns()))
+
+    def hot_facts(self) -> dict[str, Any]:
+        hot = self.store.hot
+        if hot is None:
+            return super().hot_facts()
+        counts, times = hot.counts(), hot.times()
+        memory = counts["hot"] + counts["log"]
+        reads = memory + counts["disk"] + counts["absent"] + counts["left"]
+        return {
+            "l1_entries": len(hot),
+            "l1_hit_rate": memory / reads if reads else 0.0,
+            "l1_bytes": hot.live_bytes,
+            "l1_memory_bytes": hot.memory_bytes,
+            "l1_max_bytes": hot.limits[0],
+            "l1_hits": counts["hot"],
+            "log_hits": counts["log"],
+            "disk_reads": counts["disk"],
+            "absent_reads": counts["absent"],
+            "l1_evictions": hot.evictions(),
+            "get_ns": percentiles(times["get"]),
+            "put_ns": percentiles(times["put"]),
+        }
 
     def last_version(self) -> int:
         self._check_open()
@@ -300,8 +334,14 @@ class LogEngine(LmdbEngine):
     def get_many(self, labels: tuple[str, ...], keys: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
         space = encoded(labels)
         wanted = [(space, key) for _, key in keys]
+        self._check_open()
+        self._keeps_history(self._rules_now(), space, labels)
 
         def look(tables: LiveTables) -> dict[str, bytes]:
+            if self._rules_now().history.get(space) is False:
+                gathered = gather(self.log, self.store.hot, tables, self.store.databases, space, list(keys))
+                if gathered is not None:
+                    return gathered
             found = {}
             newer = self.log.get_many(wanted, snapshot=tables.snapshot)
             tables.check_epoch()
@@ -527,11 +567,13 @@ class LogEngine(LmdbEngine):
             self.log.unlock()
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self, *, changes_values: bool = True) -> Iterator[None]:
         """Keep other writers out, everything in LMDB and readers there, while a block writes there itself."""
         with self._locked():
             self._wait_flushed(self.log.committed, self.max_lag)
             self.log.raise_barrier()
+            if changes_values and self.store.hot is not None:  # what was read until the next commit is void
+                self.store.hot.raise_floor(self.log.committed + 1)
             try:
                 yield
             finally:
@@ -574,8 +616,7 @@ class LogEngine(LmdbEngine):
         def delete() -> int:
             with self._exclusive():
                 count = super(LogEngine, self).delete_namespace(labels)
-                if count:
-                    self._notice(labels)
+                self._notice(labels if count else _NOBODY)  # the hot table wants the log to move on
             return count
 
         return self._translated(delete)
@@ -584,7 +625,7 @@ class LogEngine(LmdbEngine):
         self._check_writable()
 
         def retain() -> None:
-            with self._exclusive():
+            with self._exclusive(changes_values=False):
                 super(LogEngine, self).retain(labels, policy)
 
         self._translated(retain)

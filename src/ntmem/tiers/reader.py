@@ -50,9 +50,10 @@ class ReaderStore(LoggedStore):
             try:
                 self._others.join(log=True)
                 log = self.mapped_log()
-                if self._others.is_alone():  # nobody lives who could vouch for it
+                alone = self._others.is_alone()  # nobody lives who could vouch for it
+                if alone:
                     self.settle_log(log, index=True)
-                self.use_log(log)
+                self.use_log(log, vouched=not alone)
             except FileNotFoundError as error:
                 self._others.leave()
                 if is_used and self._others.is_used():

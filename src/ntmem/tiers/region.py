@@ -18,9 +18,11 @@ import os
 import struct
 from contextlib import suppress
 from hashlib import sha256
+from typing import NamedTuple
 
 from .. import clock as clocks
 from .._core.examine import examine
+from .._core.hot import HotTable
 from .._core.log import Log, LogDamaged
 from .._core.region import Region, RegionDamaged, RegionMismatch
 from ..errors import CorruptionError, DiskFull, StorageError
@@ -34,6 +36,7 @@ _ASIDE = "it may hold changes that are not on disk yet: 'ntmem doctor' shows it,
 _MOST_AHEAD = 1 << 40  # so many versions were not wasted
 _SLOT_BYTES = 128  # of the ring for each slot of the index
 _FLOCK = struct.Struct("hhqqi4x")
+_NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG)
 _LOG_USERS, _LMDB_USERS = 0, 1  # bytes of attach.lock
 
 
@@ -128,29 +131,65 @@ def region_identity(directory: str | None, region_id: bytes) -> bytes:
 # ---- making and mapping ----
 
 
+class Cache(NamedTuple):
+    """Limits of a region's hot table."""
+
+    max_bytes: int
+    max_entries: int
+    ttl: int
+    """Nanoseconds that an entry may stay."""
+
+
 def create_region(
-    directory: str | None, region_id: bytes, *, generation: int, first_sequence: int, clock: tuple[bool, int], size: int
+    directory: str | None,
+    region_id: bytes,
+    *,
+    generation: int,
+    first_sequence: int,
+    clock: tuple[bool, int],
+    size: int,
+    cache: Cache,
 ) -> Log:
-    """Make and publish a region whose log is empty; `clock` is whether it is simulated, and its time or offset."""
+    """Make and publish a region whose log is empty; `clock` is whether it is simulated, and its time or offset.
+
+    Where there is no room for a hot table there is none.
+    """
     path = None if directory is None else region_path(directory)
+    logs = Log.sections(size, max(size // _SLOT_BYTES, 1))
+    hots = HotTable.sections(cache.max_bytes, cache.max_entries)
+
+    def make(sections: list[tuple[int, int, int]]) -> Region:
+        identity = region_identity(directory, region_id)
+        return Region.create(path, identity=identity, generation=generation, sections=sections)
+
     try:
-        region = Region.create(
-            path,
-            identity=region_identity(directory, region_id),
-            generation=generation,
-            sections=Log.sections(size, max(size // _SLOT_BYTES, 1)),
-        )
+        try:
+            region = make([*logs, *hots])
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            hots = []
+            region = make(logs)
         log = Log.create(region, first_sequence=first_sequence, clock=clock[1], simulated=clock[0])
+        if hots:
+            HotTable.create(region, cache.max_bytes, cache.max_entries, ttl=cache.ttl)
         if path is not None:
             region.publish()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+        if error.errno in _NO_ROOM:
             raise DiskFull(
                 f"{SHARED_MEMORY} has no room for a log of {size} bytes ({error.strerror}); free some, open the store "
                 "with a smaller log_bytes, or with engine='lmdb'"
             ) from error
         raise StorageError(f"cannot make the shared region: {error}") from error
     return log
+
+
+def hot_table(log: Log) -> HotTable | None:
+    """Return the hot table beside a log; None if the region has none that is sound: a store does without."""
+    with suppress(ValueError):
+        return HotTable(log.region, log)
+    return None
 
 
 def map_region(directory: str, region_id: bytes, path: str | None = None) -> Log:

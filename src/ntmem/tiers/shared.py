@@ -18,6 +18,7 @@ import lmdb
 
 from .._core.examine import settle
 from .._core.flusher import Flusher
+from .._core.hot import HotTable
 from .._core.log import Log, LogDamaged
 from .._core.logrecords import Trouble
 from .._core.mdb import Environment
@@ -30,8 +31,10 @@ from .region import (
     REGION_ID_BYTES,
     SHARED_MEMORY,
     AttachLock,
+    Cache,
     create_region,
     examine_region,
+    hot_table,
     map_region,
     region_path,
     remove_region,
@@ -66,6 +69,7 @@ class LoggedStore(ColdStore):
     """An open environment behind a log; LMDB itself is compiled in, and maps the file as large as it may become."""
 
     log: Log
+    hot: HotTable | None
     env: Environment
 
     def __init__(self, directory: str | None, *, read_only: bool, max_bytes: int, reserve: int) -> None:
@@ -90,9 +94,13 @@ class LoggedStore(ColdStore):
     def _reopen(self, env: Any, error: Exception) -> None:
         raise self._translated(error, write=True) from error  # the flusher has it in use: all processes are to close it
 
-    def use_log(self, log: Log) -> None:
-        """Let the log tell the time, and find large values on their way into it."""
+    def use_log(self, log: Log, *, vouched: bool = True) -> None:
+        """Let the log tell the time, and find large values on their way into it.
+
+        What the dead have left in the hot table is not used: nobody has vouched for it.
+        """
         self.log = log
+        self.hot = hot_table(log) if vouched else None
         self.clock = log.now
         self._open_staged()
 
@@ -151,7 +159,10 @@ class SharedStore(LoggedStore):
 
     flusher: Flusher
 
-    def __init__(self, directory: str | None, *, max_bytes: int, log_bytes: int, flush_interval: float) -> None:
+    def __init__(
+        self, directory: str | None, *, max_bytes: int, log_bytes: int, flush_interval: float, cache: Cache
+    ) -> None:
+        self._cache = cache
         self.log_bytes = log_bytes if directory is not None else min(log_bytes, _PRIVATE_LOG)
         self.flush_interval = flush_interval
         self.is_joined = False
@@ -199,7 +210,7 @@ class SharedStore(LoggedStore):
         if row is None and self.read(lambda txn: Tables(self, txn).get_meta(b"schema")) is None:
             os.unlink(path)  # of a store that was deleted, whose file had the number that this new one has
             return
-        self.use_log(map_region(directory, b"" if row is None else row.region_id, path))
+        self.use_log(map_region(directory, b"" if row is None else row.region_id, path), vouched=False)
         if row is not None and row.is_over:  # who drained it died before its name was taken away
             remove_region(self.log)
             return
@@ -238,6 +249,7 @@ class SharedStore(LoggedStore):
                 first_sequence=head.position + 1,
                 clock=(clock.kind == SIMULATED, clock.at),
                 size=self.log_bytes,
+                cache=self._cache,
             )
         )
         self.flusher = self._make_flusher(region_id)

@@ -108,7 +108,9 @@ def _choose(family: Family, words: Words | None) -> int | None:
 
 REPAIRED = ("sealed", "linked", "numbered", "half_written", "committed", "locked")
 LONG = 0.15  # seconds: how long one is stopped at most
-READERS = ("limit_taken", "head_taken", "half_copied", "copied")
+READERS = ("limit_taken", "head_taken", "half_copied", "copied", "hot_found", "hot_copied")
+HOT_OWNERS = ("hot_locked", "hot_unlinked", "hot_raised", "hot_reclaimed", "hot_written", "hot_linked")
+SMALL_CACHES = (1, 1 << 15, 1 << 20)
 
 
 def arms_of(point: str, action: str, chance: Random) -> list[tuple[str, str, int]]:
@@ -120,6 +122,10 @@ def arms_of(point: str, action: str, chance: Random) -> list[tuple[str, str, int
         ]  # fmt: skip
     if point == "flush_led":
         return [(point, action, 1)]
+    if point == "hot_emptied":  # by who finds a lock whose owner has died
+        return [(point, action, 1), (chance.choice(HOT_OWNERS), "kill", chance.randrange(1, 20))]
+    if point.startswith("hot"):
+        return [(point, action, chance.randrange(1, 12))]
     most = 60 if point in ("flush_read", "flush_applied") else 3 if point.startswith("flush") else 50
     return [(point, action, chance.randrange(1, most))]
 

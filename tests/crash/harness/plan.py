@@ -92,6 +92,7 @@ def options_of(kind: str, chance: Random) -> dict[str, Any]:
         "log_bytes": chance.choice(e.SMALL_LOGS),
         "flush_interval": chance.choice((0.0002, 0.001, 0.005, 0.05)),
         "reads": chance.choice((0, 1, 1, 3)),
+        "cache_bytes": chance.choice(e.SMALL_CACHES),
     }
     if kind == RANDOM and chance.random() < 0.4:  # nobody waits for room, so waits tell something
         options |= {"log_bytes": e.LARGE_LOG, "past": 0, "flushes": 0}

@@ -24,6 +24,8 @@ WHOLE_KEYS = ("a", "b", "c")
 BOTH = ("x", "y")
 """Keys with history that every transaction puts."""
 PAST_BYTES = 3000
+OFTEN = 70
+"""So many reads of a key that the cache has bring its value to hand."""
 FAILED, ENDED = 7, 0
 LIFE = 2048  # operations
 
@@ -40,6 +42,7 @@ class Setting(NamedTuple):
     flushes: int = 1
     reads: int = 1
     durability: str = "process"
+    cache_bytes: int = 1 << 20
 
 
 class Wrong(AssertionError):
@@ -54,6 +57,7 @@ def open_store(setting: Setting, writer: str) -> ntmem.MemorySystem:
         flush_interval=setting.flush_interval,
         durability=setting.durability,
         max_flush_lag=30.0,
+        cache_config=ntmem.CacheConfig(max_bytes=setting.cache_bytes, max_entries=40),
     )
 
 
@@ -76,7 +80,7 @@ class Worker:
         weights = {
             self.put: 20, self.delete: 6, self.incr: 4, self.add: 4, self.cas: 8, self.ttl: 4, self.briefly: 1,
             self.history: 24, self.transaction: 12, self.shared: 8, self.shared_delete: 2, self.shared_cas: 6,
-            self.counter: 6, self.read_history: 20 * reads, self.read_whole: 8 * reads, self.read_private: 8 * reads,
+            self.counter: 6, self.read_history: 20 * reads, self.read_whole: 16 * reads, self.read_private: 8 * reads,
             self.scan: reads, self.large: past, self.history_large: past, self.group: 0.3 * past,
             self.past: 0.3 * past, self.rules: past, self.ruled: 12 * past, self.flush: setting.flushes,
         }  # fmt: skip
@@ -158,7 +162,8 @@ class Worker:
     def read_private(self) -> None:
         key = self.chance.randrange(PRIVATE_KEYS)
         self.journal.begin(j.READ_PRIVATE, key)
-        value = self.memory.get(PRIVATE, self.private(key))
+        for _ in range(self.chance.choice((1, 1, 1, 4, OFTEN))):
+            value = self.memory.get(PRIVATE, self.private(key))
         self.journal.end()
         expected = self.keys.get(key)
         if (value is None) != (expected is None) or (value and origin_of(value) != (self.name, expected)):
@@ -171,6 +176,8 @@ class Worker:
         number = self.journal.begin(j.GROUP)
         for key in WHOLE_KEYS:
             self.memory.put(space, key, value_of(self.name, number, 64))
+        for _ in range(self.chance.choice((0, 6, OFTEN))):
+            self.memory.get(space, "a")
         deleted = self.memory.delete_namespace(space)
         left = self.memory.get_many(space, WHOLE_KEYS) or self.memory.get(space, "a") or list(self.memory.scan(space))
         self.journal.end(deleted)
@@ -249,8 +256,14 @@ class Worker:
         self.journal.end(version, writer << 32 | number)
 
     def read_whole(self) -> None:
+        how, key = self.chance.random(), self.chance.choice(WHOLE_KEYS)
+        for _ in range(self.chance.choice((0, 0, 4, OFTEN)) if how < 0.6 else 0):
+            self.memory.get(WHOLE, key)
         self.journal.begin(j.READ_TRANSACTION)
-        if self.chance.random() < 0.2:  # which goes another way, and is one key at a time
+        if how < 0.6:  # through the hot table
+            value = self.memory.get(WHOLE, key)
+            found = set() if value is None else {origin_of(value)}
+        elif how < 0.7:  # which goes another way, and is one key at a time
             found = {origin_of(value) for key, value in self.memory.scan(WHOLE) if key == WHOLE_KEYS[0]}
         else:
             found = {origin_of(value) for value in self.memory.get_many(WHOLE, WHOLE_KEYS).values()}
