@@ -15,9 +15,22 @@ EngineName = Literal["shared", "lmdb"]
 
 
 class CacheConfig(Struct, frozen=True):
-    """Limits of the hot tier (L1). `ttl` bounds residence in L1 only, never the life of data.
+    """Limits of a cache: of a store's hot tier (L1), or of a :class:`ntmem.HotCache`.
 
-    The LMDB engine has no hot tier: it checks these values and keeps them for the engine that has one.
+    Parameters
+    ----------
+    max_entries : int
+        Entries at most.
+    max_bytes : int
+        Bytes of values, in a store's hot tier of whole records, at most; the index comes on top.
+    ttl : float or timedelta
+        Seconds that an entry stays at most. Of a store it bounds residence in L1 only, never the life of data.
+    track_access : bool
+        Whether a ``HotCache`` counts the reads of each entry; a store's hot tier always knows what was read lately.
+
+    Notes
+    -----
+    Who opens a store first decides the limits of its hot tier. The LMDB engine has none.
     """
 
     max_entries: int = 100_000
@@ -46,7 +59,8 @@ class MemoryConfig(Struct, frozen=True):
     enable_compression : bool
         Reserved for delta distillation; nothing to compress in this version.
     max_memory_bytes : int
-        Budget of everything kept in memory. The LMDB engine keeps nothing but the kernel's page cache.
+        Budget of everything kept in shared memory: the hot tier gets what the log leaves of it. The LMDB engine keeps
+        nothing but the kernel's page cache.
     engine : {"shared", "lmdb"}, optional
         "shared": a commit log in shared memory before LMDB, for every process of this machine. "lmdb": every write is
         a synced LMDB transaction; slow, and needs no shared memory. By default what the environment variable

@@ -90,8 +90,7 @@ class MemorySystem(DirectCalls):
         unbind = clock.attach(engine) if isinstance(clock, SimulatedClock) else None
         self._live: LmdbEngine | None = engine
         self._cache: StoreCache | None = None
-        if engine.direct is not None and self.config.durability == "process":
-            self._use(engine.direct)
+        self._use(engine.direct)
         self._release = weakref.finalize(self, _release, engine.store, unbind)
 
     # -- life

@@ -58,7 +58,8 @@ def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read
             )
         if isinstance(store, SharedStore):
             store.agree_on_clock(clock, read_only=read_only)
-            return LogEngine(store, writer, read_only=read_only, max_lag=max_lag)
+            quick = config.durability == "process"
+            return LogEngine(store, writer, read_only=read_only, max_lag=max_lag, quick_writes=quick)
         if isinstance(store, ReaderStore):
             if store.find_log():
                 store.agree_on_clock(clock, read_only=True)

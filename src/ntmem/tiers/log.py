@@ -140,7 +140,9 @@ class LogEngine(LmdbEngine):
     name = "shared"
     store: LoggedStore
 
-    def __init__(self, store: LoggedStore, writer: bytes, *, read_only: bool, max_lag: float) -> None:
+    def __init__(
+        self, store: LoggedStore, writer: bytes, *, read_only: bool, max_lag: float, quick_writes: bool = False
+    ) -> None:
         super().__init__(store, writer, read_only=read_only)
         self.log = store.log
         self.max_lag = max_lag
@@ -148,7 +150,7 @@ class LogEngine(LmdbEngine):
         self._gone: Counter[int] = Counter()  # values that were looked for in vain, by version
         self.direct = Direct(
             *(store.log, store.hot, store.env, store.databases, writer, self._look),
-            writes=not read_only,
+            writes=quick_writes and not read_only,
             max_lag=max_lag,
         )
 

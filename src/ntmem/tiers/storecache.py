@@ -23,9 +23,9 @@ _OWN = b""  # no namespace of a store has this name
 class StoreCache(CacheFace):
     """What a store has in its hot table: values that were read lately, and those that were put here alone.
 
-    Made by :attr:`ntmem.MemorySystem.cache`. The table is one for all processes that have the store open, and so
-    are its figures. Reads and writes of the store use it by themselves; what :meth:`put` puts here is in no store, may be
-    forgotten at any moment, and every process sees it.
+    Made by :attr:`ntmem.MemorySystem.cache`. The table is one for all processes that have the store open, and so are
+    its figures. Reads of the store fill it by themselves. What :meth:`put` puts here is in no store, may be forgotten
+    at any moment, and every process sees it.
 
     Notes
     -----
