@@ -21,7 +21,6 @@ from .tiers.cold import ColdStore
 from .tiers.engine import LmdbEngine, Outcome
 from .tiers.engines import cache_of, open_engine
 from .tiers.opening import ClockChoice
-from .tiers.shared import LoggedStore
 from .tiers.sharing import detach
 from .tiers.storecache import StoreCache
 from .tiers.verification import verify_directory, verify_store
@@ -89,7 +88,6 @@ class MemorySystem(DirectCalls):
         engine = open_engine(self.config, clock, writer, read_only=read_only)
         unbind = clock.attach(engine) if isinstance(clock, SimulatedClock) else None
         self._live: LmdbEngine | None = engine
-        self._cache: StoreCache | None = None
         self._use(engine.direct)
         self._release = weakref.finalize(self, _release, engine.store, unbind)
 
@@ -109,8 +107,6 @@ class MemorySystem(DirectCalls):
         """Flush and close; running calls of other threads end first. Closing twice is fine."""
         self._live = None
         self._use(None)
-        if self._cache is not None:
-            self._cache.close()
         self._release()
 
     def __enter__(self) -> Self:
@@ -455,12 +451,7 @@ class MemorySystem(DirectCalls):
     @property
     def cache(self) -> StoreCache:
         """The hot tier: what it has, how well it does, and room for values that are in no store."""
-        if self._cache is None:
-            store = self._engine().store
-            table = store.hot if isinstance(store, LoggedStore) and hasattr(store, "log") else None
-            self._cache = StoreCache(table) if table is not None else StoreCache.alone(cache_of(self.config))
-        self._engine()
-        return self._cache
+        return StoreCache.of(self._engine().store, cache_of(self.config))
 
     def stats(self) -> MemoryStats:
         """Return a snapshot of the store's accounts."""

@@ -71,6 +71,7 @@ class NamespaceView(MutableMapping[str, Any]):
         *,
         ttl: Duration | None = None,
         key: Callable[..., Any] | None = None,
+        name: str | None = None,
         single_flight: bool = False,
     ) -> Callable[[F], F]: ...
     def memoize(
@@ -80,6 +81,7 @@ class NamespaceView(MutableMapping[str, Any]):
         *,
         ttl: Duration | None = None,
         key: Callable[..., Any] | None = None,
+        name: str | None = None,
         single_flight: bool = False,
     ) -> Any:
         """Keep the results of a function in this namespace, as ``@view.memoize`` or ``@view.memoize(ttl=5)``.
@@ -93,7 +95,7 @@ class NamespaceView(MutableMapping[str, Any]):
             duration_ns(ttl, "ttl")
         results = Results(
             key=text_key,
-            name=text_name,
+            name=lambda function: text_name(function, name),
             read=lambda key: self.get(key, MISSING),
             write=lambda key, value: self.put(key, value, ttl=ttl),
             forget=lambda key: self._memory.delete(self.labels, key),

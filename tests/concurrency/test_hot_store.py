@@ -29,7 +29,7 @@ def table_of(memory):
 
 
 def heat(memory, namespace="desk", key="k", reads=200):
-    """Read until the value comes from the table, and from the hand; return it."""
+    """Read until the value comes from shared memory, or the hand: from the log while it is new; return it."""
     values = {memory.get(namespace, key) for _ in range(reads)}
     assert len(values) == 1
     before = table_of(memory).counts()
@@ -37,7 +37,8 @@ def heat(memory, namespace="desk", key="k", reads=200):
         values.add(memory.get(namespace, key))
     after = table_of(memory).counts()
     assert len(values) == 1
-    assert after == before | {"hot": before["hot"] + 20}
+    assert after["hot"] + after["log"] == before["hot"] + before["log"] + 20
+    assert after | {"hot": 0, "log": 0, "promoted": 0} == before | {"hot": 0, "log": 0, "promoted": 0}
     return values.pop()
 
 

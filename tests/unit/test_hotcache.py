@@ -721,7 +721,7 @@ def test_memoize_of_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     with ntmem.open() as memory:
         desk = memory.namespace("desk")
 
-        @desk.memoize(ttl=60)
+        @desk.memoize(ttl=60, name="f")
         def f(a: Any, b: Any = 2) -> Any:
             calls.append(a)
             return {"a": a, "b": None}
@@ -739,7 +739,7 @@ def test_memoize_of_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
         f.cache_clear()  # type: ignore[attr-defined]
         assert dict(desk) == {"other": 1}
 
-        @desk.memoize(key=str)
+        @desk.memoize(key=str, name="g")
         def g(x: Any) -> None:
             calls.append(x)
 

@@ -124,7 +124,7 @@ def test_memoize_keeps_results_for_all(ram):
     with ntmem.open(ram / "store") as memory:
         calls = []
 
-        @memory.cache.memoize(ttl=60, single_flight=True)
+        @memory.cache.memoize(ttl=60, name="spread", single_flight=True)
         def spread(symbol, *, depth=1):
             calls.append(symbol)
             return {"symbol": symbol, "spread": Decimal("0.5") * depth}
@@ -135,6 +135,62 @@ def test_memoize_keeps_results_for_all(ram):
         spread.cache_clear()
         spread("BTCUSDT")
         assert len(calls) == 3
+
+
+def test_functions_that_a_name_does_not_tell_apart_need_another(ram):
+    def scaled(factor):
+        def price(x):
+            return factor * x
+
+        return price
+
+    with ntmem.open(ram / "store") as memory:
+        for face in (memory.cache, memory.namespace("results")):
+            with pytest.raises(TypeError, match="name="):
+                face.memoize(scaled(2))
+            with pytest.raises(TypeError, match="name="):
+                face.memoize([].append)
+            assert face.memoize(name="twice")(scaled(2))(21) == 42
+            assert face.memoize(name="thrice")(scaled(3))(21) == 63
+
+
+def test_what_is_computed_from_what_was_forgotten_is_not_kept(ram):
+    with ntmem.open(ram / "store") as memory:
+        data = {"x": 1}
+
+        @memory.cache.memoize(name="of data")
+        def of_data(key):
+            found = data[key]
+            if found == 1:
+                data[key] = 2
+                of_data.invalidate(key)
+            return found
+
+        assert (of_data("x"), of_data("x")) == (1, 2)
+        other = memory.cache.memoize(name="other")(lambda x: x)
+        assert other("x") == "x"
+        of_data.cache_clear()
+        assert len(memory.cache) == 1
+
+
+@shared
+def test_two_handles_have_one_cache(ram):
+    told = ([], [])
+    config = ntmem.CacheConfig(max_entries=10)
+    with ntmem.open(ram / "store", cache_config=config) as one:
+        with ntmem.open(ram / "store") as two:
+            one.cache.on_evict(lambda *what: told[0].append(what))
+            two.cache.on_evict(lambda *what: told[1].append(what))
+            for number in range(50):
+                two.cache.put(str(number), b"v")
+            assert one.cache.flush_evictions(60)
+        for number in range(50, 100):
+            one.cache.put(str(number), b"v")
+        assert one.cache.flush_evictions(60)
+        assert len(told[0]) == 90
+        kept = one.cache
+    with pytest.raises(ntmem.StoreClosed):
+        kept.put("k", b"v")
 
 
 def test_after_closing(ram):

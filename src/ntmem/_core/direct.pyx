@@ -31,7 +31,8 @@ from libc.string cimport memset
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.hot cimport (
     USAGE_ABSENT, USAGE_DISK, USAGE_GETS, USAGE_HOT, USAGE_LEFT, USAGE_LOG, USAGE_PUT, USAGE_PUTS,
-    USAGE_SAMPLE, HotTable, hot_copy, hot_found_t, hot_index, hot_see, usage_add, usage_clock, usage_t, usage_time,
+    USAGE_SAMPLE, HotTable, hot_copy, hot_found_t, hot_index, hot_newest, hot_see, usage_add, usage_clock, usage_t,
+    usage_time,
 )
 from ntmem._core.keyhash cimport KEYHASH_SEED, keyhash_bytes, keys_equal, whole_key_t
 from ntmem._core.log cimport Log
@@ -72,9 +73,9 @@ cdef enum:
     LARGE = 1 << 16             # bytes of a group that are worth giving the GIL away
     MOST_SPACES = 65536
     NOT_PLAIN = 0xff            # any flag of a record
-    RECENT = 1 << 18            # bytes at the end of the log, from which
-    FRESH = 4                   # one value in so many that are asked for goes into the hot table,
-    NEAR = 32                   # and one in so many of those in there to hand
+    RECENT = 1 << 18            # bytes at the end of the log: they may be replaced before it pays to promote them
+    FRESH = 8                   # but one value in so many from there is, and taken to hand,
+    NEAR = 32                   # and one in so many from the hot table
     HANDS = 4096                # a power of two,
     HAND_LIMIT = 1024           # bytes of a value
 
@@ -149,8 +150,8 @@ cdef class Direct:
     cdef usage_t *usage
     cdef usage_t uncounted          # where the region has no hot table
     cdef uint32_t calls             # counts down to the next one that is timed
-    cdef uint32_t fresh             # values that came from the log
-    cdef uint32_t near              # and from the hot table
+    cdef uint32_t given             # values that came from the hot table or the log
+    cdef uint64_t settled           # what was written up to there is no news
     cdef hand_t[HANDS] hands        # by Python's hash of the key
 
     def __init__(
@@ -167,6 +168,7 @@ cdef class Direct:
         self.writes = writes
         self.max_lag = <uint64_t>(max_lag * 1e9) if 0 < max_lag < 1e9 else 0
         self.spaces = {}
+        self.last_name = UNDECIDED  # no namespace
         self.usage = &self.uncounted if hot is None else hot.usage
         self.calls = USAGE_SAMPLE
 
@@ -195,7 +197,7 @@ cdef class Direct:
             if (not PyUnicode_IS_COMPACT_ASCII(key) or PyUnicode_GET_LENGTH(key) != PyUnicode_GET_LENGTH(held)
                     or not keys_equal(PyUnicode_DATA(key), PyUnicode_DATA(held), PyUnicode_GET_LENGTH(key))):
                 return None
-        if (word_acquire(hand.newest) > hand.seen or hand.seen < word_acquire(&self.hot.hot.head.floor)
+        if (word_acquire(hand.newest) > hand.seen or hand.seen < word_acquire(&self.log.log.control.floor.word)
                 or self.last.epoch != word_acquire(&self.log.log.control.epoch.word)):
             return None
         return <object>hand.value
@@ -203,9 +205,15 @@ cdef class Direct:
     cdef void take_in_hand(
         self, object key, Space space, bytes value, const whole_key_t *wanted, uint64_t seen
     ) noexcept:
-        cdef Py_hash_t hash_of = hash(key)
-        cdef hand_t *hand = &self.hands[hash_of & (HANDS - 1)]
-        cdef hand_t before = hand[0]
+        cdef Py_hash_t hash_of
+        cdef hand_t *hand
+        cdef hand_t before
+        if (self.hot is None or PyBytes_GET_SIZE(value) > HAND_LIMIT or not PyUnicode_CheckExact(key)
+                or not PyUnicode_IS_COMPACT_ASCII(key)):
+            return
+        hash_of = hash(key)
+        hand = &self.hands[hash_of & (HANDS - 1)]
+        before = hand[0]
         Py_INCREF(key)
         Py_INCREF(space)
         Py_INCREF(value)
@@ -340,7 +348,7 @@ cdef class Direct:
         cdef uint64_t bytes_of = sizeof(log_group_t)
         cdef log_append_outcome outcome = APPEND_BUSY
         cdef int64_t now
-        cdef Space space
+        cdef Space space, first = None
         cdef list held = list(mapping.items())
         if not self.writes or count == 0 or self.log.is_shut or self.log.forks_at_mapping != self.log.forks[0]:
             return 0
@@ -356,8 +364,9 @@ cdef class Direct:
                 if not PyBytes_CheckExact(value) or <uint64_t>PyBytes_GET_SIZE(value) > log_value_limit(&self.log.log):
                     return 0
                 space = self.aim(namespace, key, &wanted)
-                if space is None or not space.plain:
+                if space is None or not space.plain or (first is not None and first is not space):
                     return 0
+                first = space  # whose bytes the drafts point to
                 self.draft(
                     &drafts[i], &wanted, <const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), now
                 )
@@ -446,22 +455,21 @@ cdef class Direct:
         cdef Space space = self.aim(namespace, key, &wanted)
         if space is None:
             return UNDECIDED
-        found.record.seen = 0  # for compilers
-        if self.hot is not None:
+        if self.hot is not None and hot_newest(&self.hot.hot, wanted.hash) <= self.settled:
             value = hot_copy(&self.hot.hot, &self.log.log, &wanted, &found, &stale)
             if value is not None:
                 usage_add(self.usage, USAGE_HOT, 1)
                 if value is False:
                     return None
-                self.near += 1
-                if (self.near % NEAR == 0 and found.record.expires_at == 0 and found.record.value_size <= HAND_LIMIT
-                        and PyUnicode_CheckExact(key) and PyUnicode_IS_COMPACT_ASCII(key)):
+                self.given += 1
+                if self.given % NEAR == 0 and found.record.expires_at == 0:
                     self.take_in_hand(key, space, value, &wanted, found.record.seen)
                 return value
-        return self.find_behind(space, &wanted, stale, found.record.seen)
+        return self.find_behind(key, space, &wanted)
 
-    cdef object find_behind(self, Space space, const whole_key_t *wanted, bint stale, uint64_t hot_seen):
-        """The same of what the hot table does not serve, or not any more (`stale`)."""
+    cdef object find_behind(self, object key, Space space, const whole_key_t *wanted):
+        """The same of what was written lately, or the hot table does not serve."""
+        cdef bint stale = False
         cdef uint64_t seen = log_limit(&self.log.log)  # before anything is looked for
         cdef uint64_t position = 0
         cdef log_record_t header
@@ -470,12 +478,16 @@ cdef class Direct:
         cdef log_find_outcome outcome = log_find(&self.log.log, wanted, seen, &position, &header)
         if outcome == LOG_DAMAGED:
             return UNDECIDED
+        self.settled = seen - RECENT if seen > RECENT else 0
         if outcome == LOG_FOUND:
-            if header.kind == LOG_KIND_DELETE:
+            if header.flags & NOT_PLAIN:
+                return UNDECIDED
+            if header.kind == LOG_KIND_DELETE or (
+                    header.expires_at != 0 and header.expires_at <= log_now(&self.log.log)):
+                if log_is_behind(&self.log.log, position):
+                    return UNDECIDED
                 usage_add(self.usage, USAGE_ABSENT, 1)
                 return None
-            if header.flags & NOT_PLAIN or header.expires_at != 0:
-                return UNDECIDED
             value = PyBytes_FromStringAndSize(NULL, header.value_size)
             log_copy(
                 &self.log.log,
@@ -486,13 +498,17 @@ cdef class Direct:
             if log_is_behind(&self.log.log, position):
                 return UNDECIDED
             usage_add(self.usage, USAGE_LOG, 1)
-            self.fresh += 1
-            if seen - position > RECENT or self.fresh % FRESH == 0:  # the newest may be replaced before they pay
-                self.promote(space, wanted, value, seen, 0)
+            self.given += 1
+            if self.given % FRESH == 0 and header.expires_at == 0:
+                self.take_in_hand(key, space, value, wanted, seen)
+            if self.given % FRESH == 0 or seen - position > RECENT:
+                self.promote(space, wanted, value, seen, header.expires_at)
             return value
-        if stale and not log_is_behind(&self.log.log, hot_seen):  # the log has all since then, and nothing of this key
-            hot_see(&self.hot.hot, wanted, hot_seen, seen)
+        if self.hot is not None:
             value = hot_copy(&self.hot.hot, &self.log.log, wanted, &found, &stale)
+            if stale and not log_is_behind(&self.log.log, found.record.seen):
+                hot_see(&self.hot.hot, wanted, found.record.seen, seen)  # the log has all since, nothing of this key
+                value = hot_copy(&self.hot.hot, &self.log.log, wanted, &found, &stale)
             if value is not None:
                 usage_add(self.usage, USAGE_HOT, 1)
                 return None if value is False else value

@@ -80,7 +80,7 @@ typedef struct {
     uint64_t max_entries;  /* of the table */
     uint64_t ttl;          /* nanoseconds that a record may stay; 0: any */
     uint64_t zero[2];
-    uint64_t floor __attribute__((aligned(SYNC_LINE))); /* what was seen before it is not believed */
+    uint64_t floor __attribute__((aligned(SYNC_LINE))); /* of a table without a log */
     uint64_t entries __attribute__((aligned(SYNC_LINE)));
     int64_t duel __attribute__((aligned(SYNC_LINE))); /* above 0: with half of the entries on probation less is missed */
 } __attribute__((aligned(SYNC_LINE))) hot_head_t;
@@ -99,6 +99,7 @@ typedef struct {
     char *memory; /* buckets and arenas, stripe by stripe */
     uint64_t stripe_count, bucket_count, arena_size, max_entries, ttl;
     const uint64_t *index; /* the log's; NULL: there is no log */
+    uint64_t *floor; /* the log's, or the table's own: what was seen before it is not believed */
     uint64_t index_mask;
     hot_sink_t *sink; /* NULL: nobody listens */
     uint64_t file_offset;
@@ -212,7 +213,7 @@ static inline uint64_t hot_newest(const hot_t *hot, uint64_t hash)
  * key with a like hash. */
 static inline int hot_is_current(const hot_t *hot, const hot_record_t *record, uint64_t newest)
 {
-    return newest <= record->seen && record->seen >= word_relaxed(&hot->head->floor);
+    return newest <= record->seen && record->seen >= word_relaxed(hot->floor);
 }
 
 /* ---- reading -------------------------------------------------------------------------------------------------- */

@@ -96,6 +96,7 @@ cdef extern from "hot_write.h" nogil:
         char *memory
         uint64_t stripe_count, bucket_count, arena_size, max_entries, ttl
         const uint64_t *index
+        uint64_t *floor
         uint64_t index_mask
         hot_sink_t *sink
         uint64_t file_offset
@@ -120,6 +121,10 @@ cdef extern from "hot_write.h" nogil:
     void hot_release(hot_stripe_t *stripe) noexcept
     void hot_empty_locked(const hot_t *hot, hot_stripe_t *stripe) noexcept
     bint hot_forget_locked(const hot_t *hot, hot_stripe_t *stripe, const whole_key_t *key) noexcept
+    void hot_forget_prefix_locked(
+        const hot_t *hot, hot_stripe_t *stripe, const unsigned char *space, uint32_t space_size,
+        const unsigned char *prefix, uint32_t prefix_size
+    ) noexcept
     hot_put_outcome hot_put_locked(
         const hot_t *hot, hot_stripe_t *stripe, const whole_key_t *key, const unsigned char *value, uint64_t value_size,
         uint64_t seen, int64_t expires_at, uint64_t leaves_at
@@ -130,7 +135,7 @@ cdef extern from "hot_write.h" nogil:
         int64_t expires_at
     ) noexcept
     void hot_see(const hot_t *hot, const whole_key_t *key, uint64_t before, uint64_t seen) noexcept
-    void hot_raise_floor(const hot_t *hot, uint64_t position) noexcept
+    bint word_raise(uint64_t *word, uint64_t value) noexcept
     uint64_t word_relaxed(const uint64_t *word) noexcept
     uint64_t word_acquire(const uint64_t *word) noexcept
     uint32_t mutex_holder(const shared_mutex_t *shared) noexcept
@@ -174,7 +179,7 @@ cdef inline object hot_copy(
         if outcome == HOT_MISS or (found.record.leaves_at != 0 and found.record.leaves_at <= coarse_ns()):
             return None
         if not hot_is_current(hot, &found.record, newest):
-            stale[0] = found.record.seen >= word_acquire(&hot.head.floor) and hot_is_unchanged(found)
+            stale[0] = found.record.seen >= word_acquire(hot.floor) and hot_is_unchanged(found)
             return None
         if found.record.expires_at != 0 and log != NULL and found.record.expires_at <= log_now(log):
             if hot_is_unchanged(found):

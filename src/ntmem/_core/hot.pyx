@@ -2,7 +2,7 @@
 
 Layout
 ------
-Section 3: ``head`` (sizes, floor, entries) | blocks of counters, one for each process | stripes: words, lock, words of
+Section 3: ``head`` (sizes, entries) | blocks of counters, one for each process | stripes: words, lock, words of
 two rings. Section 4, whose memory is taken as it is needed: for each stripe buckets of seven slots, and rings.
 ``hot.h`` is reading, ``hot_write.h`` changing, ``usage.h`` counting; ``docs/design/hot.md`` has the why.
 
@@ -131,6 +131,9 @@ cdef class HotTable:
         if log is not None:
             hot.index = log.log.slots
             hot.index_mask = log.log.slot_count - 1
+            hot.floor = &log.log.control.floor.word
+        else:
+            hot.floor = &head.floor
         if (head.magic != HOT_MAGIC or not 0 < hot.stripe_count <= HOT_STRIPES
                 or not 2 <= hot.bucket_count <= 1 << 26 or hot.bucket_count != power_of_two(hot.bucket_count)
                 or not LEAST_ARENA <= hot.arena_size <= 1 << 34 or hot.arena_size % 64 or head_size(head) > size
@@ -290,9 +293,22 @@ cdef class HotTable:
         return found
 
     def raise_floor(self, uint64_t position):
-        """Serve nothing any more that was seen only up to a position before this one."""
+        """Serve nothing any more that was seen only up to a position before this one; see :meth:`Log.raise_floor`."""
         self.region.check_process()
-        hot_raise_floor(&self.hot, position)
+        word_raise(self.hot.floor, position)
+
+    def forget_all(self, bytes namespace not None, bytes prefix not None):
+        """Forget the keys of a namespace that begin with `prefix`. Raises :class:`HotBusy`. O(slots)."""
+        cdef hot_stripe_t *stripe
+        cdef uint64_t i
+        self.region.check_process()
+        for i in range(self.hot.stripe_count):
+            stripe = self.taken(self.hot.stripes + i)
+            hot_forget_prefix_locked(
+                &self.hot, stripe, <const unsigned char *>PyBytes_AS_STRING(namespace), PyBytes_GET_SIZE(namespace),
+                <const unsigned char *>PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix)
+            )
+            hot_release(stripe)
 
     def clear(self):
         """Forget everything. Raises :class:`HotBusy`."""
@@ -312,6 +328,8 @@ cdef class HotTable:
         `wake` is called once there is some, and not again before :meth:`take_evicted`; it is not to use this table.
         """
         self.wake = wake
+        self.awake = False
+        self.sink.used = 0
         self.hot.sink = NULL if wake is None else &self.sink
 
     cdef void awaken(self) noexcept:
@@ -326,22 +344,27 @@ cdef class HotTable:
         """Return what this process has evicted since the last call, as (namespace, key, value, cause)."""
         cdef hot_record_t record
         cdef uint32_t cause
-        cdef const char *at = <const char *>self.sink.bytes
+        cdef unsigned char *taken = self.sink.bytes  # from here on Python runs, and others may evict
+        cdef const char *at = <const char *>taken
         cdef const char *end = at + self.sink.used
         cdef list found = []
-        while at < end:
-            memcpy(&cause, at, sizeof(cause))
-            memcpy(&record, at + sizeof(cause), sizeof(record))
-            at += sizeof(cause) + sizeof(record)
-            namespace = PyBytes_FromStringAndSize(at, record.space_size)
-            at += record.space_size
-            key = PyBytes_FromStringAndSize(at, record.key_size)
-            at += record.key_size
-            value = PyBytes_FromStringAndSize(at, record.value_size)
-            at += record.value_size
-            found.append((namespace, key, value, CAUSES[cause]))
-        self.sink.used = 0
+        self.sink.bytes = NULL
+        self.sink.used = self.sink.room = 0
         self.awake = False
+        try:
+            while at < end:
+                memcpy(&cause, at, sizeof(cause))
+                memcpy(&record, at + sizeof(cause), sizeof(record))
+                at += sizeof(cause) + sizeof(record)
+                namespace = PyBytes_FromStringAndSize(at, record.space_size)
+                at += record.space_size
+                key = PyBytes_FromStringAndSize(at, record.key_size)
+                at += record.key_size
+                value = PyBytes_FromStringAndSize(at, record.value_size)
+                at += record.value_size
+                found.append((namespace, key, value, CAUSES[cause]))
+        finally:
+            free(taken)
         return found
 
     @property
@@ -353,7 +376,7 @@ cdef class HotTable:
 
     def __len__(self):
         self.region.check_process()
-        return min(word_relaxed(&self.hot.head.entries), self.hot.max_entries)
+        return min(max(<int64_t>word_relaxed(&self.hot.head.entries), 0), <int64_t>self.hot.max_entries)
 
     @property
     def live_bytes(self):

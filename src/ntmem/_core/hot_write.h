@@ -80,7 +80,6 @@ static inline void hot_begin_locked(const hot_t *hot, hot_stripe_t *stripe)
 static inline void hot_empty_locked(const hot_t *hot, hot_stripe_t *stripe)
 {
     hot_bucket_t *buckets = hot_buckets(hot, stripe);
-    uint64_t entries = 0;
 
     if (stripe->state != HOT_READY)
         return;
@@ -96,10 +95,8 @@ static inline void hot_empty_locked(const hot_t *hot, hot_stripe_t *stripe)
         ring->entries = 0;
     }
     __atomic_store_n(&stripe->live, 0, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&hot->head->entries, stripe->entries, __ATOMIC_RELAXED); /* who died may have been one off */
     __atomic_store_n(&stripe->entries, 0, __ATOMIC_RELAXED);
-    for (uint64_t i = 0; i < hot->stripe_count; i++) /* counted anew: who died may have been in the middle of counting */
-        entries += word_relaxed(&hot->stripes[i].entries);
-    __atomic_store_n(&hot->head->entries, entries, __ATOMIC_RELAXED);
     word_release(&stripe->sequence, (stripe->sequence | 1) + 1);
 }
 
@@ -252,7 +249,10 @@ static inline uint64_t hot_ring_extend_locked(const hot_t *hot, hot_stripe_t *st
     return hot_ring_offset(ring, end - size);
 }
 
-static inline int hot_has_entries(const hot_t *hot) { return word_relaxed(&hot->head->entries) < hot->max_entries; }
+static inline int hot_has_entries(const hot_t *hot)
+{
+    return (int64_t)word_relaxed(&hot->head->entries) < (int64_t)hot->max_entries;
+}
 
 /* Whether the record of a slot is worth more than its room. While the table is not full, nothing is evicted: what fills
  * the rings then are the dead records of a few keys that are updated all the time. */
@@ -415,6 +415,29 @@ static inline int hot_forget_locked(const hot_t *hot, hot_stripe_t *stripe, cons
     return slot >= 0;
 }
 
+static inline void hot_forget_prefix_locked(const hot_t *hot, hot_stripe_t *stripe, const unsigned char *space,
+                                            uint32_t space_size, const unsigned char *prefix, uint32_t prefix_size)
+{
+    hot_bucket_t *buckets = hot_buckets(hot, stripe);
+
+    if (stripe->state != HOT_READY)
+        return;
+    for (uint64_t i = 0; i < hot->bucket_count; i++) {
+        for (int slot = 0; slot < HOT_SLOTS; slot++) {
+            const uint64_t offset = ((buckets[i].slots[slot] & UINT32_MAX) - 1) * HOT_ALIGN;
+            const unsigned char *at = hot_arena(hot, stripe) + offset;
+            hot_record_t record;
+            if (buckets[i].slots[slot] == 0)
+                continue;
+            memcpy(&record, at, sizeof record);
+            at += sizeof record;
+            if (record.space_size == space_size && memcmp(at, space, space_size) == 0 &&
+                record.key_size >= prefix_size && memcmp(at + space_size, prefix, prefix_size) == 0)
+                hot_unlink_locked(hot, stripe, &buckets[i], slot, offset, record.size);
+        }
+    }
+}
+
 /* `value` replaces what stands there, in one store. `seen`: hot_record_t. */
 static inline enum hot_put_outcome hot_put_locked(const hot_t *hot, hot_stripe_t *stripe, const whole_key_t *key,
                                                   const unsigned char *value, uint64_t value_size, uint64_t seen,
@@ -433,13 +456,16 @@ static inline enum hot_put_outcome hot_put_locked(const hot_t *hot, hot_stripe_t
     slot = hot_slot_find(hot, stripe, key, &bucket, &record, &offset);
     if (slot >= 0 && record.seen > seen)
         return HOT_OLDER;
+    if (value_size > UINT32_MAX / 2 || size > ring->size / 2) {
+        hot_forget_locked(hot, stripe, key);
+        return HOT_TOO_LARGE;
+    }
     if (slot < 0) {
         hot_count_miss(hot, stripe);
         if (!hot_make_entry_locked(hot, stripe))
             return HOT_TOO_LARGE;
     }
-    if (value_size > UINT32_MAX / 2 || size > ring->size / 2 ||
-        !hot_make_room_locked(hot, stripe, HOT_PROBATION, size)) {
+    if (!hot_make_room_locked(hot, stripe, HOT_PROBATION, size)) {
         hot_forget_locked(hot, stripe, key);
         return HOT_TOO_LARGE;
     }
@@ -504,9 +530,6 @@ static inline void hot_see(const hot_t *hot, const whole_key_t *key, uint64_t be
         word_release(&((hot_record_t *)(hot_arena(hot, stripe) + offset))->seen, seen);
     hot_release(stripe);
 }
-
-/* What was seen before `position` is not believed any more: the log is about to be passed by. */
-static inline void hot_raise_floor(const hot_t *hot, uint64_t position) { word_raise(&hot->head->floor, position); }
 
 /* ---- making --------------------------------------------------------------------------------------------------- */
 

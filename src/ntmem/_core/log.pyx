@@ -425,6 +425,11 @@ cdef class Log:
             raise ValueError(f"only {self.flushed} of {self.committed} bytes are on disk")
         word_raise(&control.barrier.word, word_acquire(&control.committed.word))
 
+    def raise_floor(self):
+        """Let nobody serve from the hot table what was seen until now; between lock and unlock."""
+        self.check_process()
+        word_raise(&self.log.control.floor.word, word_acquire(&self.log.control.committed.word) + 1)
+
     def raise_epoch(self):
         """Make writers look at the rules again, which have changed; between lock and unlock."""
         self.check_process()

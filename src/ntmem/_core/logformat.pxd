@@ -47,7 +47,7 @@ cdef extern from "log.h" nogil:
         log_clock_t clock
         log_leader_t leader
         log_trouble_t trouble
-        log_line_t gone
+        log_line_t gone, floor
 
     ctypedef struct log_group_t:
         uint64_t position, first_version, time

@@ -19,7 +19,7 @@
 #include "crc.h"
 
 #define REGION_MAGIC 0x313076676d656d74ull /* "tmemgv01" */
-#define REGION_LAYOUT 1
+#define REGION_LAYOUT 2 /* 1: who uses one knows nothing of the hot table and its floor */
 #define REGION_PAGE 4096
 #define REGION_CONTROL REGION_PAGE
 #define REGION_FIRST (2 * REGION_PAGE)
@@ -94,7 +94,7 @@ static inline int region_header_check(const region_header_t *header, uint64_t fi
     if (header->crc != region_header_crc(header))
         return snprintf(reason, REGION_REASON, "the checksum of its header is %08x, its header says %08x",
                         region_header_crc(header), header->crc);
-    if (header->layout != REGION_LAYOUT)
+    if (header->layout < 1 || header->layout > REGION_LAYOUT)
         return snprintf(reason, REGION_REASON, "its layout is version %u, this build knows %d", header->layout,
                         REGION_LAYOUT);
     if (header->section_count > REGION_SECTIONS || header->identity_size > REGION_IDENTITY)

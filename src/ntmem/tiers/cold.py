@@ -77,6 +77,8 @@ class ColdStore:
         """What tells the store's time; None: its row in LMDB does."""
         self.attached: AttachLock | None = None
         self.prepared = False
+        self.face: object = None
+        """What this process has made of :class:`ntmem.tiers.storecache.StoreCache` for it."""
         self._gate = Gate()
         self._refusal: NtmemError | None = None  # why nothing at all works any more
         self._write_refusal: NtmemError | None = None

@@ -19,6 +19,7 @@ from .sharing import attach, detach
 from .tables import Tables
 
 _SECOND = 1_000_000_000
+_MOST_ENTRIES, _MOST_BYTES = 1 << 30, 1 << 40  # of a hot table
 
 
 def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read_only: bool) -> LmdbEngine:
@@ -87,10 +88,10 @@ def cache_of(config: MemoryConfig) -> Cache:
     limits, bound = config.cache_config, os.environ.get("NTMEM_CACHE_BYTES")
     if bound is not None and not (bound.isascii() and bound.isdigit() and int(bound) > 0):
         raise ValueError(f"NTMEM_CACHE_BYTES must be a number of bytes, was {bound!r}")
-    most = min(limits.max_bytes, max(config.max_memory_bytes - config.log_bytes, 1))
+    most = min(limits.max_bytes, _MOST_BYTES, max(config.max_memory_bytes - config.log_bytes, 1))
     return Cache(
         max_bytes=most if bound is None else min(most, int(bound)),
-        max_entries=limits.max_entries,
+        max_entries=min(limits.max_entries, _MOST_ENTRIES),
         ttl=duration_ns(limits.ttl, "ttl"),
     )
 

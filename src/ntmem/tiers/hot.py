@@ -130,6 +130,7 @@ class CacheFace:
         *,
         ttl: Duration | None = None,
         key: Callable[..., Any] | None = None,
+        name: str | None = None,
         single_flight: bool = False,
     ) -> Callable[[F], F]: ...
     def memoize(
@@ -139,6 +140,7 @@ class CacheFace:
         *,
         ttl: Duration | None = None,
         key: Callable[..., Any] | None = None,
+        name: str | None = None,
         single_flight: bool = False,
     ) -> Any:
         """Keep the results of a function in this cache, as ``@cache.memoize`` or ``@cache.memoize(ttl=5)``.
@@ -153,6 +155,9 @@ class CacheFace:
             How long results are kept.
         key : callable, optional
             Called with the arguments, it returns what distinguishes the calls of this function.
+        name : str, optional
+            What results are kept under where other processes see them; by default the function's module (of a program,
+            its file) and name. A closure, a method of an object or a partial needs one.
         single_flight : bool
             Of several threads (or tasks of a loop) that miss the same key one computes, and the others wait for its
             result or its exception. A computation that waits for itself raises :class:`ntmem.CacheError`.
@@ -167,11 +172,11 @@ class CacheFace:
             duration_ns(ttl, "ttl")
 
         def decorate(function: Any) -> Any:
-            return memoized(function, self._results(ttl), key=key, single_flight=single_flight)
+            return memoized(function, self._results(ttl, name), key=key, single_flight=single_flight)
 
         return decorate if function is None else decorate(function)
 
-    def _results(self: Any, ttl: Duration | None) -> Results:
+    def _results(self: Any, ttl: Duration | None, name: str | None) -> Results:
         """Return where :meth:`memoize` keeps results; this one wants keys and values that are any objects."""
         return Results(
             key=object_key,

@@ -574,8 +574,8 @@ class LogEngine(LmdbEngine):
         with self._locked():
             self._wait_flushed(self.log.committed, self.max_lag)
             self.log.raise_barrier()
-            if changes_values and self.store.hot is not None:  # what was read until the next commit is void
-                self.store.hot.raise_floor(self.log.committed + 1)
+            if changes_values:  # what was read until the next commit is not to be served afterwards
+                self.log.raise_floor()
             try:
                 yield
             finally:

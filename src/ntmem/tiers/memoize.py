@@ -6,9 +6,11 @@ A cache says where results are kept (:class:`Results`); everything else is here,
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from hashlib import blake2b
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import CacheError
@@ -62,11 +64,28 @@ def object_key(name: _Name, arguments: Any) -> tuple[Any, ...]:
     return (name, arguments, type(arguments))
 
 
-def text_name(function: Callable[..., Any]) -> str:
-    """Return a name that is the same in every process which has the function in the same place."""
-    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+def text_name(function: Callable[..., Any], given: str | None = None) -> str:
+    """Return a name that is the same in every process: `given`, or where the function stands.
+
+    Raises
+    ------
+    TypeError
+        Where it stands does not say which one it is: it is made by another function, bound to an object, or callable
+        without being a function.
+    """
+    if given is not None:
+        return given
     code = getattr(function, "__code__", None)
-    return f"{name}@{code.co_firstlineno}" if "<lambda>" in name and code is not None else name
+    if type(function) is not FunctionType or code is None or code.co_freevars:
+        raise TypeError(
+            f"{function!r} is not told from others by its name (a closure, a method of an object, a partial), and its "
+            "results are shared with other processes; give memoize(name=...) that says what they depend on"
+        )
+    where = function.__module__
+    if where == "__main__":  # each program has one
+        where = os.path.abspath(code.co_filename)
+    name = f"{where}.{function.__qualname__}"
+    return f"{name}@{code.co_firstlineno}" if "<" in function.__qualname__ else name
 
 
 def text_key(name: str, arguments: Any) -> str:
@@ -130,13 +149,30 @@ def memoized(function: F, results: Results, *, key: Callable[..., Any] | None, s
         raise TypeError(f"{function.__qualname__} is a generator: its result can be read only once; return a list")
     name = results.name(function)
     arguments = _arguments_of(function) if key is None else key
+    forgotten = [0]  # how often results were: what was computed from what was known before is not kept
 
     def key_of(*args: Any, **kwargs: Any) -> Any:
         return results.key(name, arguments(*args, **kwargs))
 
+    flying: list[dict[Any, Any]] = []
+
+    def forget() -> None:
+        forgotten[0] += 1
+        for flights in flying:  # who comes from now on does not join a computation that began before
+            flights.clear()
+
+    def invalidate(*args: Any, **kwargs: Any) -> Any:
+        forget()
+        return results.forget(key_of(*args, **kwargs))
+
+    def cache_clear() -> None:
+        forget()
+        results.forget_all(name)
+
     wrapper: Any
     if inspect.iscoroutinefunction(function):
         flights: dict[Any, asyncio.Future[Any]] = {}
+        flying.append(flights)
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -146,14 +182,17 @@ def memoized(function: F, results: Results, *, key: Callable[..., Any] | None, s
                 return found
 
             async def compute() -> Any:
+                before = forgotten[0]
                 result = await function(*args, **kwargs)
-                results.write(at, result)
+                if forgotten[0] == before:
+                    results.write(at, result)
                 return result
 
             return await (_fly_async(flights, at, compute) if single_flight else compute())
 
     else:
         threads: dict[Any, _Flight] = {}
+        flying.append(threads)
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -163,15 +202,17 @@ def memoized(function: F, results: Results, *, key: Callable[..., Any] | None, s
                 return found
 
             def compute() -> Any:
+                before = forgotten[0]
                 result = function(*args, **kwargs)
-                results.write(at, result)
+                if forgotten[0] == before:
+                    results.write(at, result)
                 return result
 
             return _fly(threads, at, compute, results.read) if single_flight else compute()
 
     wrapper.cache_key = key_of
-    wrapper.cache_clear = functools.partial(results.forget_all, name)
-    wrapper.invalidate = lambda *args, **kwargs: results.forget(key_of(*args, **kwargs))
+    wrapper.cache_clear = cache_clear
+    wrapper.invalidate = invalidate
     memoizing: F = wrapper
     return memoizing
 
@@ -226,7 +267,8 @@ def _fly(flights: dict[Any, _Flight], key: Any, compute: Callable[[], Any], read
                 flight.error = error
                 raise
             finally:  # after a KeyboardInterrupt there is neither: one of those who wait tries again
-                flights.pop(key, None)
+                if flights.get(key) is flight:
+                    del flights[key]
                 flight.landed.set()
         try:
             flight.landed.wait()
@@ -264,5 +306,6 @@ async def _fly_async(flights: dict[Any, Any], key: Any, compute: Callable[[], An
         outcome, result = "raised", error
         raise
     finally:
-        del flights[at]
+        if flights.get(at) == (me, landed):
+            del flights[at]
         landed.set_result((outcome, result))

@@ -11,6 +11,7 @@ from ..errors import CacheError
 from ..instants import Duration, duration_ns
 from ..namespace import encode_key
 from ..values import codec_named
+from .cold import ColdStore
 from .evictions import Reporter
 from .hot import CacheFace
 from .layout import decode_labels
@@ -40,16 +41,28 @@ class StoreCache(CacheFace):
     (b'0.3', None, 1)
     """
 
-    def __init__(self, table: HotTable) -> None:
-        self._table = table
+    def __init__(self, store: ColdStore, limits: Cache) -> None:
+        self._store = store
         self._reporter: Reporter | None = None
+        found = getattr(store, "hot", None)
+        if found is None:  # a cache of this process alone
+            sections = HotTable.sections(limits.max_bytes, limits.max_entries)
+            region = Region.create(None, identity=b"a cache", generation=0, sections=sections)
+            found = HotTable.create(region, limits.max_bytes, limits.max_entries, ttl=limits.ttl)
+        self._of_store: HotTable = found
 
     @classmethod
-    def alone(cls, limits: Cache) -> StoreCache:
-        """Return a cache of this process alone, for a store that has no hot table."""
-        sections = HotTable.sections(limits.max_bytes, limits.max_entries)
-        region = Region.create(None, identity=b"a cache", generation=0, sections=sections)
-        return cls(HotTable.create(region, limits.max_bytes, limits.max_entries, ttl=limits.ttl))
+    def of(cls, store: ColdStore, limits: Cache) -> StoreCache:
+        """Return the one that this process has of a store; another one when the store has got a hot table since."""
+        face = store.face
+        if not isinstance(face, StoreCache) or getattr(store, "hot", None) not in (None, face._of_store):
+            face = store.face = cls(store, limits)
+        return face
+
+    @property
+    def _table(self) -> HotTable:
+        self._store.refuse()
+        return self._of_store
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the bytes that were put here, or `default`."""
@@ -79,6 +92,8 @@ class StoreCache(CacheFace):
         return len(self._table)
 
     def __repr__(self) -> str:
+        if self._store.closed:
+            return "<StoreCache closed>"
         size, entries, _ = self._table.limits
         return f"<StoreCache {len(self)} of {entries} entries, {self._table.live_bytes} of {size} bytes>"
 
@@ -100,16 +115,16 @@ class StoreCache(CacheFace):
 
     def collect_evicted(self, wake: Callable[[], object] | None) -> None:
         """Keep what this process evicts for :meth:`take_evicted`; see :class:`ntmem.tiers.evictions.EvictingTable`."""
-        self._table.listen(wake)
+        self._of_store.listen(wake)
 
     def take_evicted(self) -> list[tuple[Any, Any, str]]:
         """Return (key, value, cause); the key of a value of the store is (labels, key)."""
         return [
             (key.decode() if space == _OWN else (decode_labels(space), key.decode()), value, cause)
-            for space, key, value, cause in self._table.take_evicted()
+            for space, key, value, cause in self._of_store.take_evicted()
         ]
 
-    def _results(self, ttl: Duration | None) -> Results:
+    def _results(self, ttl: Duration | None, name: str | None) -> Results:
         codec = codec_named("msgpack")
 
         def read(key: str) -> Any:
@@ -118,11 +133,11 @@ class StoreCache(CacheFace):
 
         return Results(
             key=text_key,
-            name=text_name,
+            name=lambda function: text_name(function, name),
             read=read,
             write=lambda key, value: self.put(key, codec.encode(value), ttl),
             forget=self.delete,
-            forget_all=lambda name: self.clear(),  # which keys are of one function is not known
+            forget_all=lambda name: self._locked(lambda: self._table.forget_all(_OWN, f"{name}:".encode())),
         )
 
     def _locked(self, action: Callable[[], Any]) -> Any:
