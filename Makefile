@@ -12,13 +12,14 @@ CRASH_SECONDS ?= 600
 CRASH_ARGS ?=
 MUTANTS ?=
 MUTATIONS ?= 10000
+HOT_READS ?= 20000000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz crash mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot crash mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -36,6 +37,9 @@ fuzz: $(VENV)/testable  ## change bytes of regions and data files, and open them
 bench: $(VENV)/benchable  ## run the benchmarks, print their tables (BENCHES=, BENCH_ARGS=)
 	@$(BIN)/pytest $(BENCHES) --benchmark-json=$(VENV)/bench.json $(BENCH_ARGS); failed=$$?; \
 		$(BIN)/python benches/report.py $(VENV)/bench.json && exit $$failed
+
+hot: $(VENV)/testable  ## read through the hot table beside a hostile writer (HOT_READS=)
+	@NTMEM_HOT_READS=$(HOT_READS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/concurrency/test_hot_reads.py
 
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py
