@@ -194,6 +194,8 @@ class Twin:
         assert not _Recording.puts
         if records:
             self.log(group(records, now=now, position=self.position))
+        elif not self.pending:  # nothing for the log, but the engine has swept what expired
+            self.elsewhere(lambda engine: None)
         return outcomes
 
     def log(self, made: bytes) -> None:
