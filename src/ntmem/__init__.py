@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from .clock import SimulatedClock
 from .config import CacheConfig, MemoryConfig
+from .coordination import AgentInfo, Lock, LockInfo, LockToken
+from .coordination import Lock as DistributedLock
 from .errors import (
     CacheError,
     ConsensusError,
@@ -19,8 +21,10 @@ from .errors import (
     DiskFull,
     HistoryNotRetained,
     InvalidNamespace,
+    LockLost,
     LockTimeout,
     MapFull,
+    NotOwner,
     NtmemError,
     ReadOnlyError,
     SchemaError,
@@ -46,6 +50,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LATEST",
+    "AgentInfo",
     "CacheConfig",
     "CacheEntry",
     "CacheError",
@@ -55,17 +60,23 @@ __all__ = [
     "CoordinationError",
     "CorruptionError",
     "DiskFull",
+    "DistributedLock",
     "Fence",
     "HistoryNotRetained",
     "HotCache",
     "InvalidNamespace",
+    "Lock",
+    "LockInfo",
+    "LockLost",
     "LockTimeout",
+    "LockToken",
     "MapFull",
     "MemoryConfig",
     "MemoryStats",
     "MemorySystem",
     "Namespace",
     "NamespaceView",
+    "NotOwner",
     "NtmemError",
     "ReadOnlyError",
     "Record",

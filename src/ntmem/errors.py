@@ -71,6 +71,14 @@ class StaleFence(CoordinationError):
     """The fence of a write is not that of a current, unexpired lease."""
 
 
+class LockLost(CoordinationError):
+    """A lock was over, as its time had passed, before it was given back; what was done under it may be undone."""
+
+
+class NotOwner(CoordinationError):
+    """A namespace belongs to another agent."""
+
+
 class MapFull(StorageError):
     """The store reached ``max_storage_bytes``; nothing of the refused change was kept."""
 

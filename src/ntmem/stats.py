@@ -50,6 +50,15 @@ class MemoryStats(Struct, frozen=True):
     """Percentiles of the native part of a get, of one in 64 of those that no value at hand answered."""
     put_ns: dict[str, int] = {}
 
+    lock_grants: int = 0
+    """Leases of locks and agents that were granted,"""
+    lock_waits: int = 0
+    """of these after a wait,"""
+    lock_taken: int = 0
+    """and of these from who was dead or late."""
+    lock_held: int = 0
+    """Leases that were not given back; some may be over."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
         return asdict(self)

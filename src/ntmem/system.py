@@ -12,7 +12,11 @@ from msgspec.structs import fields, replace
 from ._core.direct import DirectCalls
 from .clock import SimulatedClock
 from .config import Durability, MemoryConfig
-from .errors import StaleFence, StoreClosed
+from .coordination.agents import Agents, Registered
+from .coordination.locks import Lock
+from .coordination.shared import SharedLocks
+from .coordination.tokens import FenceLike, LockToken, fence_of
+from .errors import LockTimeout, StoreClosed
 from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, require_bool, require_int
 from .namespace import encode_key, labels_of
 from .records import Change, Fence, Policy, Record
@@ -90,6 +94,8 @@ class MemorySystem(DirectCalls):
         self._live: LmdbEngine | None = engine
         self._use(engine.direct)
         self._release = weakref.finalize(self, _release, engine.store, unbind)
+        self._writer = writer
+        self._registered: Registered = {}
 
     # -- life
 
@@ -144,16 +150,19 @@ class MemorySystem(DirectCalls):
         value: bytes,
         ttl: Duration | None,
         if_version: int | None,
-        fence: Fence | None,
+        fence: FenceLike | None,
         ts_event: Instant | None,
         ts_known: Instant | None,
         durable: bool | None,
     ) -> int:
-        _refuse_fence(fence)
+        lease = _fence(fence)
+        plain = ttl is None and if_version is None and ts_event is None and ts_known is None and durable is None
+        if plain and lease is not None and (version := self._put_fenced(namespace, key, value, lease)):
+            return version
         change = make_change(
             "put", namespace, key, value, ttl=ttl, if_version=if_version, ts_event=ts_event, ts_known=ts_known
         )
-        return self._engine().commit([change], self._durable(durable))[0].version
+        return self._engine().commit([change], self._durable(durable), lease)[0].version
 
     def _get(self, namespace: AnyNamespace, key: str, default: Any) -> Any:
         value = self._engine().get(labels_of(namespace), encode_key(key))
@@ -166,17 +175,16 @@ class MemorySystem(DirectCalls):
         value: bytes,
         *,
         ttl: Duration | None = None,
-        fence: Fence | None = None,
+        fence: FenceLike | None = None,
         ts_event: Instant | None = None,
         ts_known: Instant | None = None,
         durable: bool | None = None,
     ) -> bool:
         """Set the value of a key that does not exist; return whether it did not. Arguments as of :meth:`put`."""
-        _refuse_fence(fence)
         change = make_change("add", namespace, key, value, ttl=ttl, ts_event=ts_event, ts_known=ts_known)
-        return self._engine().commit([change], self._durable(durable))[0].version > 0
+        return self._engine().commit([change], self._durable(durable), _fence(fence))[0].version > 0
 
-    def incr(self, namespace: AnyNamespace, key: str, delta: int = 1) -> int:
+    def incr(self, namespace: AnyNamespace, key: str, delta: int = 1, *, fence: FenceLike | None = None) -> int:
         """Add `delta` to a number kept as decimal digits (missing: 0) and return it; its time to live stays.
 
         Raises
@@ -184,15 +192,15 @@ class MemorySystem(DirectCalls):
         SerializationError
             The value is not a number, or would leave 64 bits.
         """
-        return self._engine().commit([make_change("incr", namespace, key, delta=delta)], self._durable(None))[0].number
+        change = make_change("incr", namespace, key, delta=delta)
+        return self._engine().commit([change], self._durable(None), _fence(fence))[0].number
 
     def delete(
-        self, namespace: AnyNamespace, key: str, *, if_version: int | None = None, fence: Fence | None = None
+        self, namespace: AnyNamespace, key: str, *, if_version: int | None = None, fence: FenceLike | None = None
     ) -> bool:
         """Delete a key; return whether it existed. In a namespace with history its past is kept."""
-        _refuse_fence(fence)
         change = make_change("delete", namespace, key, if_version=if_version)
-        return self._engine().commit([change], self._durable(None))[0].version > 0
+        return self._engine().commit([change], self._durable(None), _fence(fence))[0].version > 0
 
     def exists(self, namespace: AnyNamespace, key: str) -> bool:
         """Whether a key exists and is not expired."""
@@ -239,24 +247,25 @@ class MemorySystem(DirectCalls):
         mapping: Mapping[str, bytes],
         *,
         ttl: Duration | None = None,
-        fence: Fence | None = None,
+        fence: FenceLike | None = None,
         durable: bool | None = None,
     ) -> int:
         """Set many keys, all or nothing; return the version of the last (of the store, if there are none)."""
-        _refuse_fence(fence)
         durably = self._durable(durable)
         if not isinstance(mapping, Mapping):
             raise TypeError(f"mapping must be a mapping of str to bytes, was {type(mapping).__name__}; use dict(...)")
-        if ttl is None and durable is None and (version := self._put_plain(namespace, mapping)):
+        if ttl is None and durable is None and fence is None and (version := self._put_plain(namespace, mapping)):
             return version
         changes = [make_change("put", namespace, key, value, ttl=ttl) for key, value in mapping.items()]
         if not changes:
             labels_of(namespace)
             return self._engine().last_version()
-        return self._engine().commit(changes, durably)[-1].version
+        return self._engine().commit(changes, durably, _fence(fence))[-1].version
 
-    def transaction(self, fence: Fence | None = None) -> Transaction:
+    def transaction(self, fence: FenceLike | None = None) -> Transaction:
         """Return a context in which changes are collected; leaving it commits all of them or none.
+
+        With a `fence` they are committed only if that lease is current then.
 
         Examples
         --------
@@ -267,9 +276,8 @@ class MemorySystem(DirectCalls):
         ...     memory.get("desk", "target")
         b'3'
         """
-        _refuse_fence(fence)
         self._engine()
-        return Transaction(self)
+        return Transaction(self, _fence(fence))
 
     def scan(
         self, namespace: AnyNamespace, *, prefix: str = "", start: str | None = None, limit: int | None = None
@@ -350,9 +358,9 @@ class MemorySystem(DirectCalls):
             require_int(since, "since", 0, 2**64 - 1)
         return Subscription(self._engine, labels, since=since, children=children)
 
-    def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+    def commit(self, changes: Sequence[Change], fence: Fence | None = None) -> list[Outcome]:
         """Apply checked changes, all or none. Called by transactions."""
-        return self._engine().commit(changes, self._durable(None))
+        return self._engine().commit(changes, self._durable(None), fence)
 
     def _durable(self, durable: bool | None) -> bool:
         if durable is None:
@@ -415,6 +423,72 @@ class MemorySystem(DirectCalls):
         age = None if max_age is None else duration_ns(max_age, "max_age")
         self._engine().retain(labels, Policy(history, age, max_bytes))
 
+    # -- coordination
+
+    @property
+    def locks(self) -> SharedLocks:
+        """The locks of the store: who holds what, until when."""
+        return SharedLocks(self._engine, self._writer)  # made anew: kept, it would keep this handle alive
+
+    @property
+    def agents(self) -> Agents:
+        """The agents of the store, and whether they live."""
+        return Agents(self, self.locks, self._engine, self._registered)
+
+    def lock(
+        self,
+        resource: str,
+        *,
+        timeout: Duration | None = None,
+        ttl: Duration = 30.0,
+        reentrant: bool = False,
+        renew: bool = False,
+    ) -> Lock:
+        """Return a lock on `resource`, between all threads and processes that have the store open; not acquired yet.
+
+        Parameters
+        ----------
+        resource : str
+            Any name, at most 255 bytes of UTF-8.
+        timeout : float or timedelta, optional
+            Seconds that ``with`` waits for it; None: for ever.
+        ttl : float or timedelta
+            Seconds after which it ends by itself: whoever is late has lost it, and what it writes under it is refused.
+        reentrant : bool
+            Whether who has it may acquire it again.
+        renew : bool
+            Let a thread renew it as long as it is held: then it ends with its process, or when that is stopped.
+
+        Examples
+        --------
+        >>> with ntmem.open() as memory, memory.lock("BTCUSDT", timeout=0.5) as lock:
+        ...     version = memory.put("desk", "target", b"3", fence=lock)
+        ...     memory.get_record("desk", "target").fence
+        Fence(resource='BTCUSDT', number=1)
+        """
+        return Lock(self.locks, resource, timeout=timeout, ttl=ttl, reentrant=reentrant, renew=renew)
+
+    def acquire_lock(self, resource: str, timeout: Duration | None = None, *, ttl: Duration = 30.0) -> LockToken:
+        """Acquire a lock and return the token by which :meth:`release_lock` ends it, in any process.
+
+        Raises :class:`LockTimeout` if it is not granted in `timeout` seconds (None: waits for ever).
+        """
+        lock = self.lock(resource, timeout=timeout, ttl=ttl)
+        if lock.acquire() and (token := lock.token) is not None:
+            return token
+        raise LockTimeout(f"the lock of {resource!r} was not granted in {timeout} s")
+
+    async def aacquire_lock(self, resource: str, timeout: Duration | None = None, *, ttl: Duration = 30.0) -> LockToken:
+        """Do what :meth:`acquire_lock` does without holding up the event loop."""
+        lock = self.lock(resource, timeout=timeout, ttl=ttl)
+        if await lock.aacquire() and (token := lock.token) is not None:
+            return token
+        raise LockTimeout(f"the lock of {resource!r} was not granted in {timeout} s")
+
+    def release_lock(self, token: str) -> bool:
+        """End the lease of a token; return whether it was current. A stale token ends nothing."""
+        return self.locks.release(token)
+
     # -- durability, facts
 
     def flush(self, timeout: float | None = None) -> None:
@@ -460,6 +534,7 @@ class MemorySystem(DirectCalls):
         kind, now, ahead = engine.clock_facts()
         return MemoryStats(
             **engine.hot_facts(),
+            **engine.lock_facts(),
             l3_size_bytes=sizes["file"],
             total_trajectories=0,
             engine=engine.name,
@@ -554,8 +629,5 @@ def _writer(agent_id: str | None) -> bytes:
     return raw
 
 
-def _refuse_fence(fence: Fence | None) -> None:
-    if fence is not None and not isinstance(fence, Fence):
-        raise TypeError(f"fence must be a Fence, was {type(fence).__name__}")
-    if fence is not None:
-        raise StaleFence(f"{fence!r} is not current: this version of ntmem grants no leases, so no fence can be")
+def _fence(fence: FenceLike | None) -> Fence | None:
+    return None if fence is None else fence_of(fence)

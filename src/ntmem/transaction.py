@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .instants import Duration, Instant, duration_ns, instant_ns, require_int
 from .namespace import encode_key, labels_of
-from .records import Change, Kind
+from .records import Change, Fence, Kind
 from .values import as_bytes
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ class Transaction:
     the transaction is kept. Use it from one thread.
     """
 
-    def __init__(self, memory: MemorySystem) -> None:
+    def __init__(self, memory: MemorySystem, fence: Fence | None = None) -> None:
         self._memory = memory
+        self._fence = fence
         self._changes: list[Change] | None = None
         self._ended = False
         self.version: int | None = None
@@ -107,4 +108,4 @@ class Transaction:
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         changes, self._changes, self._ended = self._changes, None, True
         if kind is None and changes:
-            self.version = max(outcome.version for outcome in self._memory.commit(changes)) or None
+            self.version = max(outcome.version for outcome in self._memory.commit(changes, self._fence)) or None

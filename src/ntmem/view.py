@@ -6,10 +6,10 @@ from collections.abc import Callable, ItemsView, Iterator, MutableMapping, Value
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from .coordination.tokens import FenceLike
 from .errors import VersionConflict
 from .instants import Duration, duration_ns
 from .namespace import encode_key
-from .records import Fence
 from .tiers.memoize import MISSING, Results, memoized, text_key, text_name
 from .values import Codec
 
@@ -50,14 +50,14 @@ class NamespaceView(MutableMapping[str, Any]):
         *,
         ttl: Duration | None = None,
         if_version: int | None = None,
-        fence: Fence | None = None,
+        fence: FenceLike | None = None,
     ) -> int:
         """Set a key and return its version. Arguments as of :meth:`ntmem.MemorySystem.put`."""
         return self._memory.put(
             self.labels, key, self._codec.encode(value), ttl=ttl, if_version=if_version, fence=fence
         )
 
-    def add(self, key: str, value: Any, *, ttl: Duration | None = None, fence: Fence | None = None) -> bool:
+    def add(self, key: str, value: Any, *, ttl: Duration | None = None, fence: FenceLike | None = None) -> bool:
         """Set a key that does not exist; return whether it did not."""
         return self._memory.add(self.labels, key, self._codec.encode(value), ttl=ttl, fence=fence)
 

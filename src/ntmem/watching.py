@@ -29,7 +29,7 @@ from ._core.logrecords import KIND_DELETE, KIND_NOTICE, LogDamaged, LookAgain, O
 from ._core.logrecords import Record as LogRecord
 from .errors import CorruptionError, StorageError, StoreClosed
 from .tiers.engine import LmdbEngine
-from .tiers.layout import AHEAD, decode_labels, encode_labels
+from .tiers.layout import AHEAD, decode_labels, encode_labels, split_writer
 from .tiers.log import STAGED_VALUE, LogEngine
 from .tiers.reader import QuietEngine
 
@@ -416,7 +416,7 @@ class Subscription:
             record.ts_event,
             record.ts_known,
             record.expires_at or None,
-            record.writer.decode(),
+            split_writer(record.writer, record.flags)[0],
             last,
         )
 

@@ -38,6 +38,7 @@ from ntmem._core.logrecords import KIND_PUT
 from ntmem.records import Change, Policy
 from ntmem.tiers.layout import (
     DELETED,
+    FENCED,
     decode_namespace,
     decode_record,
     encode_labels,
@@ -186,7 +187,7 @@ def test_the_log_s_own_bytes_are_understood(both):
 
 def test_flags_that_are_not_for_the_disk_do_not_get_there(both):
     applied(both.native, group([record(PUT, 1, SPACE, b"k", flags=0xFF & ~STAGED)]))
-    assert stored(both.native).flags == AHEAD
+    assert stored(both.native).flags == AHEAD | FENCED
     both.native.make(both.rows())
 
 

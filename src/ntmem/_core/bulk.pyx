@@ -49,7 +49,7 @@ cdef extern from "cold.h" nogil:
 
 cdef enum:
     FEW = 32                # keys that are not worth giving the GIL away
-    NOT_PLAIN = 0xff        # any flag of a record
+    NOT_PLAIN = 0xff & ~16      # any flag of a record but that it was written under a lease
 
 cdef enum answer_t:
     OPEN                    # LMDB is to be asked

@@ -9,8 +9,9 @@
 #include "log.h"
 
 #define APPLY_SWEEP 16   /* expired records whose space one group gives back at most */
-#define APPLY_AHEAD 2    /* flags of records in the log */
+/* Flags of records in the log: */
 #define APPLY_STAGED 8   /* the value is a stub; the value itself stands in `staged` */
+#define APPLY_KEPT (ROW_AHEAD | ROW_FENCED) /* what mean the same on disk */
 
 typedef struct {
     log_record_t record;
@@ -96,7 +97,7 @@ static inline int record_write(apply_t *apply, const change_t *change, const uns
 {
     const log_record_t *record = &change->record;
     row_record_t stored = {
-        .flags = record->flags & APPLY_AHEAD ? ROW_AHEAD : 0,
+        .flags = record->flags & APPLY_KEPT,
         .writer_size = record->writer_size,
         .key_size = row_holds_key(key_size) ? 0 : record->key_size,
         .version = record->version,
@@ -150,7 +151,7 @@ static inline int change_delete(apply_t *apply, const change_t *change)
 {
     const log_record_t *record = &change->record;
     const row_record_t buried = {
-        .flags = ROW_DELETED,
+        .flags = ROW_DELETED | (record->flags & ROW_FENCED),
         .writer_size = record->writer_size,
         .version = record->version,
         .ts_event = record->ts_event,

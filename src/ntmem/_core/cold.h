@@ -62,7 +62,7 @@ static inline enum cold_outcome cold_find(const mdb_calls_t *calls, MDB_txn *txn
         return COLD_OTHER;
     if (record.flags & ROW_DELETED)
         return COLD_ABSENT;
-    if (record.flags != 0)
+    if (record.flags & ~ROW_FENCED)
         return COLD_OTHER;
     *found = (cold_found_t){record.value, record.value_size, record.expires_at};
     return COLD_FOUND;

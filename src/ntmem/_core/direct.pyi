@@ -7,6 +7,7 @@ from _typeshed import ReadableBuffer
 
 from ntmem._core.hot import HotTable
 from ntmem._core.log import Log
+from ntmem._core.logrecords import Claim
 from ntmem._core.mdb import Database, Environment
 
 _D = TypeVar("_D")
@@ -17,6 +18,9 @@ _Instant: TypeAlias = int | datetime | np.datetime64
 class Space: ...
 
 @final
+class Lent: ...
+
+@final
 class Direct:
     def __init__(
         self,
@@ -25,17 +29,20 @@ class Direct:
         env: Environment,
         databases: dict[str, Database],
         writer: bytes,
-        look: Callable[[Any], tuple[bytes, bool, int]],
+        look: Callable[[Any], tuple[bytes, bool, bool, bool, int]],
+        admit: Callable[[Any], tuple[Claim, bytes, bytes]],
         *,
         writes: bool,
         max_lag: float,
     ) -> None: ...
+    def put_fenced(self, namespace: Any, key: Any, value: Any, fence: tuple[str, int]) -> int: ...
     def put_many(self, namespace: Any, mapping: dict[str, bytes]) -> int: ...
     def time_puts(self, namespace: str, keys: list[str], value: bytes) -> list[int]: ...
     def time_gets(self, namespace: Any, keys: list[str]) -> list[int]: ...
 
 class DirectCalls:
     def _use(self, direct: Direct | None) -> None: ...
+    def _put_fenced(self, namespace: Any, key: Any, value: Any, fence: tuple[str, int]) -> int: ...
     def _put_plain(self, namespace: Any, mapping: Any) -> int: ...
     def put(
         self,
@@ -45,7 +52,7 @@ class DirectCalls:
         *,
         ttl: _Duration | None = None,
         if_version: int | None = None,
-        fence: tuple[str, int] | None = None,
+        fence: Any = None,
         ts_event: _Instant | None = None,
         ts_known: _Instant | None = None,
         durable: bool | None = None,

@@ -37,6 +37,7 @@ from ntmem._core.hot cimport (
 from ntmem._core.keyhash cimport KEYHASH_SEED, keyhash_bytes, keys_equal, whole_key_t
 from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport *
+from ntmem._core.logrecords cimport Claim
 from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Environment, mdb_calls_t
 
 
@@ -72,7 +73,7 @@ cdef enum:
     KEY_LIMIT = 65536
     LARGE = 1 << 16             # bytes of a group that are worth giving the GIL away
     MOST_SPACES = 65536
-    NOT_PLAIN = 0xff            # any flag of a record
+    NOT_PLAIN = 0xff & ~16      # any flag of a record but that it was written under a lease
     RECENT = 1 << 18            # bytes at the end of the log: they may be replaced before it pays to promote them
     FRESH = 8                   # but one value in so many from there is, and taken to hand,
     NEAR = 32                   # and one in so many from the hot table
@@ -87,13 +88,26 @@ cdef object UNDECIDED = object()  # what is returned where the engine has to loo
 @cython.final
 @cython.no_gc
 cdef class Space:
-    """What is known of a namespace: its bytes in the log, the hash of them, and whether it is plain."""
+    """What is known of a namespace: its bytes in the log, the hash of them, and its rules."""
 
     cdef bytes name
     cdef uint64_t seed
     cdef uint64_t epoch
     cdef uint64_t id            # in LMDB; 0: it was not there
-    cdef bint plain
+    cdef bint plain             # it keeps no history
+    cdef bint ours              # this writer may put,
+    cdef bint guarded           # and is to look what it replaces
+
+
+@cython.final
+@cython.no_gc
+cdef class Lent:
+    """What is known of a lease under which is written: the claim on it, its resource, how the writer signs."""
+
+    cdef object fence
+    cdef Claim claim
+    cdef bytes resource
+    cdef bytes writer
 
 
 cdef struct hand_t:
@@ -122,8 +136,12 @@ cdef class Direct:
     writer : bytes
         Kept with every record.
     look : callable
-        Given a namespace as users write it, returns its bytes in the log, whether it keeps history, and the epoch as of
-        which that is so; raises what is to be raised of a namespace that is none.
+        Given a namespace as users write it, returns its bytes in the log, whether it keeps history, whether this writer
+        may put into it, whether it has to look what it replaces (some of it was written under leases), and the epoch as
+        of which that is so; raises what is to be raised of a namespace that is none.
+    admit : callable
+        Given a fence, returns the claim on its lease, its resource, and how the writer signs what it writes under it;
+        raises what is to be raised of one that is over.
     writes : bool
         Whether puts are this object's at all.
     max_lag : float
@@ -142,6 +160,8 @@ cdef class Direct:
     cdef MDB_dbi records
     cdef bytes writer
     cdef object look
+    cdef object admit
+    cdef Lent lent                  # the one that was written under last
     cdef dict spaces
     cdef object last_name           # what `last` was asked for as
     cdef Space last
@@ -156,7 +176,7 @@ cdef class Direct:
 
     def __init__(
         self, Log log not None, HotTable hot, Environment env not None, dict databases not None, bytes writer not None,
-        look, *, bint writes, double max_lag
+        look, admit, *, bint writes, double max_lag
     ):
         self.log = log
         self.hot = hot
@@ -165,6 +185,7 @@ cdef class Direct:
         self.records = env.number_of(databases["records"])
         self.writer = writer
         self.look = look
+        self.admit = admit
         self.writes = writes
         self.max_lag = <uint64_t>(max_lag * 1e9) if 0 < max_lag < 1e9 else 0
         self.spaces = {}
@@ -265,10 +286,12 @@ cdef class Direct:
             if space.epoch == word_acquire(&self.log.log.control.epoch.word):
                 self.last_name, self.last = namespace, space
                 return space
-        name, history, epoch = self.look(namespace)
+        name, history, ours, guarded, epoch = self.look(namespace)
         space = Space.__new__(Space)
         space.name = name
         space.plain = not history
+        space.ours = ours
+        space.guarded = guarded
         space.epoch = epoch
         space.seed = keyhash_bytes(<const unsigned char *>PyBytes_AS_STRING(space.name), len(name), KEYHASH_SEED)
         if len(self.spaces) >= MOST_SPACES:
@@ -290,7 +313,9 @@ cdef class Direct:
         draft.record.ts_event = draft.record.ts_known = now
         draft.record.hash = key.hash
 
-    cdef uint64_t append(self, Space space, const whole_key_t *key, const unsigned char *value, size_t size) noexcept:
+    cdef uint64_t append(
+        self, Space space, const whole_key_t *key, const unsigned char *value, size_t size, Lent lent
+    ) noexcept:
         """The version of the change; 0: the engine has to do it."""
         cdef log_append_t append
         cdef log_draft_t draft
@@ -301,6 +326,15 @@ cdef class Direct:
         draft.offset = sizeof(log_group_t)
         append.drafts = &draft
         append.count = 1
+        if space.guarded:
+            draft.conditional = CONDITION_GUARDED
+        if lent is not None:
+            append.fence, append.fence_number, append.fencing = lent.claim.word, lent.claim.number, lent.claim.mark
+            append.resource = <const unsigned char *>PyBytes_AS_STRING(lent.resource)
+            append.resource_size = PyBytes_GET_SIZE(lent.resource)
+            draft.record.flags = LOG_FENCED
+            draft.writer = <const unsigned char *>PyBytes_AS_STRING(lent.writer)
+            draft.record.writer_size = PyBytes_GET_SIZE(lent.writer)
         append.bytes = sizeof(log_group_t) + record_bytes(&draft.record)
         append.epoch = space.epoch
         append.now = now
@@ -311,7 +345,17 @@ cdef class Direct:
             return 0
         return append.first_version if log_append(&self.log.log, &append, 0) == APPEND_DONE else 0
 
-    cdef uint64_t put(self, object namespace, object key, object value) except? 0:
+    def put_fenced(self, namespace, key, value, fence):
+        """Append a value under the lease of a fence; return its version, or 0 where the engine has to do it."""
+        cdef Lent lent = self.lent
+        if lent is None or lent.fence != fence:
+            lent = Lent.__new__(Lent)  # one of its own for each call: other threads write under other leases
+            lent.fence = fence
+            lent.claim, lent.resource, lent.writer = self.admit(fence)
+            self.lent = lent
+        return self.put(namespace, key, value, lent)
+
+    cdef uint64_t put(self, object namespace, object key, object value, Lent lent) except? 0:
         """Append a value that is known now; return its version, or 0 where the engine has to do it."""
         cdef whole_key_t wanted
         cdef Space space
@@ -322,13 +366,15 @@ cdef class Direct:
         if not PyBytes_CheckExact(value) or <uint64_t>PyBytes_GET_SIZE(value) > log_value_limit(&self.log.log):
             return 0
         space = self.aim(namespace, key, &wanted)
-        if space is None or not space.plain:
+        if space is None or not space.plain or not space.ours or (lent is not None and not space.guarded):
             return 0
         self.calls -= 1
         if self.calls == 0:
             self.calls = USAGE_SAMPLE
             begun = usage_clock()
-        version = self.append(space, &wanted, <const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        version = self.append(
+            space, &wanted, <const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), lent
+        )
         if version != 0:
             usage_add(self.usage, USAGE_PUT, 1)
             if begun != 0:
@@ -364,7 +410,8 @@ cdef class Direct:
                 if not PyBytes_CheckExact(value) or <uint64_t>PyBytes_GET_SIZE(value) > log_value_limit(&self.log.log):
                     return 0
                 space = self.aim(namespace, key, &wanted)
-                if space is None or not space.plain or (first is not None and first is not space):
+                if (space is None or not space.plain or not space.ours or space.guarded
+                        or (first is not None and first is not space)):
                     return 0
                 first = space  # whose bytes the drafts point to
                 self.draft(
@@ -406,7 +453,9 @@ cdef class Direct:
             space = self.aim(namespace, key, &wanted)
             if space is not None:
                 begun = usage_clock()
-                self.append(space, &wanted, <const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+                self.append(
+                    space, &wanted, <const unsigned char *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), None
+                )
                 ended = usage_clock()
                 taken.append(ended - begun)
         return taken
@@ -563,6 +612,10 @@ cdef class DirectCalls:
         """Go straight to the log from now on, or (None) leave everything to the subclass."""
         self.direct = direct
 
+    def _put_fenced(self, namespace, key, value, fence):
+        """Do :meth:`Direct.put_fenced` if it can be done."""
+        return 0 if self.direct is None else self.direct.put_fenced(namespace, key, value, fence)
+
     def _put_plain(self, namespace, mapping):
         """Do :meth:`Direct.put_many` if it can be done."""
         return 0 if self.direct is None or type(mapping) is not dict else self.direct.put_many(namespace, mapping)
@@ -586,9 +639,9 @@ cdef class DirectCalls:
             Seconds after which it is no longer served, by the store's clock.
         if_version : int, optional
             Write only if the key has this version; 0: only if it does not exist.
-        fence : Fence, optional
-            Write only under this lease. Locks come with a later version: until then no lease is ever current, so
-            any fence is refused.
+        fence : Lock, LockToken or Fence, optional
+            Write only while this lease is current. The record keeps it: until the key is deleted or expires it is
+            changed only under that lease or a later one of the same resource.
         ts_event, ts_known : instant, optional
             When it happened and when it became known; by default now. Only in a namespace with history may
             `ts_known` lie in the future, and there it may not fall from one version of a key to the next: behind a
@@ -601,14 +654,16 @@ cdef class DirectCalls:
         VersionConflict
             The key has another version than `if_version`.
         StaleFence
-            `fence` is not current.
+            `fence` is not current; or the key was written under a lease that it does not follow.
+        NotOwner
+            The namespace belongs to another agent.
         MapFull, DiskFull, StorageError
             The store cannot take it; nothing was kept.
         """
         cdef uint64_t version
         if (self.direct is not None and ttl is None and if_version is None and fence is None and ts_event is None
                 and ts_known is None and durable is None):
-            version = self.direct.put(namespace, key, value)
+            version = self.direct.put(namespace, key, value, None)
             if version != 0:
                 return version
         return self._put(namespace, key, value, ttl, if_version, fence, ts_event, ts_known, durable)

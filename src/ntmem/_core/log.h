@@ -92,6 +92,7 @@ typedef struct {
     log_trouble_t trouble;
     log_line_t gone; /* the region has lost its name, or is about to: nobody is to join it any more */
     log_line_t floor; /* what the hot table has seen only up to before this is not to be believed: disk was written past the log */
+    log_line_t fencing; /* 1 + slot of the lease under which the holder of `writer` writes; 0: under none */
 } log_control_t;
 
 _Static_assert(sizeof(log_control_t) <= 4096, "the control words fit a page");

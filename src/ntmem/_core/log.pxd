@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from ntmem._core.logformat cimport log_append_outcome, log_append_t, log_record_t, log_t
-from ntmem._core.logrecords cimport Batch, Record
+from ntmem._core.logrecords cimport Batch, Claim, Record
 from ntmem._core.region cimport Region
 
 

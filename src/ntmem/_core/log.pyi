@@ -3,6 +3,7 @@ from typing import TypeAlias, final
 
 from _typeshed import ReadableBuffer
 
+from ntmem._core.logrecords import Claim, Record
 from ntmem._core.logrecords import Conflict as Conflict
 from ntmem._core.logrecords import LogDamaged as LogDamaged
 from ntmem._core.logrecords import LogFull as LogFull
@@ -10,7 +11,6 @@ from ntmem._core.logrecords import LogShut as LogShut
 from ntmem._core.logrecords import LookAgain as LookAgain
 from ntmem._core.logrecords import NewRules as NewRules
 from ntmem._core.logrecords import Overwritten as Overwritten
-from ntmem._core.logrecords import Record
 from ntmem._core.logrecords import Trouble as Trouble
 from ntmem._core.logrecords import ValueTooLarge as ValueTooLarge
 from ntmem._core.logrecords import WriterStalled as WriterStalled
@@ -39,7 +39,9 @@ class Log:
         epoch: int = ...,
         max_lag: float = 0.0,
         locked: bool = False,
+        fence: Claim | None = None,
     ) -> int: ...
+    def admit(self, fence: Claim) -> None: ...
     def lock(self, timeout: float) -> None: ...
     def unlock(self) -> None: ...
     def raise_barrier(self) -> None: ...

@@ -38,6 +38,7 @@ from ntmem._core.logrecords import (
     LookAgain,
     NewRules,
     Overwritten,
+    StaleLease,
     Trouble,
     ValueTooLarge,
     WriterStalled,
@@ -206,7 +207,7 @@ cdef class Log:
 
     def append(
         self, records, double timeout=5.0, *, uint64_t snapshot=0, int64_t now=0, uint64_t epoch=LOG_ANY_EPOCH,
-        double max_lag=0, bint locked=False
+        double max_lag=0, bint locked=False, Claim fence=None
     ):
         """Commit records as one group: all of them or none.
 
@@ -231,6 +232,8 @@ cdef class Log:
             Wait, too, while the oldest change that is not on disk is older than so many seconds; 0: any age will do.
         locked : bool
             This thread has the log by :meth:`lock`.
+        fence : Claim, optional
+            The lease under which it is written.
 
         Returns
         -------
@@ -244,8 +247,8 @@ cdef class Log:
             A condition does not hold, or the snapshot is too old to tell.
         WriterStalled, LogFull
             Nothing was written in `timeout`.
-        Trouble, NewRules
-            The flusher cannot go on; the epoch is another.
+        Trouble, NewRules, StaleLease
+            The flusher cannot go on; the epoch is another; the lease is not current.
         ValueTooLarge
             A value is over an eighth of the log, or the group over half of it.
         LogDamaged
@@ -261,6 +264,8 @@ cdef class Log:
         batch.append.now = now
         batch.append.epoch = epoch
         batch.append.max_lag = lag_ns(max_lag)
+        if fence is not None:
+            batch.append.fence, batch.append.fence_number, batch.append.fencing = fence.word, fence.number, fence.mark
         if locked:
             self.run_locked(&batch.append)
         else:
@@ -412,7 +417,17 @@ cdef class Log:
         self.check_process()
         if self.owner == PyThread_get_thread_ident():
             self.owner = 0
+            fence_clear_locked(&self.log)
             log_release(&self.log)
+
+    def admit(self, Claim fence not None):
+        """Let what is written past the log until :meth:`unlock` be written under a lease; between lock and unlock.
+
+        Raises :class:`StaleLease` if it is not current.
+        """
+        self.check_process()
+        if fence_mark_locked(&self.log, fence.word, fence.number, fence.mark) != APPEND_DONE:
+            raise StaleLease(f"the lease {fence.number} is not current")
 
     def raise_barrier(self):
         """Make readers ask the disk for all there is now; between lock and unlock.
@@ -469,6 +484,8 @@ cdef class Log:
             if trouble is None:
                 return LogFull("the flusher could not go on, and now can; write again")
             return Trouble(*trouble)
+        if outcome == APPEND_STALE:
+            return StaleLease(f"the lease {append.fence_number} is not current")
         if outcome == APPEND_NEW_RULES:
             return NewRules(f"the epoch is {self.epoch}")
         if outcome == APPEND_EXHAUSTED:

@@ -6,6 +6,7 @@
 #ifndef NTMEM_LOG_WRITE_H
 #define NTMEM_LOG_WRITE_H
 
+#include "fence.h"
 #include "log_read.h"
 
 typedef struct {
@@ -24,6 +25,7 @@ enum log_condition {
     CONDITION_NONE,
     CONDITION_SERVED, /* the version that is served: 0 for one that is deleted or expired */
     CONDITION_NEWEST, /* the newest there is, be it a deletion or expired */
+    CONDITION_GUARDED, /* no version: what is replaced is here, and may be replaced under `fence`, or without one */
 };
 
 typedef struct {
@@ -35,6 +37,11 @@ typedef struct {
     uint64_t max_lag;  /* nanoseconds that the oldest unflushed group may be old; 0: any */
     int64_t now;       /* the store's time; for expiry in conditions, and noted in the group */
     int frees;         /* deletions alone, which are written even when there is no room on the disk */
+    const fence_word_t *fence; /* of the lease under which this is written; NULL: under none, */
+    uint64_t fence_number;
+    uint64_t fencing;          /* and what marks it: 1 + its slot; */
+    const unsigned char *resource; /* what it is a lease of */
+    size_t resource_size;
     uint64_t first_version;
     uint64_t end;              /* where the group ends; or what `flushed` must reach for it to have room */
     size_t conflict;           /* index of the draft whose condition does not hold, */
@@ -53,6 +60,7 @@ enum log_append_outcome {
     APPEND_LOOK_AGAIN, /* the snapshot is too old to answer for the disk */
     APPEND_DAMAGED,
     APPEND_EXHAUSTED,  /* no sequence numbers left in this generation */
+    APPEND_STALE,      /* the lease is not current */
 };
 
 /* ---- before the mutex ----------------------------------------------------------------------------------------- */
@@ -78,6 +86,36 @@ static inline void append_place(const log_t *log, log_append_t *append, size_t *
 
 /* ---- under the mutex ------------------------------------------------------------------------------------------ */
 
+#define LOG_FENCED 16 /* flag: behind the writer's name stand a resource, the number of a lease of it, its name's size */
+#define LOG_FENCE_SIZE 9
+
+/* Whether a change may replace what is served of its key, as far as leases go. APPEND_LOOK_AGAIN: it may not, or that
+ * cannot be told from here. */
+static inline enum log_append_outcome guard_check_locked(const log_t *log, const log_append_t *append,
+                                                         const log_draft_t *draft, uint64_t limit)
+{
+    uint64_t position, number;
+    log_record_t newest;
+    const unsigned char *fence;
+    uint8_t size;
+
+    if (log_find(log, &draft->key, limit, &position, &newest) != LOG_FOUND || (newest.flags & ~LOG_FENCED) != 0)
+        return APPEND_LOOK_AGAIN;
+    if (newest.flags == 0 || newest.kind != LOG_KIND_PUT ||
+        (newest.expires_at != 0 && newest.expires_at <= append->now))
+        return APPEND_DONE;
+    if (append->fence == NULL || newest.writer_size < LOG_FENCE_SIZE)
+        return APPEND_LOOK_AGAIN;
+    fence = log_at(log, position) + sizeof newest + newest.namespace_size + newest.key_size + newest.writer_size -
+            LOG_FENCE_SIZE;
+    memcpy(&number, fence, sizeof number);
+    size = fence[sizeof number];
+    if (number > append->fence_number || size != append->resource_size || newest.writer_size < LOG_FENCE_SIZE + size ||
+        memcmp(fence - size, append->resource, size) != 0)
+        return APPEND_LOOK_AGAIN;
+    return APPEND_DONE;
+}
+
 static inline enum log_append_outcome append_check_locked(const log_t *log, log_append_t *append, uint64_t limit)
 {
     for (size_t i = 0; i < append->count; i++) {
@@ -87,6 +125,13 @@ static inline enum log_append_outcome append_check_locked(const log_t *log, log_
 
         if (!draft->conditional)
             continue;
+        if (draft->conditional == CONDITION_GUARDED) {
+            const enum log_append_outcome outcome = guard_check_locked(log, append, draft, limit);
+
+            if (outcome != APPEND_DONE)
+                return outcome;
+            continue;
+        }
         switch (log_find(log, &draft->key, limit, &position, &newest)) {
         case LOG_FOUND:
             version = newest.version;
@@ -172,7 +217,23 @@ static inline enum log_append_outcome append_check_trouble(const log_t *log, con
     return trouble == TROUBLE_NONE || (trouble != TROUBLE_BROKEN && append->frees) ? APPEND_DONE : APPEND_TROUBLE;
 }
 
-static inline enum log_append_outcome append_locked(const log_t *log, log_append_t *append)
+/* A lease is granted anew by: taking the old number away, *then* looking at the mark; and a mark is waited for (leases.h).
+ * A write under a lease sets the mark, *then* looks at the number. So one of them sees the other: what is admitted here
+ * is committed before anybody else is granted that resource, were this writer stopped or killed in between. */
+static inline enum log_append_outcome fence_mark_locked(const log_t *log, const fence_word_t *fence, uint64_t number,
+                                                        uint64_t mark)
+{
+    __atomic_exchange_n(&log->control->fencing.word, mark, __ATOMIC_SEQ_CST);
+    FAILPOINT(fence_marked);
+    if (fence_is_current(fence, number, boot_ns()))
+        return APPEND_DONE;
+    word_release(&log->control->fencing.word, 0);
+    return APPEND_STALE;
+}
+
+static inline void fence_clear_locked(const log_t *log) { word_release(&log->control->fencing.word, 0); }
+
+static inline enum log_append_outcome append_admitted_locked(const log_t *log, log_append_t *append)
 {
     log_control_t *control = log->control;
     const uint64_t base = word_relaxed(&control->committed.word);
@@ -239,6 +300,21 @@ static inline enum log_append_outcome append_locked(const log_t *log, log_append
     return APPEND_DONE;
 }
 
+static inline enum log_append_outcome append_locked(const log_t *log, log_append_t *append)
+{
+    enum log_append_outcome outcome;
+
+    if (append->fence == NULL)
+        return append_admitted_locked(log, append);
+    outcome = fence_mark_locked(log, append->fence, append->fence_number, append->fencing);
+    if (outcome == APPEND_DONE) {
+        FAILPOINT(fence_checked);
+        outcome = append_admitted_locked(log, append);
+        fence_clear_locked(log);
+    }
+    return outcome;
+}
+
 /* ---- for a writer who died ------------------------------------------------------------------------------------ */
 
 /* A sealed group is finished, not undone: its slots may already lead readers to it, and a position they were led to
@@ -276,6 +352,7 @@ static inline int log_repair_locked(const log_t *log)
         FAILPOINT(repair_committed);
     }
     word_raise(&control->epoch.word, word_acquire(&control->epoch.word) + 1); /* it may have changed the rules, too */
+    fence_clear_locked(log); /* what it wrote under a lease is committed by now, or never */
     news_announce(&control->commit_news.word); /* it may have committed and told nobody */
     return 0;
 }

@@ -47,7 +47,7 @@ cdef extern from "log.h" nogil:
         log_clock_t clock
         log_leader_t leader
         log_trouble_t trouble
-        log_line_t gone, floor
+        log_line_t gone, floor, fencing
 
     ctypedef struct log_group_t:
         uint64_t position, first_version, time
@@ -126,6 +126,14 @@ cdef extern from "log_read.h" nogil:
     uint64_t record_bytes(const log_record_t *record) noexcept
 
 
+cdef extern from "fence.h" nogil:
+    ctypedef struct fence_word_t:
+        uint64_t number, expires
+
+    uint64_t boot_ns() noexcept
+    bint fence_is_current(const fence_word_t *word, uint64_t number, uint64_t now) noexcept
+
+
 cdef extern from "log_write.h" nogil:
     ctypedef struct log_draft_t:
         whole_key_t key
@@ -141,6 +149,9 @@ cdef extern from "log_write.h" nogil:
         CONDITION_NONE
         CONDITION_SERVED
         CONDITION_NEWEST
+        CONDITION_GUARDED
+
+    const int LOG_FENCED
 
     ctypedef struct log_append_t:
         log_draft_t *drafts
@@ -148,6 +159,10 @@ cdef extern from "log_write.h" nogil:
         uint64_t bytes, snapshot, epoch, max_lag, first_version, end, conflict_version
         int64_t now
         bint frees
+        const fence_word_t *fence
+        uint64_t fence_number, fencing
+        const unsigned char *resource
+        size_t resource_size
 
     enum log_append_outcome:
         APPEND_DONE
@@ -159,12 +174,17 @@ cdef extern from "log_write.h" nogil:
         APPEND_LOOK_AGAIN
         APPEND_DAMAGED
         APPEND_EXHAUSTED
+        APPEND_STALE
 
     void append_place(const log_t *log, log_append_t *append, size_t *heads, size_t head_count) noexcept
     log_append_outcome log_append(const log_t *log, log_append_t *append, uint64_t wait_ns) noexcept
     log_append_outcome log_take(const log_t *log, uint64_t wait_ns) noexcept
     void log_release(const log_t *log) noexcept
     log_append_outcome append_announced_locked(const log_t *log, log_append_t *append) noexcept
+    log_append_outcome fence_mark_locked(
+        const log_t *log, const fence_word_t *fence, uint64_t number, uint64_t mark
+    ) noexcept
+    void fence_clear_locked(const log_t *log) noexcept
 
 
 cdef extern from "log_flush.h" nogil:

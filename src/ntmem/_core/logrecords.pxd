@@ -5,7 +5,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ntmem._core.keyhash cimport keyhash, whole_key_t
 from ntmem._core.logformat cimport (
-    CONDITION_NEWEST, CONDITION_SERVED, LOG_KIND_PUT, log_append_t, log_draft_t, log_group_t, log_record_t, record_bytes
+    CONDITION_NEWEST, CONDITION_SERVED, LOG_KIND_PUT, boot_ns, fence_is_current, fence_word_t, log_append_t,
+    log_draft_t, log_group_t, log_record_t, record_bytes,
 )
 
 
@@ -14,6 +15,13 @@ cdef class Record:
     cdef readonly uint64_t version
     cdef readonly int64_t ts_event, ts_known, expires_at
     cdef readonly int kind, flags
+
+
+cdef class Claim:
+    cdef const fence_word_t *word
+    cdef readonly uint64_t number
+    cdef uint64_t mark
+    cdef object table           # in whose memory the word stands
 
 
 cdef class Batch:

@@ -77,6 +77,10 @@ class NewRules(Exception):
     """The policies of namespaces have changed: look at them again."""
 
 
+class StaleLease(Exception):
+    """The lease under which something was to be written is not current."""
+
+
 class LogShut(Exception):
     """This process has shut the log, to go away."""
 
@@ -102,6 +106,18 @@ cdef class Record:
 
     def __repr__(self):
         return f"<Record {self.namespace!r} {self.key!r} version={self.version} kind={self.kind}>"
+
+
+cdef class Claim:
+    """What says that a change is made under a lease: where the lease stands, and its number."""
+
+    def __init__(self):
+        raise TypeError("claims come from a LeaseTable")
+
+    @property
+    def is_current(self):
+        """Whether the lease is neither over nor given back; the log asks again."""
+        return fence_is_current(self.word, self.number, boot_ns())
 
 
 @cython.final

@@ -17,6 +17,7 @@
 #define ROW_DELETED 1 /* flags of records */
 #define ROW_AHEAD 2
 #define ROW_HAS_KEY 4
+#define ROW_FENCED 16 /* the writer's name is followed by the lease under which it wrote */
 #define ROW_KEY_HEAD 479
 #define ROW_LONG_KEY (ROW_KEY_HEAD + BLAKE2B_DIGEST)
 #define ROW_SPACE_HEAD 484
@@ -47,6 +48,7 @@ typedef struct {
     int64_t history_since;
     int64_t history_bytes;
     int history;
+    uint8_t rules; /* all that is kept of them: history, and what only Python asks for */
 } row_space_t;
 
 typedef struct {
@@ -217,7 +219,7 @@ static inline int row_record_decode(row_record_t *record, const unsigned char *k
 typedef struct {
     uint32_t crc; /* of all that follows, the labels too */
     uint8_t format;
-    uint8_t history;
+    uint8_t rules; /* layout.py: 1 is history */
     uint64_t id;
     int64_t max_age;
     int64_t max_bytes;
@@ -226,6 +228,7 @@ typedef struct {
 } __attribute__((packed)) row_space_header_t;
 
 #define ROW_SPACE_HEADER sizeof(row_space_header_t)
+#define ROW_HISTORY 1
 
 _Static_assert(ROW_SPACE_HEADER == 46, "the format of layout.py");
 
@@ -234,7 +237,7 @@ static inline void row_space_encode(unsigned char *row, size_t size, const row_s
 {
     row_space_header_t header = {0,
                                  ROW_FORMAT,
-                                 (uint8_t)(space->history != 0),
+                                 space->rules,
                                  space->id,
                                  space->max_age,
                                  space->max_bytes,
@@ -256,7 +259,7 @@ static inline int row_space_decode(row_space_t *space, const unsigned char *row,
     if (header.crc != crc32_of(row + sizeof header.crc, size - sizeof header.crc, 0))
         return 0;
     *space = (row_space_t){header.id,           header.max_age,       header.max_bytes, header.history_since,
-                           header.history_bytes, header.history != 0};
+                           header.history_bytes, header.rules & ROW_HISTORY, header.rules};
     return 1;
 }
 

@@ -20,19 +20,29 @@ from typing import Any, NamedTuple, TypeVar
 
 from .._core.direct import Direct
 from ..clock import wall_ns
-from ..errors import CorruptionError, ReadOnlyError, SerializationError, StorageError, VersionConflict
+from ..errors import (
+    CorruptionError,
+    ReadOnlyError,
+    SerializationError,
+    StaleFence,
+    StorageError,
+    VersionConflict,
+)
 from ..instants import MAX_INSTANT
-from ..records import Change, Policy, Record
+from ..records import Change, Fence, Policy, Record
 from .cold import ColdStore
+from .guards import check_guard, check_owner, new_owner
 from .layout import (
     AHEAD,
     DELETED,
+    FENCED,
     KEY_HEAD,
     NamespaceRow,
     Stored,
     expiry_key,
     holds_key,
     id_prefix,
+    join_writer,
     namespace_key,
     record_key,
     split_expiry_key,
@@ -113,6 +123,10 @@ class LmdbEngine:
     def hot_facts(self) -> dict[str, Any]:
         """Return what :class:`ntmem.MemoryStats` says of L1 and of who answers reads."""
         return {"l1_entries": 0, "l1_hit_rate": 0.0}
+
+    def lock_facts(self) -> dict[str, Any]:
+        """Return what :class:`ntmem.MemoryStats` says of locks."""
+        return {}
 
     def clock_facts(self) -> tuple[str, int, int]:
         """Return the kind of clock, its time, and by how many ns it runs ahead of the machine's wall clock."""
@@ -296,51 +310,69 @@ class LmdbEngine:
 
     # -- writing
 
-    def commit(self, changes: Sequence[Change], durable: bool = False) -> list[Outcome]:
+    def commit(self, changes: Sequence[Change], durable: bool = False, fence: Fence | None = None) -> list[Outcome]:
         """Apply all changes, in order, or none; return what became of each. They are on disk then, asked for or not.
 
         Raises
         ------
-        VersionConflict, SerializationError, ValueError
+        VersionConflict, SerializationError, ValueError, StaleFence, NotOwner
             One of the changes does not fit what the store holds. Nothing of any change was kept.
         """
+        if fence is not None:
+            raise StaleFence(f"{fence!r} is not current: leases are in shared memory; open with engine='shared'")
+        return self._write_all(changes, None, lambda tables: None)
 
-        return self._write_all(changes, lambda tables: None)
-
-    def _write_all(self, changes: Sequence[Change], first: Callable[[Tables], None]) -> list[Outcome]:
+    def _write_all(
+        self, changes: Sequence[Change], fence: Fence | None, first: Callable[[Tables], None]
+    ) -> list[Outcome]:
         """Apply all changes in one transaction that begins with `first`."""
 
         def apply(tables: Tables) -> list[Outcome]:
             first(tables)
             now = tables.now()
             _sweep(tables, now)
-            return [self._apply(tables, change, now) for change in changes]
+            return [self._apply(tables, change, now, fence) for change in changes]
 
         needs = sum(len(change.value) + 2 * len(change.key) + 256 for change in changes)
         deletes = all(change.kind == "delete" for change in changes)
         return self._write(apply, needs=needs, deletes=deletes)
 
-    def _apply(self, tables: Tables, change: Change, now: int) -> Outcome:
+    def _apply(self, tables: Tables, change: Change, now: int, fence: Fence | None) -> Outcome:
         row = tables.namespace(change.namespace)
+        if row is not None:
+            check_owner(row.owner, self.writer, row.labels)
         try:
             current = None if row is None else tables.record(record_key(row.id, change.key))
         except CorruptionError:
             if row is None or change.if_version is not None or change.kind not in ("put", "delete"):
                 raise
-            return self._replace_damaged(tables, row, change, now)
+            return self._replace_damaged(tables, row, change, now, fence)
         live = None
         if row is not None and current is not None:
             live = self._served(tables, row.id, record_key(row.id, change.key), current)
+        check_guard(change, current, fence, now)
         if change.if_version is not None:
             check_version(change, live)
         if change.kind == "delete":
-            return Outcome(0) if row is None or live is None else self._delete(tables, row, change.key, live, now)
+            return (
+                Outcome(0) if row is None or live is None else self._delete(tables, row, change.key, live, now, fence)
+            )
         if change.kind == "add" and live is not None:
             return Outcome(0)
-        return self._put(tables, row or _make_namespace(tables, change.namespace), change, current, live, now)
+        row = row or _make_namespace(tables, change.namespace)
+        if fence is not None and not row.is_guarded:
+            row = tables.put_namespace(row._replace(is_guarded=True))
+        return self._put(tables, row, change, current, live, now, fence)
 
     def _put(
-        self, tables: Tables, row: NamespaceRow, change: Change, current: Stored | None, live: Stored | None, now: int
+        self,
+        tables: Tables,
+        row: NamespaceRow,
+        change: Change,
+        current: Stored | None,
+        live: Stored | None,
+        now: int,
+        fence: Fence | None,
     ) -> Outcome:
         known = now if change.ts_known is None else change.ts_known
         check_known(row.policy.history, _newest_kept(tables, row, change.key), known, now)
@@ -353,12 +385,12 @@ class LmdbEngine:
         if current is not None:
             row = _retire(tables, row, change.key, current, known, now)
         stored = Stored(
-            flags=AHEAD if known > now else 0,
+            flags=AHEAD * (known > now) | FENCED * (fence is not None),
             version=tables.next_version(now),
             ts_event=known if change.ts_event is None else change.ts_event,
             ts_known=known,
             expires_at=expires_at,
-            writer=self.writer,
+            writer=join_writer(self.writer, fence),
             key=b"" if holds_key(database_key) else change.key,
             value=value,
         )
@@ -367,22 +399,26 @@ class LmdbEngine:
             tables.put_expiry(expiry_key(expires_at, database_key), namespace_key(row.labels))
         return Outcome(stored.version, number)
 
-    def _replace_damaged(self, tables: Tables, row: NamespaceRow, change: Change, now: int) -> Outcome:
+    def _replace_damaged(
+        self, tables: Tables, row: NamespaceRow, change: Change, now: int, fence: Fence | None
+    ) -> Outcome:
         """Put or delete without looking at what is there: it cannot be read, and this is how to be rid of it."""
         tables.delete_record(record_key(row.id, change.key))
         if change.kind == "put":
-            return self._put(tables, row, change, None, None, now)
-        return self._bury(tables, row, change.key, now)
+            return self._put(tables, row, change, None, None, now, fence)
+        return self._bury(tables, row, change.key, now, fence)
 
-    def _delete(self, tables: Tables, row: NamespaceRow, key: bytes, live: Stored, now: int) -> Outcome:
+    def _delete(
+        self, tables: Tables, row: NamespaceRow, key: bytes, live: Stored, now: int, fence: Fence | None
+    ) -> Outcome:
         check_known(row.policy.history, _newest_kept(tables, row, key), now, now)
         row = _retire(tables, row, key, live, now, now)
         tables.delete_record(record_key(row.id, key))
-        return self._bury(tables, row, key, now)
+        return self._bury(tables, row, key, now, fence)
 
-    def _bury(self, tables: Tables, row: NamespaceRow, key: bytes, now: int) -> Outcome:
-        version = tables.next_version(now)
-        keep(tables, row, key, Stored(DELETED, version, now, now, 0, self.writer, key, b""), now, now)
+    def _bury(self, tables: Tables, row: NamespaceRow, key: bytes, now: int, fence: Fence | None) -> Outcome:
+        version, flags = tables.next_version(now), DELETED | FENCED * (fence is not None)
+        keep(tables, row, key, Stored(flags, version, now, now, 0, join_writer(self.writer, fence), key, b""), now, now)
         return Outcome(version)
 
     def delete_namespace(self, labels: tuple[str, ...]) -> int:
@@ -391,7 +427,10 @@ class LmdbEngine:
         def apply(tables: Tables) -> int:
             now = tables.now()
             count = 0
-            for row in list(tables.namespaces_below(labels)):
+            rows = list(tables.namespaces_below(labels))
+            for row in rows:
+                check_owner(row.owner, self.writer, row.labels)
+            for row in rows:
                 head = id_prefix(row.id)
                 for database_key, stored in tables.records_from(head, head):
                     if stored.expires_at:
@@ -412,7 +451,26 @@ class LmdbEngine:
 
         def apply(tables: Tables) -> None:
             row = tables.namespace(labels) or _make_namespace(tables, labels)
+            check_owner(row.owner, self.writer, labels)
             set_policy(tables, row, policy, tables.now())
+
+        self._write(apply)
+
+    def own(self, labels: tuple[str, ...], owner: str) -> None:
+        """Let only `owner` write to a namespace ("": anybody), until it says otherwise."""
+
+        def apply(tables: Tables) -> None:
+            row = tables.namespace(labels) or _make_namespace(tables, labels)
+            tables.put_namespace(new_owner(row, owner, self.writer))
+
+        self._write(apply)
+
+    def guard(self, labels: tuple[str, ...]) -> None:
+        """Note that a namespace has records that were written under leases, or is about to."""
+
+        def apply(tables: Tables) -> None:
+            row = tables.namespace(labels) or _make_namespace(tables, labels)
+            tables.put_namespace(row._replace(is_guarded=True))
 
         self._write(apply)
 

@@ -6,7 +6,7 @@
 database   key                                                  value
 ========== ==================================================== ==================================================
 meta       name                                                 see :mod:`ntmem.tiers.engine`
-namespaces labels, each behind its length byte                  ``_NAMESPACE`` header, then all labels
+namespaces labels, each behind its length byte                  ``_NAMESPACE`` header, all labels; 0 and its owner
 records    namespace id (8), key                                record
 history    namespace id (8), digest of the key (16), version(8) record
 expiry     expires_at (8), records key                          key of the row in ``namespaces``
@@ -30,7 +30,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ..errors import CorruptionError
-from ..records import Policy, Record
+from ..records import Fence, Policy, Record
 
 RECORD_FORMAT = 1
 NAMESPACE_FORMAT = 1
@@ -40,9 +40,14 @@ DELETED = 1
 AHEAD = 2
 """Record flag: when it was written, its ``ts_known`` lay in the future of the store's clock."""
 _HAS_KEY = 4
+FENCED = 16
+"""Record flag, also in the log: the writer's name is followed by the lease under which it wrote."""
+
+HISTORY, GUARDED = 1, 2  # rules of a namespace
 
 _HEADER = struct.Struct("<BBHIQqqqI")  # format flags writer_size key_size version ts_event ts_known expires_at crc
-_NAMESPACE = struct.Struct("<BBQqqqq")  # format history id max_age max_bytes history_since history_bytes
+_FENCE = struct.Struct("<QB")  # number, size of the resource in front
+_NAMESPACE = struct.Struct("<BBQqqqq")  # format rules id max_age max_bytes history_since history_bytes
 _U64 = struct.Struct(">Q")
 _CRC_OFFSET = _HEADER.size - 4
 
@@ -76,12 +81,33 @@ class Stored(NamedTuple):
         """Whether the record is no longer served at `now`."""
         return 0 < self.expires_at <= now
 
+    @property
+    def fence(self) -> Fence | None:
+        """The lease under which it was written."""
+        return split_writer(self.writer, self.flags)[1]
+
     def public(self) -> Record:
         """Return it as users see it."""
         value = None if self.flags & DELETED else self.value
-        return Record(
-            value, self.version, self.ts_event, self.ts_known, self.expires_at or None, None, self.writer.decode()
-        )
+        writer, fence = split_writer(self.writer, self.flags)
+        return Record(value, self.version, self.ts_event, self.ts_known, self.expires_at or None, fence, writer)
+
+
+def join_writer(writer: bytes, fence: Fence | None) -> bytes:
+    """Return a writer's name with the lease under which it writes, of which the record's flag `FENCED` tells."""
+    if fence is None:
+        return writer
+    resource = fence.resource.encode()
+    return b"".join((writer, resource, _FENCE.pack(fence.number, len(resource))))
+
+
+def split_writer(data: bytes, flags: int) -> tuple[str, Fence | None]:
+    """Return what :func:`join_writer` has joined."""
+    if not flags & FENCED:
+        return data.decode(), None
+    number, size = _FENCE.unpack_from(data, len(data) - _FENCE.size)
+    end = len(data) - _FENCE.size
+    return data[: end - size].decode(), Fence(data[end - size : end].decode(), number)
 
 
 def record_key(namespace_id: int, key: bytes) -> bytes:
@@ -174,6 +200,8 @@ class NamespaceRow(NamedTuple):
     policy: Policy
     history_since: int  # the past is complete from here on
     history_bytes: int
+    is_guarded: bool = False  # something was written under a lease: who writes is to look under which
+    owner: str = ""  # the only one who may write; empty: anybody may
 
 
 def encode_labels(labels: tuple[str, ...]) -> bytes:
@@ -185,7 +213,7 @@ def encode_labels(labels: tuple[str, ...]) -> bytes:
 def decode_labels(data: bytes) -> tuple[str, ...]:
     """Return the labels that :func:`encode_labels` encoded."""
     labels, at = [], 0
-    while at < len(data):
+    while at < len(data) and data[at]:
         end = at + 1 + data[at]
         labels.append(data[at + 1 : end].decode())
         at = end
@@ -210,13 +238,15 @@ def encode_namespace(row: NamespaceRow) -> bytes:
     policy = row.policy
     body = _NAMESPACE.pack(
         NAMESPACE_FORMAT,
-        policy.history,
+        policy.history * HISTORY | row.is_guarded * GUARDED,
         row.id,
         policy.max_age_ns or 0,
         policy.max_bytes or 0,
         row.history_since,
         row.history_bytes,
     ) + encode_labels(row.labels)
+    if row.owner:
+        body += b"\0" + row.owner.encode()
     return crc32(body).to_bytes(4, "little") + body
 
 
@@ -225,6 +255,8 @@ def decode_namespace(data: bytes) -> NamespaceRow:
     body = data[4:]
     if len(body) < _NAMESPACE.size or int.from_bytes(data[:4], "little") != crc32(body):
         raise CorruptionError("a namespace row is damaged; restore a backup of the store's directory")
-    _, history, namespace_id, max_age, max_bytes, since, size = _NAMESPACE.unpack_from(body)
-    policy = Policy(bool(history), max_age or None, max_bytes or None)
-    return NamespaceRow(namespace_id, decode_labels(body[_NAMESPACE.size :]), policy, since, size)
+    _, rules, namespace_id, max_age, max_bytes, since, size = _NAMESPACE.unpack_from(body)
+    policy = Policy(bool(rules & HISTORY), max_age or None, max_bytes or None)
+    labels = decode_labels(body[_NAMESPACE.size :])
+    owner = body[_NAMESPACE.size + len(encode_labels(labels)) + 1 :].decode()
+    return NamespaceRow(namespace_id, labels, policy, since, size, bool(rules & GUARDED), owner)

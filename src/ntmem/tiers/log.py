@@ -27,6 +27,7 @@ from zlib import crc32
 
 from .._core.bulk import gather
 from .._core.direct import Direct
+from .._core.leases import LeaseTable
 from .._core.log import (
     Conflict,
     LogDamaged,
@@ -38,17 +39,28 @@ from .._core.log import (
     ValueTooLarge,
     WriterStalled,
 )
-from .._core.logrecords import KIND_DELETE, KIND_NOTICE, KIND_PUT
+from .._core.logrecords import KIND_DELETE, KIND_NOTICE, KIND_PUT, Claim, StaleLease
 from .._core.logrecords import Record as LogRecord
 from .._core.unflushed import collect, versions
 from ..clock import wall_ns
-from ..errors import CorruptionError, LockTimeout, NtmemError, ReadOnlyError, StorageError, StoreClosed
+from ..errors import CorruptionError, LockTimeout, NtmemError, ReadOnlyError, StaleFence, StorageError, StoreClosed
 from ..namespace import labels_of
-from ..records import Change, Policy, Record
+from ..records import Change, Fence, Policy, Record
 from ..stats import percentiles
 from .engine import Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
 from .faults import trouble_error
-from .layout import AHEAD, DELETED, NamespaceRow, Stored, decode_labels, encode_labels, record_key
+from .guards import check_guard, check_owner
+from .layout import (
+    AHEAD,
+    DELETED,
+    FENCED,
+    NamespaceRow,
+    Stored,
+    decode_labels,
+    encode_labels,
+    join_writer,
+    record_key,
+)
 from .retention import check_known, known_at, served_at
 from .shared import STAGED, LoggedStore, SharedStore
 from .tables import SIMULATED, Tables
@@ -68,11 +80,22 @@ _PAST_LIMIT = (1, 0)  # trouble with which the flusher goes on
 encoded = lru_cache(65_536)(encode_labels)
 
 
+class SpaceRules(NamedTuple):
+    """What writers have to know of a namespace."""
+
+    history: bool
+    is_guarded: bool
+    owner: str
+
+
+_NO_RULES = SpaceRules(False, False, "")
+
+
 class Rules(NamedTuple):
     """What writers have to know of namespaces, as of one epoch of the log."""
 
     epoch: int
-    history: dict[bytes, bool]
+    spaces: dict[bytes, SpaceRules]
 
 
 class LiveTables(Tables):
@@ -121,8 +144,10 @@ class LiveTables(Tables):
 class Draft:
     """A group of records on its way into the log, and what its writer has read for it."""
 
-    def __init__(self, engine: LogEngine, rules: Rules) -> None:
+    def __init__(self, engine: LogEngine, rules: Rules, fence: Fence | None) -> None:
         self.rules = rules
+        self.fence = fence
+        self.writer = join_writer(engine.writer, fence)
         self.snapshot = engine.log.flushed  # before anything is read: what was flushed by now is in every snapshot
         self.now = engine.log.now()
         self.records: list[tuple[Any, ...]] = []
@@ -149,16 +174,27 @@ class LogEngine(LmdbEngine):
         self._rules = Rules(-1, {})
         self._gone: Counter[int] = Counter()  # values that were looked for in vain, by version
         self.direct = Direct(
-            *(store.log, store.hot, store.env, store.databases, writer, self._look),
+            *(store.log, store.hot, store.env, store.databases, writer, self._look, self._admit),
             writes=quick_writes and not read_only,
             max_lag=max_lag,
         )
 
-    def _look(self, namespace: Any) -> tuple[bytes, bool, int]:
+    def _look(self, namespace: Any) -> tuple[bytes, bool, bool, bool, int]:
         """Say of a namespace what :class:`~ntmem._core.direct.Direct` has to know."""
         labels, rules = labels_of(namespace), self._rules_now()
         space = encoded(labels)
-        return space, self._keeps_history(rules, space, labels), rules.epoch
+        found = self._rules_of(rules, space, labels)
+        ours = not found.owner or found.owner.encode() == self.writer
+        return space, found.history, ours, found.is_guarded, rules.epoch
+
+    def _admit(self, fence: Fence) -> tuple[Claim, bytes, bytes]:
+        """Say of a lease what :class:`~ntmem._core.direct.Direct` has to know."""
+        return self._claim(fence), fence.resource.encode(), join_writer(self.writer, fence)
+
+    @property
+    def leases(self) -> LeaseTable | None:
+        """The leases of the region; None: it has none, or they are those of the dead."""
+        return self.store.leases
 
     # -- clock and facts
 
@@ -200,6 +236,10 @@ class LogEngine(LmdbEngine):
             "get_ns": percentiles(times["get"]),
             "put_ns": percentiles(times["put"]),
         }
+
+    def lock_facts(self) -> dict[str, Any]:
+        counts = {} if self.leases is None else self.leases.counts
+        return {f"lock_{name}": count for name, count in counts.items()}
 
     def last_version(self) -> int:
         self._check_open()
@@ -250,7 +290,7 @@ class LogEngine(LmdbEngine):
 
     def stored(self, record: LogRecord) -> Stored:
         """Return a record of the log as it will stand in LMDB."""
-        flags = DELETED if record.kind == KIND_DELETE else record.flags & AHEAD
+        flags = record.flags & FENCED | (DELETED if record.kind == KIND_DELETE else record.flags & AHEAD)
         value = self._staged(record) if record.flags & STAGED_VALUE else record.value
         return Stored(
             flags, record.version, record.ts_event, record.ts_known, record.expires_at, record.writer, record.key, value
@@ -337,10 +377,11 @@ class LogEngine(LmdbEngine):
         space = encoded(labels)
         wanted = [(space, key) for _, key in keys]
         self._check_open()
-        self._keeps_history(self._rules_now(), space, labels)
+        self._rules_of(self._rules_now(), space, labels)
 
         def look(tables: LiveTables) -> dict[str, bytes]:
-            if self._rules_now().history.get(space) is False:
+            rules = self._rules_now().spaces.get(space)
+            if rules is not None and not rules.history:
                 gathered = gather(self.log, self.store.hot, tables, self.store.databases, space, list(keys))
                 if gathered is not None:
                     return gathered
@@ -407,9 +448,9 @@ class LogEngine(LmdbEngine):
 
     # -- writing
 
-    def commit(self, changes: Sequence[Change], durable: bool = False) -> list[Outcome]:
+    def commit(self, changes: Sequence[Change], durable: bool = False, fence: Fence | None = None) -> list[Outcome]:
         self._check_writable()
-        outcomes = self._translated(lambda: self._commit(changes))
+        outcomes = self._translated(lambda: self._commit(changes, fence))
         if durable:
             version = max(outcome.version for outcome in outcomes)
             try:
@@ -419,32 +460,51 @@ class LogEngine(LmdbEngine):
                 raise type(error)(f"{error} ({kept})") from error
         return outcomes
 
-    def _commit(self, changes: Sequence[Change]) -> list[Outcome]:
+    def _claim(self, fence: Fence) -> Claim:
+        claim = None if self.leases is None else self.leases.claim(fence.resource.encode(), fence.number)
+        if claim is None or not claim.is_current:
+            raise StaleFence(
+                f"{fence!r} is not current: the lock was given back, its time has passed, or another has it by now; "
+                "acquire it again, and read again what was read under it"
+            )
+        return claim
+
+    def _commit(self, changes: Sequence[Change], fence: Fence | None) -> list[Outcome]:
+        if fence is not None:
+            self._claim(fence)  # before anything is done for it
+            self._guard_all({change.namespace for change in changes})
         for _ in range(_ATTEMPTS):
             try:
-                return self._try(changes, locked=False)
+                return self._try(changes, fence, locked=False)
             except (Conflict, LookAgain, NewRules):
                 continue
             except _MustLock:
                 break
             except ValueTooLarge:
-                return self._commit_past_the_log(changes)
+                return self._commit_past_the_log(changes, fence)
         until = time.monotonic() + self.max_lag
         while True:
             position = self.log.committed
             with self._locked():
                 try:
-                    return self._try(changes, locked=True)
+                    return self._try(changes, fence, locked=True)
                 except ValueTooLarge:
                     break
                 except (LookAgain, LogFull):
                     if time.monotonic() > until:
                         raise
             self._wait_flushed(position, self.max_lag)  # room; and by then a clock that was behind is not
-        return self._commit_past_the_log(changes)
+        return self._commit_past_the_log(changes, fence)
 
-    def _try(self, changes: Sequence[Change], *, locked: bool) -> list[Outcome]:
-        draft = Draft(self, self._rules_now())
+    def _guard_all(self, namespaces: set[tuple[str, ...]]) -> None:
+        """Let writers to these namespaces look, from now on, under which lease it was written what they replace."""
+        for labels in namespaces:
+            if not self._rules_of(self._rules_now(), encoded(labels), labels).is_guarded:
+                with self._exclusive(changes_values=False):
+                    super().guard(labels)
+
+    def _try(self, changes: Sequence[Change], fence: Fence | None, *, locked: bool) -> list[Outcome]:
+        draft = Draft(self, self._rules_now(), fence)
         try:
             outcomes = [self._draft(draft, change) for change in changes]
             if not draft.records:
@@ -459,6 +519,7 @@ class LogEngine(LmdbEngine):
                 epoch=draft.rules.epoch,
                 max_lag=self.max_lag,
                 locked=locked,
+                fence=None if fence is None else self._claim(fence),
             )
         except _REFUSALS:  # of anything else it is not known whether the group was committed
             for staged in draft.staged:
@@ -469,17 +530,20 @@ class LogEngine(LmdbEngine):
     def _draft(self, draft: Draft, change: Change) -> Outcome:
         """Add a change to the group if it has an effect; an outcome's version is 1 + its index there."""
         space = encoded(change.namespace)
-        history = self._keeps_history(draft.rules, space, change.namespace)
+        rules = self._rules_of(draft.rules, space, change.namespace)
+        check_owner(rules.owner, self.writer, change.namespace)
+        history = rules.history
         where = (space, change.key)
         known = draft.now if change.ts_known is None else change.ts_known
         condition: tuple[Any, ...] = ()
         newest: Stored | None = None
         live: Stored | None = None
-        if history or change.if_version is not None or change.kind != "put":
+        if history or rules.is_guarded or change.if_version is not None or change.kind != "put":
             if where in draft.known:
                 newest = draft.known[where]
             else:
                 newest, condition = self._newest(draft, change, history)
+            check_guard(change, newest, draft.fence, draft.now)
             live = self._live(draft, change, newest)
         if change.if_version is not None:
             check_version(change, live)
@@ -497,16 +561,20 @@ class LogEngine(LmdbEngine):
         if change.kind == "incr":
             number = incremented(change, live)
             value, expires_at = b"%d" % number, 0 if live is None else live.expires_at
-        flags = AHEAD if known > draft.now else 0
+        fenced = FENCED * (draft.fence is not None)
+        flags = AHEAD * (known > draft.now) | fenced
         event = known if change.ts_event is None else change.ts_event
         deletes = change.kind == "delete"
         draft.known[where] = Stored(
-            DELETED if deletes else flags, -len(draft.records) - 1, event, known, expires_at, b"", b"", value
+            (DELETED | fenced) if deletes else flags,
+            *(-len(draft.records) - 1, event, known, expires_at, draft.writer, b"", value),
         )
         if len(value) > self.log.value_limit:
             value, flags = self._stage(draft, value), flags | STAGED_VALUE
         kind = KIND_DELETE if deletes else KIND_PUT
-        draft.records.append((kind, flags, space, change.key, self.writer, value, event, known, expires_at, *condition))
+        draft.records.append(
+            (kind, flags, space, change.key, draft.writer, value, event, known, expires_at, *condition)
+        )
         return Outcome(len(draft.records), number)
 
     def _newest(self, draft: Draft, change: Change, history: bool) -> tuple[Stored | None, tuple[Any, ...]]:
@@ -551,12 +619,13 @@ class LogEngine(LmdbEngine):
             rules = self._rules = Rules(epoch, {})
         return rules
 
-    def _keeps_history(self, rules: Rules, space: bytes, labels: tuple[str, ...]) -> bool:
-        history = rules.history.get(space)
-        if history is None:
+    def _rules_of(self, rules: Rules, space: bytes, labels: tuple[str, ...]) -> SpaceRules:
+        found = rules.spaces.get(space)
+        if found is None:
             row = self.store.read(lambda txn: Tables(self.store, txn).namespace(labels))
-            history = rules.history[space] = row is not None and row.policy.history
-        return history
+            found = _NO_RULES if row is None else SpaceRules(row.policy.history, row.is_guarded, row.owner)
+            rules.spaces[space] = found
+        return found
 
     # -- what changes the rules, or is too much for the log
 
@@ -581,8 +650,10 @@ class LogEngine(LmdbEngine):
             finally:
                 self.log.raise_epoch()
 
-    def _commit_past_the_log(self, changes: Sequence[Change]) -> list[Outcome]:
+    def _commit_past_the_log(self, changes: Sequence[Change], fence: Fence | None) -> list[Outcome]:
         with self._exclusive():
+            if fence is not None:
+                self.log.admit(self._claim(fence))
             needs = sum(len(it.key) + len(it.value) + _ROW_BYTES for it in changes if it.kind != "delete")
             trouble = self.log.trouble
             if needs and trouble is not None:
@@ -595,7 +666,7 @@ class LogEngine(LmdbEngine):
                 tables.put_head(tables.head()._replace(position=first - 1))
 
             try:
-                outcomes = self._write_all(changes, begin)
+                outcomes = self._write_all(changes, fence, begin)
             finally:
                 self.log.note_sequence(first + len(changes) - 1)  # on disk, or never to be
             self._notice(())
@@ -631,6 +702,15 @@ class LogEngine(LmdbEngine):
                 super(LogEngine, self).retain(labels, policy)
 
         self._translated(retain)
+
+    def own(self, labels: tuple[str, ...], owner: str) -> None:
+        self._check_writable()
+
+        def own() -> None:
+            with self._exclusive(changes_values=False):
+                super(LogEngine, self).own(labels, owner)
+
+        self._translated(own)
 
     def _notice(self, labels: tuple[str, ...]) -> None:
         """Tell those who follow the log that something was done past it, in or below a namespace. It is done, so this
@@ -695,6 +775,10 @@ class LogEngine(LmdbEngine):
             raise CorruptionError(str(error)) from error
         except LogShut as error:
             raise StoreClosed("the store is closed; open it again") from error
+        except StaleLease as error:
+            raise StaleFence(
+                f"the lock's time has passed, or another has it by now ({error}); nothing was written"
+            ) from error
         except LookAgain as error:
             raise StorageError(f"the store changed faster than it could be read ({error}); try again") from error
 
@@ -704,7 +788,19 @@ class _MustLock(Exception):
 
 
 _REFUSALS = (
-    *(Conflict, LookAgain, NewRules, Trouble, WriterStalled, LogFull, LogShut, ValueTooLarge, LogDamaged, _MustLock),
+    *(
+        Conflict,
+        LookAgain,
+        NewRules,
+        StaleLease,
+        Trouble,
+        WriterStalled,
+        LogFull,
+        LogShut,
+        ValueTooLarge,
+        LogDamaged,
+        _MustLock,
+    ),
     *(NtmemError, ValueError, OverflowError),
 )
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from .. import clock as clocks
 from .._core.examine import examine
 from .._core.hot import HotTable
+from .._core.leases import LeaseTable
 from .._core.log import Log, LogDamaged
 from .._core.region import Region, RegionDamaged, RegionMismatch
 from ..errors import CorruptionError, DiskFull, StorageError
@@ -149,13 +150,15 @@ def create_region(
     clock: tuple[bool, int],
     size: int,
     cache: Cache,
+    fences: tuple[int, int],
 ) -> Log:
-    """Make and publish a region whose log is empty; `clock` is whether it is simulated, and its time or offset.
+    """Make and publish a region whose log is empty; `clock` is whether it is simulated, and its time or offset, and
+    `fences` the first and last number that leases may be granted with.
 
     Where there is no room for a hot table there is none.
     """
     path = None if directory is None else region_path(directory)
-    logs = Log.sections(size, max(size // _SLOT_BYTES, 1))
+    logs = [*Log.sections(size, max(size // _SLOT_BYTES, 1)), *LeaseTable.sections()]
     hots = HotTable.sections(cache.max_bytes, cache.max_entries)
 
     def make(sections: list[tuple[int, int, int]]) -> Region:
@@ -171,6 +174,7 @@ def create_region(
             hots = []
             region = make(logs)
         log = Log.create(region, first_sequence=first_sequence, clock=clock[1], simulated=clock[0])
+        LeaseTable.create(log, *fences)
         if hots:
             HotTable.create(region, cache.max_bytes, cache.max_entries, ttl=cache.ttl)
         if path is not None:
@@ -189,6 +193,13 @@ def hot_table(log: Log) -> HotTable | None:
     """Return the hot table beside a log; None if the region has none that is sound: a store does without."""
     with suppress(ValueError):
         return HotTable(log.region, log)
+    return None
+
+
+def lease_table(log: Log) -> LeaseTable | None:
+    """Return the leases beside a log; None: the region is one of an older version, and has none."""
+    with suppress(ValueError):
+        return LeaseTable(log)
     return None
 
 

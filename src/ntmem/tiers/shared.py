@@ -19,6 +19,7 @@ import lmdb
 from .._core.examine import settle
 from .._core.flusher import Flusher
 from .._core.hot import HotTable
+from .._core.leases import LeaseTable
 from .._core.log import Log, LogDamaged
 from .._core.logrecords import Trouble
 from .._core.mdb import Environment
@@ -35,6 +36,7 @@ from .region import (
     create_region,
     examine_region,
     hot_table,
+    lease_table,
     map_region,
     region_path,
     remove_region,
@@ -70,6 +72,7 @@ class LoggedStore(ColdStore):
 
     log: Log
     hot: HotTable | None
+    leases: LeaseTable | None
     env: Environment
 
     def __init__(self, directory: str | None, *, read_only: bool, max_bytes: int, reserve: int) -> None:
@@ -97,10 +100,11 @@ class LoggedStore(ColdStore):
     def use_log(self, log: Log, *, vouched: bool = True) -> None:
         """Let the log tell the time, and find large values on their way into it.
 
-        What the dead have left in the hot table is not used: nobody has vouched for it.
+        What the dead have left in the hot table, and what they held, is not used: nobody has vouched for it.
         """
         self.log = log
         self.hot = hot_table(log) if vouched else None
+        self.leases = lease_table(log) if vouched else None
         self.clock = log.now
         self._open_staged()
 
@@ -223,9 +227,11 @@ class SharedStore(LoggedStore):
 
     def _create(self, choice: ClockChoice) -> None:
         region_id = os.urandom(REGION_ID_BYTES)
+        fences = (0, 0)
         start = choice.now() if isinstance(choice, SimulatedClock) else None
 
         def act(tables: Tables) -> None:
+            nonlocal fences
             row = tables.log_row()
             before = None if row is None else tables.head().generation
             prepare_rows(self, tables)
@@ -234,6 +240,7 @@ class SharedStore(LoggedStore):
                 # That region is lost, and with it perhaps changes whose versions were given out.
                 tables.put_head(head._replace(generation=head.generation + 1))
             agree_on_row(tables, choice, start)
+            fences = tables.reserve_fences()
             tables.put_log_row(LogRow(region_id, 0))
             tables.delete_rows(STAGED)  # of writers who died before they referred to them
 
@@ -250,6 +257,7 @@ class SharedStore(LoggedStore):
                 clock=(clock.kind == SIMULATED, clock.at),
                 size=self.log_bytes,
                 cache=self._cache,
+                fences=fences,
             )
         )
         self.flusher = self._make_flusher(region_id)
@@ -288,6 +296,9 @@ class SharedStore(LoggedStore):
 
     def _leave(self) -> NtmemError | None:
         self.log.shut()
+        if self.leases is not None:
+            with suppress(TimeoutError):  # then they end with this process, or when their time has passed
+                self.leases.release_all()
         try:
             self.flusher.stop()
         except TimeoutError as error:
@@ -341,6 +352,14 @@ class SharedStore(LoggedStore):
                 tables.put_log_row(row._replace(position=OVER))
 
         self.write(lambda txn: act(Tables(self, txn)))
+
+    # -- numbers of leases
+
+    def reserve_fences(self) -> None:
+        """Let more leases be granted."""
+        _, last = self.write(lambda txn: Tables(self, txn).reserve_fences())
+        assert self.leases is not None
+        self.leases.reserve(last)
 
     # -- large values
 

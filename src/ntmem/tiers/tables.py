@@ -4,7 +4,8 @@ Nothing here decides anything: a :class:`Tables` lives as long as its transactio
 
 **Layout** of the ``meta`` database: ``schema`` (u64), ``identity`` (device and inode of the data file), ``head``
 (generation, position, next namespace id, latest time of a commit), ``clock`` (kind, time or offset, boot id), ``log``
-(id of the shared region, and the position in its log before which everything is here); the last three behind a CRC.
+(id of the shared region, and the position in its log before which everything is here), ``fences`` (up to which number
+leases may have been granted, and in which generation); the last four behind a CRC.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ OVER = 2**64 - 1
 _HEAD = struct.Struct("<QQQq")
 _CLOCK = struct.Struct("<Bq")
 _LOG = struct.Struct("<16sQ")
+_FENCES = struct.Struct("<QQ")
+_FENCE_BLOCK = 1 << 20
 _GENERATION_SHIFT = 44
 
 
@@ -146,6 +149,20 @@ class Tables:
     def put_log_row(self, row: LogRow) -> None:
         """Set how far a log has come to the disk."""
         self._put_checked(b"log", _LOG.pack(*row))
+
+    def reserve_fences(self) -> tuple[int, int]:
+        """Reserve numbers for leases; return the first and the last of them. They are above all that were ever granted.
+
+        A new generation says that this may be an older state of the store, which does not know the latest numbers: then
+        they go on at the microseconds of the wall clock, which are ahead of any that were granted one by one.
+        """
+        limit, generation = 0, self.head().generation
+        if self.get_meta(b"fences") is not None:
+            limit, before = _FENCES.unpack(self._needed(b"fences", _FENCES.size))
+            if before != generation:
+                limit = max(limit, clocks.wall_ns() // 1000)
+        self._put_checked(b"fences", _FENCES.pack(limit + _FENCE_BLOCK, generation))
+        return limit + 1, limit + _FENCE_BLOCK
 
     def _needed(self, name: bytes, size: int) -> bytes:
         data = self.get_meta(name)

@@ -1,0 +1,331 @@
+"""A lock as Python knows them, over the leases of a :class:`~ntmem.coordination.protocols.LockManager`.
+
+**Invariants**
+
+- A lock gives back the lease that it was granted, and no other: who was late does not release the next holder's.
+- A lock that is left after it was lost raises, unless the block has raised already.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sys
+import threading
+import time
+import weakref
+from datetime import timedelta
+from typing import Any, Self
+
+from ..errors import LockLost, LockTimeout
+from ..instants import NS, Duration, duration_ns, require_bool
+from ..records import Fence
+from .protocols import Grant, LockManager
+from .tokens import LockToken, encode_resource
+
+_BEATS = 3  # so often in its time a lease is renewed
+
+
+class Lock:
+    """A lock on `resource`, between all threads and processes of a store. Made by :meth:`ntmem.MemorySystem.lock`.
+
+    It has the methods of :class:`threading.Lock`; reentrant, those of :class:`threading.RLock`. Use ``with lock:`` or
+    ``async with lock:``; both raise :class:`ntmem.LockTimeout` if it is not granted in `timeout`, and
+    :class:`ntmem.LockLost` when it is left after its time has passed.
+
+    A **fence protects writes to the store, and nothing else**: a call to a broker that is under way when the lease ends
+    is not called back. Look at :meth:`remaining` before such a call, bound its duration, and give orders client ids.
+
+    Notes
+    -----
+    **Thread safety**: any thread; each acquires for itself.
+    """
+
+    def __init__(
+        self,
+        locks: LockManager,
+        resource: str,
+        *,
+        timeout: Duration | None = None,
+        ttl: Duration = 30.0,
+        reentrant: bool = False,
+        renew: bool = False,
+    ) -> None:
+        encode_resource(resource)
+        require_bool(reentrant, "reentrant")
+        require_bool(renew, "renew")
+        self.resource = resource
+        self._locks = locks
+        self._ttl = duration_ns(ttl, "ttl")
+        self._timeout = _seconds(timeout)
+        self._reentrant = reentrant
+        self._renew = renew
+        self._grant: Grant | None = None  # of who acquired it last through this object
+        self._owner: object = None
+        self._depth = 0
+        self._entered: dict[object, Grant] = {}  # of who is in a `with`
+
+    # -- getting it
+
+    def acquire(self, blocking: bool = True, timeout: Duration | None = None) -> bool:
+        """Acquire it; return whether it was granted.
+
+        Parameters
+        ----------
+        blocking : bool
+            False: only if it can be had at once.
+        timeout : float or timedelta, optional
+            Seconds to wait, -1: for ever; by default the lock's own.
+
+        Raises
+        ------
+        LockLost
+            It is reentrant and held by this thread, and its time has passed.
+        LockTimeout
+            A process is stopped in the middle of a write under the lease before; it has to be continued or ended first.
+        """
+        seconds = self._wait_of(blocking, timeout)
+        if self._reentrant and self._again():
+            return True
+        grant = self._locks.grant(self.resource, self._ttl, seconds)
+        return grant is not None and self._took(grant)
+
+    async def aacquire(self, timeout: Duration | None = None) -> bool:
+        """Do :meth:`acquire` without holding up the event loop: it looks every 4 ms whether it is granted."""
+        seconds = self._wait_of(True, timeout)
+        if self._reentrant and self._again():
+            return True
+        grant = await self._locks.agrant(self.resource, self._ttl, seconds)
+        return grant is not None and self._took(grant)
+
+    def _wait_of(self, blocking: bool, timeout: Duration | None) -> float | None:
+        if not blocking:
+            if timeout is not None and timeout != -1:
+                raise ValueError("can't specify a timeout for a non-blocking call")
+            return 0.0
+        if timeout is None:
+            return self._timeout
+        return None if timeout == -1 else _seconds(timeout)
+
+    def _again(self) -> bool:
+        if self._grant is None or self._owner != _me():
+            return False
+        if not self._grant.is_current:
+            raise self._lost(self._grant)
+        self._depth += 1
+        return True
+
+    def _took(self, grant: Grant) -> bool:
+        self._grant, self._depth = grant, 1
+        if self._reentrant:
+            self._owner = _me()
+        if self._renew:
+            _renewals.add(self, grant, self._ttl)
+        return True
+
+    # -- giving it back
+
+    def release(self) -> None:
+        """Give it back.
+
+        Raises
+        ------
+        RuntimeError
+            It is not held; or it is reentrant and held by another thread.
+        LockLost
+            Its time had passed: another may have had it meanwhile.
+        """
+        grant = self._grant
+        if grant is None:
+            raise RuntimeError("release unlocked lock")
+        if self._reentrant:
+            if self._owner != _me():
+                raise RuntimeError("cannot release un-acquired lock")
+            self._depth -= 1
+            if self._depth:
+                return
+        self._give_back(grant)
+
+    def _give_back(self, grant: Grant) -> None:
+        if self._grant is grant:  # else it was lost, and this object's by another thread since
+            self._grant = self._owner = None
+        if not grant.release():
+            raise self._lost(grant)
+
+    def _lost(self, grant: Grant) -> LockLost:
+        return LockLost(
+            f"the lock of {self.resource!r} (fence {grant.number}) was lost: its {self._ttl / NS:g} s had passed; what "
+            "was written under its fence in time is there, anything else done under it may have met another holder"
+        )
+
+    # -- with
+
+    def __enter__(self) -> Self:
+        if not self.acquire():
+            raise self._timed_out()
+        return self._enter()
+
+    async def __aenter__(self) -> Self:
+        if not await self.aacquire():
+            raise self._timed_out()
+        return self._enter()
+
+    def _enter(self) -> Self:
+        if self._depth == 1 and self._grant is not None:
+            self._entered[_me()] = self._grant
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        mine = self._entered.get(_me())
+        try:
+            if mine is None or mine is self._grant:
+                if self._depth <= 1:
+                    self._entered.pop(_me(), None)
+                self.release()
+            else:  # it was lost, and another thread's since
+                del self._entered[_me()]
+                self._give_back(mine)
+        except LockLost:
+            if kind is None:
+                raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self.__exit__(kind, *exc)
+
+    def _timed_out(self) -> LockTimeout:
+        return LockTimeout(f"the lock of {self.resource!r} was not granted in {self._timeout or 0:g} s")
+
+    # -- what it is
+
+    @property
+    def fence(self) -> Fence | None:
+        """What ``fence=`` of a write takes, as does the lock itself; None: it is not held through this object."""
+        grant = self._mine()
+        return None if grant is None else Fence(self.resource, grant.number)
+
+    @property
+    def token(self) -> LockToken | None:
+        """By which :meth:`ntmem.MemorySystem.release_lock` gives it back, in any process; None: it is not held."""
+        fence = self.fence
+        return None if fence is None else LockToken(fence)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was acquired, and its time has passed before it was given back."""
+        grant = self._mine()
+        return grant is not None and not grant.is_current
+
+    def remaining(self) -> float:
+        """Return the seconds until it is over; 0.0: it is, or it is not held through this object."""
+        grant = self._mine()
+        return 0.0 if grant is None else grant.remaining()
+
+    def renew(self, ttl: Duration | None = None) -> None:
+        """Let it end `ttl` seconds from now, by default its own; raise :class:`LockLost` if it is over."""
+        grant = self._mine()
+        if grant is None:
+            raise RuntimeError("renew of a lock that is not held")
+        if not grant.renew(self._ttl if ttl is None else duration_ns(ttl, "ttl")):
+            raise self._lost(grant)
+
+    def locked(self) -> bool:
+        """Whether anybody holds it, in any process."""
+        return self._locks.is_locked(self.resource)
+
+    def _mine(self) -> Grant | None:
+        return (self._entered.get(_me()) if self._entered else None) or self._grant
+
+    def __repr__(self) -> str:
+        state = "locked" if self.locked() else "unlocked"
+        return f"<{state} ntmem.Lock of {self.resource!r} object at {id(self):#x}>"
+
+    # -- as threading.RLock, for Condition
+
+    def _is_owned(self) -> bool:
+        return self._grant is not None and (not self._reentrant or self._owner == _me())
+
+    def _recursion_count(self) -> int:
+        return self._depth if self._is_owned() else 0
+
+    def _release_save(self) -> tuple[int, Any]:
+        depth, self._depth = self._depth, 1
+        owner = self._owner
+        self.release()
+        return depth, owner
+
+    def _acquire_restore(self, state: tuple[int, Any]) -> None:
+        self.acquire(timeout=-1)
+        self._depth, self._owner = state
+
+
+def _me() -> object:
+    """Who is running: the task of an event loop, or the thread."""
+    asyncio = sys.modules.get("asyncio")  # who has not imported it runs no event loop, and need not pay for it
+    if asyncio is not None and (loop := asyncio._get_running_loop()) is not None:
+        return asyncio.current_task(loop) or threading.get_ident()
+    return threading.get_ident()
+
+
+def _seconds(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, timedelta):
+        timeout = timeout.total_seconds()
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be seconds, a timedelta or None, was {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be 0 or more seconds, was {timeout}; None waits for ever")
+    if timeout > threading.TIMEOUT_MAX:
+        raise OverflowError(
+            f"timeout must be at most {threading.TIMEOUT_MAX} seconds, was {timeout}; None waits for ever"
+        )
+    return float(timeout)
+
+
+class _Renewals:
+    """A thread that renews leases while their locks are held."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Any, Grant, int]] = []
+        self._count = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, lock: Lock, grant: Grant, ttl: int) -> None:
+        with self._changed:
+            self._push(weakref.ref(lock), grant, ttl)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="ntmem-renewals", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _push(self, lock: Any, grant: Grant, ttl: int) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (time.monotonic() + ttl / NS / _BEATS, self._count, lock, grant, ttl))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due or self._due[0][0] > time.monotonic():
+                    if (
+                        not self._changed.wait(self._due[0][0] - time.monotonic() if self._due else 10.0)
+                        and not self._due
+                    ):
+                        self._thread = None
+                        return
+                _, _, lock, grant, ttl = heapq.heappop(self._due)
+            held = lock()
+            if held is None or (held._mine() is not grant and grant not in held._entered.values()):
+                continue  # given back, or nobody has it in hand any more: then it ends by itself
+            del held
+            try:
+                renewed = grant.renew(ttl)
+            except Exception:  # the store was closed, or this is not the moment: the lease tells its holder
+                renewed = grant.is_current
+            if renewed:
+                with self._changed:
+                    self._push(lock, grant, ttl)
+
+
+_renewals = _Renewals()
+os.register_at_fork(after_in_child=_renewals.__init__)  # type: ignore[misc]

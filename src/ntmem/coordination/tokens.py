@@ -1,0 +1,86 @@
+"""What says which lease is meant: a token, a fence, a lock that is held."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, Self, TypeAlias
+
+from ..errors import StaleFence
+from ..instants import shown
+from ..records import Fence
+
+MOST_RESOURCE_BYTES = 255
+RESERVED = "ntmem:"
+"""What names of ntmem's own leases begin with."""
+_MOST = 2**63
+
+
+class LockToken(str):
+    """Names one lease: ``resource#number``. Whoever has it can give the lease back or renew it, in any process."""
+
+    fence: Fence
+
+    def __new__(cls, fence: Fence) -> Self:
+        token = super().__new__(cls, f"{fence.resource}#{fence.number}")
+        token.fence = fence
+        return token
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.fence,)
+
+
+class HoldsFence(Protocol):
+    """A lock."""
+
+    @property
+    def fence(self) -> Fence | None:
+        """Of the lease it holds."""
+
+
+FenceLike: TypeAlias = Fence | LockToken | HoldsFence
+"""What ``fence=`` takes."""
+
+
+def encode_resource(resource: Any) -> bytes:
+    """Return the bytes of a resource's name; raise ``TypeError`` or ``ValueError`` that says what is wrong with it."""
+    if not isinstance(resource, str):
+        raise TypeError(f"resource must be a str, was {type(resource).__name__}")
+    try:
+        raw = resource.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"resource must be encodable as UTF-8, was {resource!r}") from error
+    if not 0 < len(raw) <= MOST_RESOURCE_BYTES or b"\0" in raw:
+        raise ValueError(
+            f"resource has 1 to {MOST_RESOURCE_BYTES} bytes of UTF-8 and no NUL, was {shown(resource[:64])} "
+            f"of {len(raw)} bytes"
+        )
+    if resource.startswith(RESERVED):
+        raise ValueError(f"names that begin with {RESERVED!r} are ntmem's own, was {resource!r}; choose another")
+    return raw
+
+
+def fence_of(what: Any) -> Fence:
+    """Return the fence of what users pass as ``fence=``: a lock that is held, its token, or the fence itself."""
+    fence = what if isinstance(what, Fence) else getattr(what, "fence", what)
+    if fence is None:
+        raise StaleFence(f"{what!r} is not held; acquire it before writing under it")
+    if not isinstance(fence, Fence):
+        raise TypeError(f"fence must be a lock that is held, its token or its Fence, was {type(what).__name__}")
+    resource: Any = fence.resource
+    if not isinstance(resource, str) or type(fence.number) is not int:
+        raise TypeError(f"a Fence has a resource (str) and a number (int), was {fence!r}")
+    return fence
+
+
+def fence_of_token(token: Any) -> Fence:
+    """Return the fence that a token names, be it one that was copied as text."""
+    if isinstance(token, Fence | LockToken) or not isinstance(token, str):
+        return fence_of(token)
+    resource, _, number = token.rpartition("#")
+    if not resource or not (number.isascii() and number.isdigit()) or int(number) >= _MOST:
+        raise ValueError(f"a token is what acquire_lock() returned, 'resource#number', was {shown(token[:64])}")
+    return Fence(resource, int(number))
+
+
+def is_possible(fence: Fence) -> bool:
+    """Whether a lease can have this number at all."""
+    return 0 < fence.number < _MOST
