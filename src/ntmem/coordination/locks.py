@@ -63,7 +63,8 @@ class Lock:
         self._grant: Grant | None = None  # of who acquired it last through this object
         self._owner: object = None
         self._depth = 0
-        self._entered: dict[object, Grant] = {}  # of who is in a `with`
+        self._displaced: dict[object, Grant] = {}  # of who lost it to another through this object, and does not know
+        self._fence: tuple[Grant | None, Fence | None] = None, None  # the one that was asked for last
 
     # -- getting it
 
@@ -84,11 +85,14 @@ class Lock:
         LockTimeout
             A process is stopped in the middle of a write under the lease before; it has to be continued or ended first.
         """
-        seconds = self._wait_of(blocking, timeout)
+        seconds = self._timeout if blocking is True and timeout is None else self._wait_of(blocking, timeout)
         if self._reentrant and self._again():
             return True
         grant = self._locks.grant(self.resource, self._ttl, seconds)
-        return grant is not None and self._took(grant)
+        if grant is None:
+            return False
+        self._took(grant)
+        return True
 
     async def aacquire(self, timeout: Duration | None = None) -> bool:
         """Do :meth:`acquire` without holding up the event loop: it looks every 4 ms whether it is granted."""
@@ -96,7 +100,10 @@ class Lock:
         if self._reentrant and self._again():
             return True
         grant = await self._locks.agrant(self.resource, self._ttl, seconds)
-        return grant is not None and self._took(grant)
+        if grant is None:
+            return False
+        self._took(grant)
+        return True
 
     def _wait_of(self, blocking: bool, timeout: Duration | None) -> float | None:
         if not blocking:
@@ -115,13 +122,12 @@ class Lock:
         self._depth += 1
         return True
 
-    def _took(self, grant: Grant) -> bool:
-        self._grant, self._depth = grant, 1
-        if self._reentrant:
-            self._owner = _me()
+    def _took(self, grant: Grant) -> None:
+        if self._grant is not None:
+            self._displaced[self._owner] = self._grant
+        self._grant, self._owner, self._depth = grant, _me(), 1
         if self._renew:
             _renewals.add(self, grant, self._ttl)
-        return True
 
     # -- giving it back
 
@@ -136,6 +142,9 @@ class Lock:
             Its time had passed: another may have had it meanwhile.
         """
         grant = self._grant
+        if self._displaced and (mine := self._displaced.pop(_me(), None)) is not None:
+            self._give_back(mine)
+            return
         if grant is None:
             raise RuntimeError("release unlocked lock")
         if self._reentrant:
@@ -163,28 +172,16 @@ class Lock:
     def __enter__(self) -> Self:
         if not self.acquire():
             raise self._timed_out()
-        return self._enter()
+        return self
 
     async def __aenter__(self) -> Self:
         if not await self.aacquire():
             raise self._timed_out()
-        return self._enter()
-
-    def _enter(self) -> Self:
-        if self._depth == 1 and self._grant is not None:
-            self._entered[_me()] = self._grant
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        mine = self._entered.get(_me())
         try:
-            if mine is None or mine is self._grant:
-                if self._depth <= 1:
-                    self._entered.pop(_me(), None)
-                self.release()
-            else:  # it was lost, and another thread's since
-                del self._entered[_me()]
-                self._give_back(mine)
+            self.release()
         except LockLost:
             if kind is None:
                 raise
@@ -201,7 +198,13 @@ class Lock:
     def fence(self) -> Fence | None:
         """What ``fence=`` of a write takes, as does the lock itself; None: it is not held through this object."""
         grant = self._mine()
-        return None if grant is None else Fence(self.resource, grant.number)
+        if grant is None:
+            return None
+        named, fence = self._fence
+        if named is not grant:
+            fence = Fence(self.resource, grant.number)
+            self._fence = grant, fence
+        return fence
 
     @property
     def token(self) -> LockToken | None:
@@ -233,7 +236,7 @@ class Lock:
         return self._locks.is_locked(self.resource)
 
     def _mine(self) -> Grant | None:
-        return (self._entered.get(_me()) if self._entered else None) or self._grant
+        return (self._displaced.get(_me()) if self._displaced else None) or self._grant
 
     def __repr__(self) -> str:
         state = "locked" if self.locked() else "unlocked"
@@ -315,7 +318,7 @@ class _Renewals:
                         return
                 _, _, lock, grant, ttl = heapq.heappop(self._due)
             held = lock()
-            if held is None or (held._mine() is not grant and grant not in held._entered.values()):
+            if held is None or held._grant is not grant:
                 continue  # given back, or nobody has it in hand any more: then it ends by itself
             del held
             try:

@@ -39,9 +39,19 @@ class SharedLocks:
     def __init__(self, engine: Callable[[], LmdbEngine], owner: bytes) -> None:
         self._engine = engine
         self._owner = owner
+        self._known: tuple[LmdbEngine | None, LeaseTable | None] = None, None
 
     def _table(self) -> LeaseTable:
         engine = self._engine()
+        known, table = self._known
+        if engine is known and table is not None:
+            return table
+        table = self._table_of(engine)
+        self._known = engine, table
+        return table
+
+    @staticmethod
+    def _table_of(engine: LmdbEngine) -> LeaseTable:
         if engine.read_only:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing to lock something")
         if isinstance(engine, LogEngine) and engine.leases is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Protocol, Self, TypeAlias
 
 from ..errors import StaleFence
@@ -44,6 +45,11 @@ def encode_resource(resource: Any) -> bytes:
     """Return the bytes of a resource's name; raise ``TypeError`` or ``ValueError`` that says what is wrong with it."""
     if not isinstance(resource, str):
         raise TypeError(f"resource must be a str, was {type(resource).__name__}")
+    return _encoded(resource)
+
+
+@lru_cache(4096)
+def _encoded(resource: str) -> bytes:
     try:
         raw = resource.encode()
     except UnicodeEncodeError as error:
