@@ -247,11 +247,12 @@ static inline int lease_is_barred(const leases_t *leases, uint32_t slot)
 
 /* Whether another name may have a slot: nobody holds or waits for it, nor does anybody write under it yet (who is granted
  * its old name looks for the mark of another slot). */
-static inline int slot_take_idle_locked(const leases_t *leases, uint32_t at, int late, uint64_t now)
+static inline int slot_take_idle_locked(const leases_t *leases, uint32_t at, int pass, uint64_t now)
 {
     lease_slot_t *slot = &leases->table->slots[at];
 
-    if (slot->first != 0 || (slot->fence.number != 0 && !(late && slot->fence.expires <= now)))
+    if (slot->first != 0 || (slot->fence.number != 0 && !(pass >= 1 && slot->fence.expires <= now) &&
+                             !(pass >= 2 && process_is_dead(&slot->process))))
         return 0;
     if (slot->fence.number != 0) {
         __atomic_store_n(&slot->fence.number, 0, __ATOMIC_SEQ_CST);
@@ -269,11 +270,11 @@ static inline uint32_t slot_make_locked(const leases_t *leases, const lease_requ
 
     if (found != LEASE_SLOTS)
         return found;
-    for (int late = 0; late < 2 && found == LEASE_SLOTS; late++) { /* what has expired may be taken, behind the free */
+    for (int pass = 0; pass < 3 && found == LEASE_SLOTS; pass++) { /* the free; then what is over; then the dead's */
         for (uint32_t i = 0; i < LEASE_SLOTS && found == LEASE_SLOTS; i++) {
             const uint32_t at = (uint32_t)(request->hash + i) % LEASE_SLOTS;
 
-            if (slot_take_idle_locked(leases, at, late, now))
+            if (slot_take_idle_locked(leases, at, pass, now))
                 found = at;
         }
     }

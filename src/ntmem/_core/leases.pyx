@@ -287,6 +287,7 @@ cdef class LeaseTable:
         cdef lease_outcome outcome
         cdef uint64_t now = boot_ns()
         cdef uint64_t until = <uint64_t>-1 if timeout < 0 or timeout > 1e9 else now + <uint64_t>(timeout * 1e9)
+        cdef uint64_t patience = max(until, now + PATIENCE_NS)  # with who has the mutex: it is no wait for the lease
         cdef bint called = False
         request.since = now
         try:
@@ -294,7 +295,7 @@ cdef class LeaseTable:
             while outcome == LEASE_HELD or outcome == LEASE_BUSY:
                 PyErr_CheckSignals()
                 now = boot_ns()
-                if now >= until:
+                if now >= (until if outcome == LEASE_HELD else patience):
                     break
                 if self.log.is_shut:
                     raise LogShut("this process has shut the log")
@@ -303,7 +304,7 @@ cdef class LeaseTable:
                         called = lease_wait(&self.leases, request, until - now)
                         if not called and request.holder.pid != 0 and process_is_dead(&request.holder):
                             request.dead = request.number
-                    outcome = lease_try(&self.leases, request, True, min(until - now, <uint64_t>SLICE_NS))
+                    outcome = lease_try(&self.leases, request, timeout != 0, SLICE_NS)
         finally:
             self.leave(request)
         return outcome

@@ -123,9 +123,10 @@ class Lock:
         return True
 
     def _took(self, grant: Grant) -> None:
-        if self._grant is not None:
+        me = _me()
+        if self._grant is not None and self._owner != me:
             self._displaced[self._owner] = self._grant
-        self._grant, self._owner, self._depth = grant, _me(), 1
+        self._grant, self._owner, self._depth = grant, me, 1
         if self._renew:
             _renewals.add(self, grant, self._ttl)
 

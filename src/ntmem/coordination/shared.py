@@ -87,9 +87,6 @@ class SharedLocks:
         """Return a lease; see :class:`~ntmem.coordination.protocols.LockManager`."""
         import asyncio
 
-        lease = self.grant(resource, ttl, 0.0)
-        if lease is not None or timeout == 0:
-            return lease
         until = None if timeout is None else time.monotonic() + timeout
         pauses: Iterator[float] = iter(_PAUSES)
         place = self._table().queue(encode_resource(resource), self._owner)
