@@ -80,6 +80,91 @@ def test_a_killed_agent_continues_as_if_nothing_had_happened(folder):
     assert kill["acknowledged_steps"] in (STEPS // 2, STEPS // 2 + 1)
     assert kill["recovered"] == kill["acknowledged"] > STEPS // 2
     assert 0 < kill["process_start"] + kill["open_and_read"] < kill["resume"]
+    assert kill["seen_as"] == "dead"
+    assert kill["successor_fence"] > kill["fence"] > 0
+    assert 0 < kill["lock_wait"] < kill["granted"] < kill["resume"]
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("agents", [1, 3])
+def test_a_zombie_is_refused(folder, agents):
+    report = run(ReplayOptions(steps=STEPS, agents=agents, store=folder / "s"))
+    assert report.problems == report.notes == []
+    zombie = report.zombie
+    assert zombie["step"] == 3 * STEPS // 4
+    assert zombie["lock"] == f"book/{zombie['agent']}"
+    assert (zombie["agent"] == report.kill["agent"]) is (agents == 1)
+    assert zombie["seen_as"] == "silent"
+    assert zombie["successor_fence"] > zombie["fence"] > 0
+    assert f"number={zombie['fence']}) is not current" in zombie["refused"]
+    assert zombie["unchanged"]
+    assert zombie["stopped"] > zombie["lease"] > 0
+    assert zombie["granted"] > 0
+    with ntmem.open(folder / "s", read_only=True) as memory:
+        assert memory.agents.list() == memory.locks.list() == []  # they took leave, and nobody has the store open
+        record = memory.get_record(("swarm", zombie["agent"]), "state")
+        assert record.fence == (zombie["lock"], zombie["successor_fence"])
+        assert record.version > zombie["version"]
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize(
+    ("method", "problem"),
+    [
+        ("pass", "it raised ntmem.errors.VersionConflict"),  # the step was written, and is written once
+        ("_put = lambda *a, once=False, put=Agent._put: put(*a)", "it was accepted"),
+    ],
+)
+def test_an_agent_that_writes_without_its_fence_is_found_out(agents, bars, method, problem):
+    module = agents(
+        f"""
+class Careless(Agent):
+    def begin(self, *told, fence, **more):
+        super().begin(*told, **more)
+    {method}
+"""
+    )
+    report = run(ReplayOptions(file=bars, agents=1, agent=f"{module}:Careless"))
+    assert report.zombie["refused"] is None
+    assert problem in report.problems[0]
+    assert ("counted 61 steps" in str(report.problems)) is report.problems[0].endswith("it was accepted")
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_replay_that_ends_before_an_agent_is_stopped_says_so(bars, steps):
+    report = run(ReplayOptions(file=bars, agents=2, steps=steps))
+    assert report.ok
+    assert report.zombie is None
+    assert report.notes == ["no agent was stopped while it held its lock: the replay ended before"]
+
+
+def test_the_engine_without_locks_says_so(folder, bars, monkeypatch):
+    with_locks = run(ReplayOptions(file=bars, agents=2))
+    monkeypatch.setenv("NTMEM_ENGINE", "lmdb")
+    without = command(bars, "--agents", 2)
+    assert without.returncode == 0, without.stderr
+    assert "Kill card" in without.stdout
+    assert "Zombie card: the engine 'lmdb' has no locks" in without.stdout
+    report = run(ReplayOptions(file=bars, agents=2))
+    assert report.problems == report.notes == []
+    assert report.zombie is None
+    assert report.locks == {"engine": "lmdb", "available": False, "grants": 0, "waits": 0, "taken": 0}
+    assert (report.kill["fence"], report.kill["successor_fence"], report.kill["granted"]) == (0, 0, None)
+    assert digests(report) == digests(with_locks)
+
+
+def test_the_cards_show_the_zombie():
+    shown = command("--steps", 20, "--agents", 2)
+    assert shown.returncode == 0, shown.stderr
+    for part in (
+        "seen as dead",
+        "kill to the lock granted",
+        "Zombie card: ",
+        "SIGSTOP",
+        "refused, StaleFence",
+        "unchanged",
+    ):
+        assert part in shown.stdout
 
 
 @pytest.mark.crash
@@ -199,7 +284,8 @@ class Long(Agent):
 )
 def test_an_agent_that_fails_is_reported(bars, agents, body, message, details):
     module = agents(f"class Bad(Agent):\n {body}\n")
-    report = run(ReplayOptions(file=bars, agents=1, agent=f"{module}:Bad", kill=False, timeout=1.0))
+    timeout = 1.0 if "acknowledge" in message else 60.0  # a slow disk is none of the others' failures
+    report = run(ReplayOptions(file=bars, agents=1, agent=f"{module}:Bad", kill=False, timeout=timeout))
     assert not report.ok
     assert message in report.problems[0]
     assert details in (report.error or "")
@@ -329,13 +415,13 @@ def test_the_json_document(folder):
     report = json.loads(result.stdout)
     assert report.keys() == {
         *("format", "ok", "market", "replay", "operations", "kill", "agents", "prediction", "memory", "disk"),
-        *("problems", "notes", "error"),
+        *("problems", "notes", "error", "zombie", "locks"),
     }
     assert report["ok"] is True
     assert report["notes"] == []
     assert report["disk"]["path"] is None
     assert report["kill"]["acknowledged"] == report["kill"]["recovered"]
-    assert {"clock.set", "get", "put", "scan", "transaction"} <= report["operations"].keys()
+    assert {"clock.set", "get", "put", "scan", "transaction", "heartbeat"} <= report["operations"].keys()
     assert not list(Path(tempfile.gettempdir()).glob(f"ntmem-replay-*/{report['replay']['symbol']}"))
 
 
@@ -384,10 +470,14 @@ def test_an_interruption_before_the_first_step_has_its_exit_code(agents, bars):
 
 
 def alive(pid):
+    return state(pid) not in ("Z", None)
+
+
+def state(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return None
 
 
 @pytest.mark.crash
@@ -406,6 +496,28 @@ class Stuck(Agent):
     with subprocess.Popen([sys.executable, *arguments, "--store", "s"], stderr=subprocess.DEVNULL) as supervisor:
         pids = wait_for(lambda: [int(path.name[4:]) for path in folder.glob("pid_*")], lambda found: len(found) == 2)
         assert all(alive(pid) for pid in pids)
+        supervisor.send_signal(signal.SIGKILL)
+    wait_for(lambda: [pid for pid in pids if alive(pid)], lambda left: not left)
+
+
+@pytest.mark.crash
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+def test_no_stopped_agent_outlives_the_supervisor(agents, folder, bars):
+    """The third process, which replaces the stopped one, hangs: then there is one of each kind."""
+    module = agents(
+        """
+class Stuck(Agent):
+    def restore(self):
+        super().restore()
+        open(f"pid_{os.getpid()}", "x").close()
+        while self.cursor >= 40:
+            time.sleep(1)
+"""
+    )
+    arguments = ["-m", "ntmem", "replay", str(bars), "--agents", "1", "--agent", f"{module}:Stuck", "--store", "s"]
+    with subprocess.Popen([sys.executable, *arguments], stderr=subprocess.DEVNULL) as supervisor:
+        pids = wait_for(lambda: [int(path.name[4:]) for path in folder.glob("pid_*")], lambda found: len(found) == 3)
+        assert sorted(state(pid) == "T" for pid in pids if alive(pid)) == [False, True]
         supervisor.send_signal(signal.SIGKILL)
     wait_for(lambda: [pid for pid in pids if alive(pid)], lambda left: not left)
 

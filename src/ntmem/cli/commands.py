@@ -11,6 +11,7 @@ import click
 import ntmem
 from ntmem.values import CODECS
 
+from .coordination import agents, locks
 from .doctor import doctor
 from .output import (
     EXIT_CODES,
@@ -20,6 +21,7 @@ from .output import (
     fail,
     iso,
     json_option,
+    plain,
     print_json,
     readable,
     store_option,
@@ -154,7 +156,7 @@ def ls(namespace: str | None, prefix: str, limit: int | None, store: Path, as_js
             print_json([{"key": key, "size": size} for key, size in keys])
             return
         for key, size in keys:
-            click.echo(f"{size:>10}  {key if key.isprintable() else ascii(key)}")
+            click.echo(f"{size:>10}  {plain(key)}")
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -201,5 +203,5 @@ def verify(store: Path, as_json: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
-cli.add_command(doctor)
-cli.add_command(replay)
+for command in (locks, agents, doctor, replay):
+    cli.add_command(command)

@@ -6,7 +6,7 @@ import base64
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +26,8 @@ Exit codes:
   1  the store could not be used, or a check failed
   2  wrong usage
   3  no such key, or no store there
-  4  refused: the key has another version
+  4  refused: the key has another version or was written under a lock, or the
+     namespace belongs to another agent
 NTMEM_TRACEBACK=1 shows where an error comes from.
 """
 
@@ -50,7 +51,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except ntmem.VersionConflict as error:
+        except (ntmem.VersionConflict, ntmem.StaleFence, ntmem.NotOwner) as error:
             fail(str(error), EXIT_REFUSED)
         except ntmem.InvalidNamespace as error:
             fail(str(error), EXIT_USAGE)
@@ -80,6 +81,23 @@ def existing(store: Path, *, read_only: bool = True) -> ntmem.MemorySystem:
 def print_json(document: Any) -> None:
     """Print one JSON document."""
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
+
+
+def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> None:
+    """Print rows below each other, as wide as they are; the columns in `right` end at the same place."""
+    table = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def plain(text: str) -> str:
+    """Return text that does nothing to a terminal."""
+    return text if text.isprintable() else ascii(text)
 
 
 def value_fields(value: bytes) -> dict[str, Any]:

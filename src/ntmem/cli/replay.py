@@ -22,8 +22,9 @@ _EPILOG = """
 \b
 Exit codes:
   0  done, every check passed
-  1  a check failed (an acknowledged write was lost, the book does not add up),
-     an agent raised or ended, or the store could not be used
+  1  a check failed (an acknowledged write was lost, the write of an agent that
+     had been replaced was not refused, the book does not add up), an agent
+     raised or ended, or the store could not be used
   2  wrong usage, or market data that cannot be replayed
   130  interrupted (Ctrl-C, SIGTERM, SIGHUP) and no check failed; the report so
      far is printed, unless no agent had been started yet
@@ -73,11 +74,11 @@ Examples:
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything left to chance."
 )
 @click.option("--strict", is_flag=True, help="Refuse a bad row instead of skipping it.")
-@click.option("--no-kill", is_flag=True, help="Kill no agent.")
+@click.option("--no-kill", is_flag=True, help="Kill no agent, and stop none.")
 @json_option
 @verb
 def replay(file: Path | None, no_kill: bool, as_json: bool, **options: Any) -> None:
-    """Replay market data through a team of agents, and kill one of them.
+    """Replay market data through a team of agents, kill one of them, and stop another while it holds its lock.
 
     Without FILE it replays six minutes of Binance BTCUSDT quotes and trades that ship with the package.
     """

@@ -1,17 +1,20 @@
 """The replay: market data through a team of agents whose whole memory is one store. ``ntmem replay`` runs it.
 
 A feeder drives the store's clock and writes what is known of the market by then; N agents, each a process of its
-own, recall similar situations, predict, decide, and commit every step. In the middle one is killed with ``kill -9``
-and started again. At the end everything is read back from the store and checked.
+own, recall similar situations, predict, decide, and commit every step, under the lock of their book. In the middle one
+is killed with ``kill -9`` and started again. Later another one is stopped while it holds its lock, replaced, and
+continued: its write is refused. At the end everything is read back from the store and checked.
 
 ===================== ================================================================
 :mod:`~.market`       a CSV file to rows (:mod:`~.columns`, :mod:`~.times`)
 :mod:`~.steps`        rows to decision steps
 :mod:`~.agent`        the strategy and its state; subclass :class:`Agent`
+:mod:`~.desk`         the lock of an agent's book, its registration
 :mod:`~.worker`       the process around an agent (:mod:`~.loading`, :mod:`~.wire`)
 :mod:`~.swarm`        all processes, seen from the supervisor
 :mod:`~.run`          the supervisor: clock, feeding, kill, restart
 :mod:`~.killing`      what was acknowledged, and is it there
+:mod:`~.zombie`       an agent that is stopped, replaced, and continued
 :mod:`~.book`         fills to a position, and the same again in another way
 :mod:`~.accounts`     from the store to the report (:mod:`~.intervals`)
 :mod:`~.report`       the figures; :mod:`~.cards`: on the screen

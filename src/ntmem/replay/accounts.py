@@ -25,6 +25,7 @@ from .report import Report
 from .steps import Step
 from .swarm import AgentFailed
 from .wire import Begin
+from .zombie import ZombieCard
 
 DAY = 86_400 * NS
 
@@ -67,6 +68,8 @@ class Run:
     failure: AgentFailed | None
     kill: bool
     card: KillCard | None
+    zombie: ZombieCard | None
+    has_locks: bool
     durations: Durations
     process_memory: dict[str, dict[str, int]]
     seed: int
@@ -80,6 +83,8 @@ def account_for(run: Run, began: float) -> Report:
         problems.append(str(run.failure))
     if run.card is not None:
         problems += [f"acknowledged by {run.card.agent}, lost by the kill: {lost}" for lost in run.card.lost]
+    if run.zombie is not None:
+        problems += run.zombie.problems
     agents, errors = [], []
     for begin in run.begins:
         account, error = _agent(run, begin)
@@ -103,6 +108,14 @@ def account_for(run: Run, began: float) -> Report:
         },
         operations=run.durations.table(),
         kill=None if run.card is None else run.card.to_dict(),
+        zombie=None if run.zombie is None else run.zombie.to_dict(),
+        locks={
+            "engine": stats.engine,
+            "available": run.has_locks,
+            "grants": stats.lock_grants,
+            "waits": stats.lock_waits,
+            "taken": stats.lock_taken,
+        },
         agents=agents,
         prediction=_prediction(errors, max(agent["horizon"] for agent in agents), run.seed),
         memory={
@@ -151,6 +164,8 @@ def _notes(run: Run) -> list[str]:
     ]
     if run.kill and run.card is None:
         notes.append("no agent was killed: the replay ended before")
+    elif run.kill and run.zombie is None and run.has_locks and run.failure is None:
+        notes.append("no agent was stopped while it held its lock: the replay ended before")
     return notes
 
 

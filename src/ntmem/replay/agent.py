@@ -21,6 +21,8 @@ namespace        key          value
 2. What is written once is written with ``if_version=0``: a step done twice is refused by the store.
 3. What an agent holds in memory is a cache that :meth:`Agent.restore` rebuilds from the store.
 4. No look-ahead: of the own situations only those are recalled whose outcome was known before this step.
+5. Everything is written under the fence of the lock of its book: of two processes that believe to be the same agent
+   one is refused.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core.distance import nearest
+from ..records import Fence
 from ..system import MemorySystem
 from ..transaction import Transaction
 from ..values import codec_named
@@ -107,6 +110,10 @@ class Agent:
     name: str
     symbol: str
     random: random.Random
+    fence: Fence | None
+    """Of the lock of the agent's book; None: the engine has no locks."""
+    before_commit: Callable[[], None] | None = None
+    """Called when a step is decided and nothing of it is committed."""
 
     # -- the strategy
 
@@ -144,9 +151,19 @@ class Agent:
 
     # -- its state
 
-    def begin(self, memory: MemorySystem, name: str, symbol: str, *, window: int, horizon: int, seed: int) -> None:
-        """Take up work on an open store. Called by the replay, once per process."""
-        self.memory, self.name, self.symbol = memory, name, symbol
+    def begin(
+        self,
+        memory: MemorySystem,
+        name: str,
+        symbol: str,
+        *,
+        window: int,
+        horizon: int,
+        seed: int,
+        fence: Fence | None = None,
+    ) -> None:
+        """Take up work on an open store. Called by the replay, once per process, which holds the lock of the book."""
+        self.memory, self.name, self.symbol, self.fence = memory, name, symbol, fence
         self.window = self.window or window
         self.horizon = self.horizon or horizon
         if self.window < 2 or self.horizon < 1:
@@ -194,10 +211,12 @@ class Agent:
         now = Step(**{name: seen[name] for name in Step._fields})
         self._mids.append(now.mid)
         self._write_last(now)
-        transaction = self.memory.transaction()
+        transaction = self.memory.transaction(fence=self.fence)
         begun = 0
         with transaction:
             self._collect(transaction, now)
+            if self.before_commit is not None:
+                self.before_commit()
             begun = perf_counter_ns()
         self._nanoseconds.setdefault("transaction", []).append(perf_counter_ns() - begun)
         committed = transaction.version or 0
@@ -217,7 +236,9 @@ class Agent:
         value = _MSGPACK.encode(features)
         version = self._timed(
             "put",
-            lambda: self.memory.put(self._own, "last", value, ts_event=now.ts_event, ts_known=now.ts_known),
+            lambda: self.memory.put(
+                self._own, "last", value, ts_event=now.ts_event, ts_known=now.ts_known, fence=self.fence
+            ),
         )
         self._writes.append(("", "last", version, digest(value)))
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 from .report import Report
 
 _MIB = 1 << 20
+_NO_LOCKS = (
+    "Zombie card: the engine {engine!r} has no locks, so no agent was stopped: a process that is replaced and goes on "
+    "all the same would not be refused."
+)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -22,6 +26,10 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_operations(report))
     if report.kill is not None:
         console.print(_kill(report.kill))
+    if report.zombie is not None:
+        console.print(_zombie(report.zombie))
+    elif not report.locks.get("available", True):
+        _say(console, _NO_LOCKS.format(engine=report.locks["engine"]))
     console.print(_agents(report))
     _print_lines(report, console)
 
@@ -82,6 +90,14 @@ def _kill(kill: dict[str, Any]) -> Table:
         "recovered", f"{kill['recovered']:,}" + (f"  [bold red]{lost} lost[/]" if lost else "  [green]all[/]")
     )
     table.add_row("the step that was running", kill["in_flight"])
+    if kill["fence"]:
+        table.add_row("it held the lock of its book", f"fence {kill['fence']}, seen as {kill['seen_as']}")
+    if kill["granted"] is not None:
+        table.add_row(
+            "kill to the lock granted to its successor",
+            f"fence {kill['successor_fence']}, {kill['granted'] * 1e3:,.0f} ms",
+        )
+        table.add_row("of which waiting for the lock", f"{kill['lock_wait'] * 1e3:,.1f} ms")
     if kill["resume"] is None:
         table.add_row("time to resume", "the replay ended before")
         return table
@@ -92,6 +108,31 @@ def _kill(kill: dict[str, Any]) -> Table:
         ("check", "of which reading acknowledged keys back"),
     ):
         table.add_row(what, f"{kill[name] * 1e3:,.0f} ms")
+    return table
+
+
+def _zombie(zombie: dict[str, Any]) -> Table:
+    from rich.markup import escape
+
+    table = _table(
+        f"Zombie card: {zombie['agent']} stopped in step {zombie['step']}, its orders not written yet", "", ""
+    )
+    table.show_header = False
+    table.columns[1].justify = "left"
+    table.add_row("stopped (SIGSTOP) while it held", f"{zombie['lock']}, fence {zombie['fence']}")
+    table.add_row("seen as", zombie["seen_as"])
+    table.add_row("its lease ended", f"{zombie['lease'] * 1e3:,.0f} ms later")
+    table.add_row(
+        "lock granted to its successor",
+        f"fence {zombie['successor_fence']}, {zombie['granted'] * 1e3:,.1f} ms after the end of the lease",
+    )
+    table.add_row("its successor wrote the step", f"version {zombie['version']:,}")
+    table.add_row("continued (SIGCONT)", f"{zombie['stopped'] * 1e3:,.0f} ms after it was stopped")
+    refused = zombie["refused"] is not None
+    said = "[green]refused[/], StaleFence" if refused else f"[bold red]not refused: {escape(zombie['word'])}[/]"
+    table.add_row("it wrote what it had decided", f"fence {zombie['fence']}: {said}")
+    unchanged = "[green]unchanged[/]" if zombie["unchanged"] else "[bold red]changed[/]"
+    table.add_row("what its successor had written", unchanged)
     return table
 
 

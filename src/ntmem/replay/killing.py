@@ -70,6 +70,15 @@ class KillCard:
         The difference, by name.
     acknowledged_steps : int
         Steps acknowledged before the kill.
+    fence, successor_fence : int
+        Of the lock of its book, which it held when it died, and of the lease that its successor was granted. 0: it held
+        none; with an engine that has no locks.
+    seen_as : str
+        Its status among the agents before its successor began: "dead". Empty: the engine has no locks.
+    granted : float or None
+        Seconds from the signal until its successor had the lock, of which:
+    lock_wait : float
+        from asking for it.
     resume : float or None
         Seconds from the signal to the first new acknowledgement, of which:
     reap : float
@@ -79,7 +88,7 @@ class KillCard:
     process_start : float
         until the process that stood by, with everything imported, has begun,
     open_and_read : float
-        opening the store and reading the state.
+        opening the store, being granted the lock, and reading the state.
     """
 
     agent: str
@@ -89,6 +98,11 @@ class KillCard:
     acknowledged: int
     acknowledged_steps: int
     lost: list[str] = field(default_factory=list)
+    fence: int = 0
+    seen_as: str = ""
+    successor_fence: int = 0
+    granted: float | None = None
+    lock_wait: float = 0.0
     resume: float | None = None
     reap: float = 0.0
     check: float = 0.0

@@ -30,6 +30,10 @@ class Report:
         By name: count, p50 and p99 in microseconds.
     kill : dict or None
         See :class:`ntmem.replay.killing.KillCard`.
+    zombie : dict or None
+        See :class:`ntmem.replay.zombie.ZombieCard`.
+    locks : dict
+        The engine, whether it has locks, and how often one was granted, waited for, and taken from the dead or late.
     agents : list of dict
         Per agent: steps, book, its check, prediction errors, a digest of all it has in the store.
     prediction : dict
@@ -49,6 +53,8 @@ class Report:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: str | None = None
+    zombie: dict[str, Any] | None = None
+    locks: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

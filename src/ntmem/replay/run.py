@@ -1,8 +1,8 @@
-"""The replay: the clock, the feeding, the kill, and the accounts at the end.
+"""The replay: the clock, the feeding, the kill, the zombie, and the accounts at the end.
 
 In lockstep: the feeder sets the store's clock, writes what is known by then, tells every agent to do the step, and
 waits until all have acknowledged. So the result depends on data and seed alone, not on who was faster, nor on
-whether an agent was killed on the way.
+whether an agent was killed or replaced on the way.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..system import open as open_store
 from ..values import codec_named
 from .accounts import Durations, Run, account_for, process_memory
 from .agent import MARKET, step_key
+from .desk import book_lock, has_locks
 from .killing import Acknowledged, KillCard
 from .loading import load_agent
 from .market import MarketError, MarketFile
@@ -33,6 +34,7 @@ from .steps import Step, Steps, shipped, symbol_label, symbol_of
 from .swarm import AgentFailed, Swarm
 from .times import seconds_ns
 from .wire import Ack, Begin
+from .zombie import Zombie, ZombieCard
 
 T = TypeVar("T")
 
@@ -67,7 +69,8 @@ class ReplayOptions:
     seed : int
         Of everything that is left to chance, 0 to 2**63 - 1.
     kill : bool
-        Kill an agent in the middle; the report has a note if the replay ended before.
+        Kill an agent in the middle, and after three quarters stop another one while it holds its lock; the report has a
+        note if the replay ended before.
     kill_delay : float, optional
         Seconds into the step at which; by default a random moment of a usual step.
     timeout : float
@@ -210,6 +213,9 @@ class _Replay:
         self.victim = self.random.choice(self.names)
         self.acknowledged = Acknowledged(self.victim)
         self.card: KillCard | None = None
+        self.sleeper = self.random.choice([name for name in self.names if name != self.victim] or self.names)
+        self.zombie: ZombieCard | None = None
+        self.has_locks = has_locks(memory)
         self.fed = 0
         self.interrupted = False
         self.failure: AgentFailed | None = None
@@ -245,7 +251,7 @@ class _Replay:
             swarm.start(self._begin(name))
         swarm.wait_ready(self.names)
         if self.options.kill:
-            swarm.stand_by(self.options.agent)
+            swarm.stand_by(self.options.agent, 1 + self.has_locks)
 
     def _begin(self, name: str) -> Begin:
         number = self.names.index(name)
@@ -272,12 +278,14 @@ class _Replay:
                 return
             self._publish(step)
             self._step_begun = time.monotonic()
-            self._pending |= set(self.names)
-            swarm.go(self.names, step.number)
-            late = limit is not None and passed > limit / 2
-            if self.options.kill and self.card is None and (step.number >= middle or late):
+            share = max(step.number / len(self.steps), passed / limit if limit else 0.0)
+            sleeps = self._is_to_sleep(step, share)
+            self._go(swarm, [name for name in self.names if not sleeps or name != self.sleeper], step)
+            if self.options.kill and self.card is None and (step.number >= middle or share > 0.5):
                 self._kill(swarm, step)
             swarm.gather(self._pending, step.number)
+            if sleeps:
+                self._stop_and_continue(swarm, step)
             self.fed = step.number + 1
             self.progress("feeding", self.fed, len(self.steps))
 
@@ -312,6 +320,10 @@ class _Replay:
         elif self.card.resume is None and self._killed_at is not None:
             self.card.resume = (time.monotonic_ns() - self._killed_at) / 1e9
 
+    def _go(self, swarm: Swarm, names: list[str], step: Step) -> None:
+        self._pending |= set(names)
+        swarm.go(names, step.number)
+
     # -- the kill
 
     def _kill(self, swarm: Swarm, step: Step) -> None:
@@ -321,19 +333,27 @@ class _Replay:
         if delay is None:
             delay = self.random.uniform(0, 1.2 * usual)
         swarm.listen(delay)
+        pid = swarm.workers[self.victim].process.pid
         self._killed_at = swarm.kill(self.victim)
         gone_at = time.monotonic_ns()
+        lock, agent = book_lock(self.memory, self.victim), self.memory.agents.get(self.victim)
         count, lost = self.acknowledged.recover(self.memory)
         checked_at = time.monotonic_ns()
         acknowledged = self.acknowledged.last_step == step.number
         swarm.start(self._begin(self.victim))
         # From here on acknowledgements are new ones.
         self.card = KillCard(self.victim, step.number, delay, "", count, self.acknowledged.last_step + 1, lost)
+        if lock is not None and lock.fence is not None and lock.pid == pid:
+            self.card.fence = lock.fence.number
+        self.card.seen_as = agent.status if agent is not None else ""
         swarm.wait_ready([self.victim])
         worker = swarm.workers[self.victim]
         ready = worker.ready
         assert ready is not None
         self.durations.add(ready.ns)
+        self.card.successor_fence = ready.fence
+        self.card.granted = (ready.granted_at - self._killed_at) / 1e9 if ready.fence else None
+        self.card.lock_wait = (ready.granted_at - ready.asked_at) / 1e9
         if ready.cursor >= step.number:  # committed: to do it again would count it twice
             self.card.in_flight = "acknowledged" if acknowledged else "committed, not acknowledged"
             self._pending.discard(self.victim)
@@ -344,6 +364,23 @@ class _Replay:
         self.card.check = (checked_at - gone_at) / 1e9
         self.card.process_start = (ready.begun_at - worker.started_at) / 1e9
         self.card.open_and_read = (ready.ready_at - ready.begun_at) / 1e9
+
+    # -- the zombie
+
+    def _is_to_sleep(self, step: Step, share: float) -> bool:
+        """Whether this is the step in which an agent is stopped while it holds its lock."""
+        is_over = not self.options.kill or self.card is None or self.zombie is not None
+        is_time = step.number >= 3 * len(self.steps) // 4 or share > 0.75
+        return not is_over and is_time and self.has_locks
+
+    def _stop_and_continue(self, swarm: Swarm, step: Step) -> None:
+        """Stop an agent in its step, let another process do the step as that agent, continue the first."""
+        zombie = Zombie(swarm, self.memory, self._begin(self.sleeper))
+        zombie.stop(step.number)
+        self.durations.add(zombie.replace().ns)
+        self._go(swarm, [self.sleeper], step)
+        swarm.gather(self._pending, step.number)
+        self.zombie = zombie.resume()
 
     # -- the end
 
@@ -365,6 +402,8 @@ class _Replay:
             failure=self.failure,
             kill=self.options.kill,
             card=self.card,
+            zombie=self.zombie,
+            has_locks=self.has_locks,
             durations=self.durations,
             process_memory=self.process_memory,
             seed=self.options.seed,

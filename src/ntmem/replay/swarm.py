@@ -1,10 +1,11 @@
-"""The processes of a replay: started, told what to do, listened to, killed and started again.
+"""The processes of a replay: started, told what to do, listened to, killed, stopped, and started again.
 
 **Invariants**
 
 1. An acknowledgement counts once it has arrived, also from an agent that has been killed since: pipes are read to
    their end.
-2. No process outlives the supervisor: their control pipes close with it, and that ends them (see `worker`).
+2. No process outlives the supervisor: their control pipes close with it, and that ends them (see `worker`). One that
+   is stopped then is continued by the kernel, as it does with process groups that nobody is left for.
 3. An agent that raises, ends by itself or is silent for too long is an :class:`AgentFailed`, never a wait for ever.
 """
 
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from .wire import Ack, Begin, Failed, Frames, FromAgent, Go, Ready, Stop, from_agent, send
+from .wire import Ack, Begin, Decided, Failed, Frames, FromAgent, Go, Ready, Refused, Stop, from_agent, send
 
 _CHUNK = 1 << 16
 _GRACE = 5.0
@@ -73,6 +74,12 @@ class Worker:
     started_at: int
     frames: Frames = field(default_factory=Frames)
     ready: Ready | None = None
+    decided: int = -1
+    """The step that it has decided, and pauses in."""
+    is_aside: bool = False
+    """It was stopped, and is not the agent any more."""
+    word: Refused | Ack | Failed | None = None
+    """What it has said since."""
     ended: bool = False
 
     @property
@@ -98,16 +105,17 @@ class Swarm:
         self._timeout = timeout
         self._selector = selectors.DefaultSelector()
         self._failures: list[AgentFailed] = []
-        self._spare: Process | None = None
+        self._spares: list[Process] = []
+        self._aside: list[Worker] = []
 
-    def stand_by(self, agent: str | None) -> None:
-        """Have a process ready, with everything imported, for the next agent that is started."""
-        self._spare = self._spawn(agent)
+    def stand_by(self, agent: str | None, count: int) -> None:
+        """Have processes ready, with everything imported, for the next agents that are started."""
+        self._spares += [self._spawn(agent) for _ in range(count)]
 
     def start(self, begin: Begin) -> None:
-        """Start an agent, in the process that stands by if any; it is ready when :meth:`wait_ready` returns."""
+        """Start an agent, in a process that stands by if any; it is ready when :meth:`wait_ready` returns."""
         started_at = time.monotonic_ns()
-        process, self._spare = self._spare or self._spawn(begin.agent), None
+        process = self._spares.pop() if self._spares else self._spawn(begin.agent)
         worker = Worker(begin, process.process, process.control, process.reply, started_at)
         self.workers[begin.name] = worker
         self._selector.register(worker.reply, selectors.EVENT_READ, worker)
@@ -143,10 +151,15 @@ class Swarm:
             lambda: [name for name in wanted if self.workers[name].ready is None], "become ready", _START_TIMEOUT
         )
 
-    def go(self, names: Iterable[str], step: int) -> None:
-        """Tell agents to do a step."""
+    def go(self, names: Iterable[str], step: int, *, pause: bool = False) -> None:
+        """Tell agents to do a step, or to decide it and pause."""
         for name in names:
-            self._tell(self.workers[name], Go(step))
+            self._tell(self.workers[name], Go(step, pause))
+
+    def wait_decided(self, name: str, step: int) -> None:
+        """Return when an agent that was told to pause does."""
+        worker = self.workers[name]
+        self._wait(lambda: [name] if worker.decided < step else [], f"decide step {step}", self._timeout)
 
     def gather(self, pending: set[str], step: int) -> None:
         """Return when every agent in `pending` has acknowledged; `on_ack` takes them out."""
@@ -178,6 +191,37 @@ class Swarm:
                 raise failure
         return at
 
+    def freeze(self, name: str) -> Worker:
+        """Stop an agent's process with SIGSTOP and set it aside: another one may be started under its name."""
+        worker = self.workers[name]
+        worker.is_aside = True
+        self._aside.append(worker)
+        worker.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, worker.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        del self.workers[name]
+        return worker
+
+    def thaw(self, worker: Worker, step: int) -> Refused | Ack | Failed | None:
+        """Continue a process that was stopped while it paused, tell it to go on, and end it when it has.
+
+        Returns what became of its step; None: it ended without saying so.
+        """
+        self._tell(worker, Go(step))
+        worker.process.send_signal(signal.SIGCONT)
+        self._wait(
+            lambda: [worker.name] if worker.word is None and not worker.ended else [],
+            f"say what became of step {step}",
+            self._timeout,
+        )
+        self._end_aside(worker)
+        return worker.word
+
+    def _end_aside(self, worker: Worker) -> None:
+        self._aside.remove(worker)
+        worker.process.kill()  # of a stopped process, too
+        worker.process.wait()
+        self._forget(worker)
+
     def stop(self) -> None:
         """Let every agent finish its step and end; kill those that do not."""
         for worker in self.workers.values():
@@ -197,13 +241,13 @@ class Swarm:
         for worker in self.workers.values():
             if worker.process.poll() is None:
                 worker.process.kill()
-        for worker in list(self.workers.values()):
+        for worker in [*self._aside]:
+            self._end_aside(worker)
+        for worker in [*self.workers.values()]:
             worker.process.wait()
             self._forget(worker)
-        self.workers.clear()
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
+        while self._spares:
+            self._spares.pop().close()
         self._selector.close()
 
     # -- pipes
@@ -254,11 +298,16 @@ class Swarm:
     def _end(self, worker: Worker) -> None:
         worker.ended = True
         self._selector.unregister(worker.reply)
-        self._failures.append(AgentFailed(worker.name, _end_of(worker.process)))
+        if not worker.is_aside:
+            self._failures.append(AgentFailed(worker.name, _end_of(worker.process)))
 
     def _take(self, worker: Worker, message: FromAgent) -> None:
         if isinstance(message, Ready):
             worker.ready = message
+        elif isinstance(message, Decided):
+            worker.decided = message.step
+        elif worker.is_aside or isinstance(message, Refused):
+            worker.word = message
         elif isinstance(message, Ack):
             self._on_ack(worker.name, message)
         elif isinstance(message, Failed):
@@ -271,7 +320,8 @@ class Swarm:
             worker.ended = True
         os.close(worker.control)
         os.close(worker.reply)
-        del self.workers[worker.name]
+        if self.workers.get(worker.name) is worker:
+            del self.workers[worker.name]
 
 
 def _end_of(process: subprocess.Popen[bytes]) -> str:

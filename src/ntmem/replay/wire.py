@@ -27,9 +27,10 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class Go(msgspec.Struct, frozen=True, tag="go"):
-    """Supervisor: do this step."""
+    """Supervisor: do this step; or with `pause` decide it, say so, and commit it only when told to go again."""
 
     step: int
+    pause: bool = False
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -37,15 +38,19 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """Agent: the store is open, my state is read.
+    """Agent: the store is open, the lock of my book is granted, my state is read.
 
-    Times are those of the machine's monotonic clock, in ns, which all processes share.
+    Times are those of the machine's monotonic clock, in ns, which all processes share. `fence` is that of the lock; 0:
+    the engine has no locks.
     """
 
     cursor: int
     begun_at: int
     ready_at: int
     ns: dict[str, list[int]]
+    fence: int = 0
+    asked_at: int = 0
+    granted_at: int = 0
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
@@ -60,6 +65,19 @@ class Ack(msgspec.Struct, frozen=True, tag="ack"):
     ns: dict[str, list[int]]
 
 
+class Decided(msgspec.Struct, frozen=True, tag="decided"):
+    """Agent: this step is decided, nothing of it is written but what I saw, and I hold the lock of my book."""
+
+    step: int
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """Agent: my lock was over when I came to write this step; the store has refused it."""
+
+    step: int
+    message: str
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """Agent: an exception ended me."""
 
@@ -68,7 +86,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 ToAgent: TypeAlias = Begin | Go | Stop
-FromAgent: TypeAlias = Ready | Ack | Failed
+FromAgent: TypeAlias = Ready | Ack | Decided | Refused | Failed
 
 _encode = msgspec.msgpack.Encoder().encode
 to_agent = msgspec.msgpack.Decoder(ToAgent)

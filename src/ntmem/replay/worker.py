@@ -2,6 +2,9 @@
 
 It does what the control pipe says and acknowledges on the reply pipe, so whatever an agent prints disturbs nothing.
 When the control pipe closes the process ends, in the midst of a step if need be: nothing here needs a shutdown.
+
+It is the agent while it holds the lock of the agent's book. Told to pause it stands still where nothing is worse: its
+orders are decided, not written, and whoever takes over meanwhile cannot know of them.
 """
 
 from __future__ import annotations
@@ -12,13 +15,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from ..errors import StaleFence
 from ..system import open as open_store
+from .agent import Agent
+from .desk import Held, held_book
 from .loading import load_agent
-from .wire import Ack, Begin, Failed, Frames, Go, Ready, ToAgent, send, to_agent
+from .wire import Ack, Begin, Decided, Failed, Frames, Go, Ready, Refused, ToAgent, send, to_agent
 
 _CHUNK = 1 << 16
+_LAST_BEAT = 0.1
+"""Seconds after which an agent that pauses counts as silent: less than its lease is going to last."""
+
+
+class _Ended(Exception):
+    """The supervisor wants no more of a step that is paused."""
 
 
 def main() -> None:
@@ -35,7 +47,10 @@ def main() -> None:
         assert isinstance(begin, Begin)
         begun_at = time.monotonic_ns()
         agent = make()
-        with open_store(begin.store, agent_id=begin.name) as memory:
+        with (
+            open_store(begin.store, agent_id=begin.name) as memory,
+            held_book(memory, begin.name, begin.symbol) as held,
+        ):
             agent.begin(
                 memory,
                 begin.name,
@@ -43,20 +58,54 @@ def main() -> None:
                 window=begin.window,
                 horizon=begin.horizon,
                 seed=begin.seed,
+                fence=None if held is None else held.fence,
             )
-            durations = dict(agent.take_durations())
-            send(reply, Ready(agent.cursor, begun_at, time.monotonic_ns(), durations))
+            send(reply, _ready(agent, held, begun_at))
             for message in messages:
                 if not isinstance(message, Go):
                     return
                 step = message.step
-                writes, durations = agent.step(step)
-                send(reply, Ack(step, writes, durations))
-    except BrokenPipeError:
+                if held is not None and message.pause:
+                    agent.before_commit = _pause(held, step, messages, reply)
+                send(reply, _do(agent, held, step, message.pause))
+    except (BrokenPipeError, _Ended):
         return
     except BaseException:  # also SystemExit: an agent that leaves has failed, whatever it wanted to say by that
         send(reply, Failed(step, traceback.format_exc()))
         sys.exit(1)
+
+
+def _ready(agent: Agent, held: Held | None, begun_at: int) -> Ready:
+    durations = dict(agent.take_durations())
+    lock = () if held is None else (held.fence.number, held.asked_at, held.granted_at)
+    return Ready(agent.cursor, begun_at, time.monotonic_ns(), durations, *lock)
+
+
+def _do(agent: Agent, held: Held | None, step: int, paused: bool) -> Ack | Refused:
+    """Beat the agent's heart and let it do a step."""
+    begun = time.perf_counter_ns()
+    if held is not None:
+        held.memory.agents.heartbeat(held.name)
+    beat = time.perf_counter_ns() - begun
+    try:
+        writes, durations = agent.step(step)
+    except StaleFence as error:
+        if not paused:
+            raise
+        return Refused(step, str(error))
+    return Ack(step, writes, durations if held is None else durations | {"heartbeat": [beat]})
+
+
+def _pause(held: Held, step: int, messages: Iterator[ToAgent], reply: int) -> Callable[[], None]:
+    """Return what an agent does before it commits: say that it has decided, and wait."""
+
+    def pause() -> None:
+        held.fall_silent(_LAST_BEAT)
+        send(reply, Decided(step))
+        if not isinstance(next(messages, None), Go):
+            raise _Ended
+
+    return pause
 
 
 def _messages(control: int) -> Iterator[ToAgent]:
