@@ -10,7 +10,7 @@ from importlib import metadata
 import pytest
 from figures import note_ratio
 
-PEERS = ("lmdb", "msgspec", "numpy", "cachebox", "cachetools", "lru-dict", "moka-py", "theine", "diskcache")
+PEERS = ("lmdb", "msgspec", "numpy", "cachebox", "cachetools", "lru-dict", "moka-py", "theine", "diskcache", "redis")
 
 
 def pytest_addoption(parser):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from support.figures import median_interval
 
-KNOWN = {"ours_ns", "theirs_ns", "ratio", "ratio_interval", "calls"}
+KNOWN = {"ours_ns", "theirs_ns", "ratio", "ratio_interval", "calls", "untimed"}
 
 
 def time_text(nanoseconds):
@@ -45,6 +45,8 @@ def row_of(benchmark):
     if "ours_ns" in info:
         ratio = interval_text([info["ratio"], *info["ratio_interval"]], ratio_text)
         times = [interval_text(info["ours_ns"]), interval_text(info["theirs_ns"]), ratio]
+    elif info.get("untimed"):  # all it has to say is in its notes
+        times = ["", "", ""]
     else:
         figures = median_interval(benchmark["stats"]["data"])
         times = [interval_text([1e9 * seconds / info.get("calls", 1) for seconds in figures]), "", ""]

@@ -330,6 +330,21 @@ static inline void places_tidy_locked(lease_table_t *table, uint64_t now)
     }
 }
 
+/* The same of one row. */
+static inline void row_tidy_locked(lease_table_t *table, const lease_slot_t *slot, uint64_t now)
+{
+    uint32_t at = slot->first;
+
+    for (uint32_t steps = 0; at != 0 && at <= LEASE_PLACES && steps < LEASE_PLACES; steps++) {
+        const lease_place_t *place = &table->places[at - 1];
+        const uint32_t next = place->next;
+
+        if (now > place->pulse + LEASE_GIVEN_UP_NS && process_is_dead(&place->process))
+            place_leave_locked(table, at - 1);
+        at = next;
+    }
+}
+
 /* Takes a place at the end of the row of `request->slot`, if there is one. */
 static inline void place_take_locked(const leases_t *leases, lease_request_t *request, uint64_t now)
 {
@@ -420,6 +435,7 @@ static inline enum lease_outcome lease_grant_locked(const leases_t *leases, leas
     if (before != 0 && now < slot->fence.expires && before != request->dead)
         return LEASE_HELD;
     request->holder.pid = 0;
+    row_tidy_locked(table, slot, now);
     if (slot->first != 0 && place_is_behind_locked(table, slot, request->place, now))
         return LEASE_HELD;
     if (table->next > table->limit)

@@ -68,6 +68,7 @@ cdef extern from "leases.h" nogil:
     int leases_create(lease_table_t *table, uint64_t next, uint64_t limit) noexcept
     lease_outcome leases_take(const leases_t *leases, uint64_t wait_ns) noexcept
     void leases_give(const leases_t *leases) noexcept
+    void row_tidy_locked(lease_table_t *table, const lease_slot_t *slot, uint64_t now) noexcept
     uint64_t lease_hash(const unsigned char *name, size_t size) noexcept
     uint32_t lease_find(lease_table_t *table, const unsigned char *name, size_t size, uint64_t number) noexcept
     uint32_t slot_find(lease_table_t *table, const unsigned char *name, size_t size, uint64_t hash) noexcept

@@ -435,6 +435,7 @@ cdef class LeaseTable:
             now = boot_ns()
             for i in range(begin, end):
                 slot = &self.leases.table.slots[i]
+                row_tidy_locked(self.leases.table, slot, now)
                 if slot.fence.number == 0 and slot.first == 0:
                     continue
                 waiting = 0

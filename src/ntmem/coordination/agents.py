@@ -27,6 +27,7 @@ AGENTS = ("ntmem", "agents")
 
 _PREFIX = RESERVED + "agent:"
 _MOST_BYTES = 240
+_TELLING = 10 * NS  # a lease for as long as it takes to write down what an agent says of itself
 
 Status = Literal["alive", "silent", "dead"]
 
@@ -118,7 +119,9 @@ class Agents:
         if isinstance(capabilities, str) or not all(isinstance(each, str) for each in capabilities):
             raise TypeError(f"capabilities must be a sequence of str, was {capabilities!r}")
         known = self._mine.get(agent_id)
-        grant = known[0] if known is not None and known[0].renew(ns) else self._locks.grant_named(name, ns, 0.0)
+        while_told = max(ns, _TELLING)
+        is_same = known is not None and known[0].renew(while_told)
+        grant = known[0] if known is not None and is_same else self._locks.grant_named(name, while_told, 0.0)
         if grant is None:
             other = self._lease_of(name)
             who = "another process" if other is None else f"process {other.pid} ({other.owner})"
@@ -133,16 +136,19 @@ class Agents:
         except BaseException:
             grant.release()
             raise
+        grant.renew(ns)
         self._mine[agent_id] = grant, ns, data
         return fence
 
     def unregister(self, agent_id: str | None = None) -> None:
         """Take an agent of this process (None: all of them) off the list."""
         for each in self._chosen(agent_id):
-            grant, _, _ = self._mine.pop(each)
-            if grant.is_current:
+            grant: Grant | None = self._mine.pop(each)[0]
+            if grant is not None and not grant.renew(_TELLING):  # it was late
+                grant = self._locks.grant_named(_name_of(each), _TELLING, 0.0)
+            if grant is not None:  # else another process has registered an agent of that name
                 self._memory.delete(AGENTS, each, fence=Fence(_name_of(each).decode(), grant.number))
-            grant.release()
+                grant.release()
 
     def heartbeat(self, agent_id: str | None = None) -> None:
         """Say that an agent of this process (None: all of them) is alive. One that is late is registered anew.
@@ -156,7 +162,7 @@ class Agents:
             grant, ns, data = self._mine[each]
             if grant.renew(ns):
                 continue
-            again = self._locks.grant_named(_name_of(each), ns, 0.0)
+            again = self._locks.grant_named(_name_of(each), max(ns, _TELLING), 0.0)
             if again is None:
                 del self._mine[each]
                 raise LockLost(
@@ -164,6 +170,7 @@ class Agents:
                 )
             self._mine[each] = again, ns, data
             self._memory.put(AGENTS, each, data, fence=Fence(_name_of(each).decode(), again.number))
+            again.renew(ns)
 
     def _chosen(self, agent_id: str | None) -> builtins.list[str]:
         if agent_id is None:

@@ -319,7 +319,10 @@ class LmdbEngine:
             One of the changes does not fit what the store holds. Nothing of any change was kept.
         """
         if fence is not None:
-            raise StaleFence(f"{fence!r} is not current: leases are in shared memory; open with engine='shared'")
+            raise StaleFence(
+                f"the lease {fence.number} of {fence.resource!r} is not current: leases are in shared memory; open the "
+                "store with engine='shared'"
+            )
         return self._write_all(changes, None, lambda tables: None)
 
     def _write_all(

@@ -464,8 +464,8 @@ class LogEngine(LmdbEngine):
         claim = None if self.leases is None else self.leases.claim(fence.resource.encode(), fence.number)
         if claim is None or not claim.is_current:
             raise StaleFence(
-                f"{fence!r} is not current: the lock was given back, its time has passed, or another has it by now; "
-                "acquire it again, and read again what was read under it"
+                f"the lease {fence.number} of {fence.resource!r} is not current: the lock was given back, its time has "
+                "passed, or another has it by now; acquire it again, and read again what was read under it"
             )
         return claim
 
