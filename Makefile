@@ -13,13 +13,15 @@ CRASH_ARGS ?=
 MUTANTS ?=
 MUTATIONS ?= 10000
 HOT_READS ?= 20000000
+LOCK_STEPS ?= 100000
+LOCK_ATTEMPTS ?= 1000000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot crash mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot locks crash mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -40,6 +42,10 @@ bench: $(VENV)/benchable  ## run the benchmarks, print their tables (BENCHES=, B
 
 hot: $(VENV)/testable  ## read through the hot table beside a hostile writer (HOT_READS=)
 	@NTMEM_HOT_READS=$(HOT_READS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/concurrency/test_hot_reads.py
+
+locks: $(VENV)/testable  ## four processes under one lock, killed; writes under leases that are over (LOCK_STEPS=, LOCK_ATTEMPTS=)
+	@NTMEM_LOCK_STEPS=$(LOCK_STEPS) NTMEM_LOCK_ATTEMPTS=$(LOCK_ATTEMPTS) \
+		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/concurrency/test_lock_processes.py
 
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py

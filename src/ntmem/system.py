@@ -16,7 +16,7 @@ from .coordination.agents import Agents, Registered
 from .coordination.locks import Lock
 from .coordination.shared import SharedLocks
 from .coordination.tokens import FenceLike, LockToken, fence_of
-from .errors import LockTimeout, StoreClosed
+from .errors import StoreClosed
 from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, require_bool, require_int
 from .namespace import encode_key, labels_of
 from .records import Change, Fence, Policy, Record
@@ -476,14 +476,14 @@ class MemorySystem(DirectCalls):
         lock = self.lock(resource, timeout=timeout, ttl=ttl)
         if lock.acquire() and (token := lock.token) is not None:
             return token
-        raise LockTimeout(f"the lock of {resource!r} was not granted in {timeout} s")
+        raise lock.timed_out()
 
     async def aacquire_lock(self, resource: str, timeout: Duration | None = None, *, ttl: Duration = 30.0) -> LockToken:
         """Do what :meth:`acquire_lock` does without holding up the event loop."""
         lock = self.lock(resource, timeout=timeout, ttl=ttl)
         if await lock.aacquire() and (token := lock.token) is not None:
             return token
-        raise LockTimeout(f"the lock of {resource!r} was not granted in {timeout} s")
+        raise lock.timed_out()
 
     def release_lock(self, token: str) -> bool:
         """End the lease of a token; return whether it was current. A stale token ends nothing."""

@@ -24,7 +24,7 @@
 #define LEASE_OWNER 127
 #define LEASE_UNNAMED 1ull /* in place of a hash: there was a name, and it is gone */
 
-#define LEASE_LOOK_NS 5000000ull    /* who waits looks this often whether the owner lives */
+#define LEASE_LOOK_NS 3000000ull    /* who waits looks this often whether the owner lives */
 #define LEASE_PATIENCE_NS 20000000ull /* who has not looked for so long is not waited for: it is stopped, or dead */
 #define LEASE_GIVEN_UP_NS 1000000000ull /* and is looked at whether it lives */
 
@@ -109,7 +109,10 @@ typedef struct {
 
 /* ---- processes ------------------------------------------------------------------------------------------------ */
 
-/* When a process was started; 0: it is dead, be it that nobody has waited for it yet. UINT64_MAX: cannot be told. */
+#define PROCESS_EXITING 4 /* PF_EXITING of the kernel's flags: it runs no more of its program, but may be long in going */
+
+/* When a process was started; 0: it is dead, or dying, be it that nobody has waited for it yet. UINT64_MAX: cannot be
+ * told. */
 static inline uint64_t process_start(uint32_t pid)
 {
     char path[32], text[1024], *at;
@@ -136,6 +139,8 @@ static inline uint64_t process_start(uint32_t pid)
         if (at == NULL)
             return UINT64_MAX;
         at++;
+        if (field + 1 == 9 && (strtoull(at, NULL, 10) & PROCESS_EXITING) != 0)
+            return 0;
     }
     return strtoull(at, NULL, 10);
 }

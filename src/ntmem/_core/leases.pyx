@@ -19,6 +19,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
@@ -36,7 +37,8 @@ failpoints_join(failpoints_table())
 cdef enum:
     SECTION_LEASES = 5
     SLICE_NS = 50_000_000
-    PATIENCE_NS = 1_000_000_000  # for the mutex, of who gives up or gives back
+    PATIENCE_NS = 1_000_000_000  # for the mutex, of who gives up or gives back,
+    LOOK_NS = 200_000_000        # and of who only looks
 
 
 class LeasesFull(RuntimeError):
@@ -227,10 +229,12 @@ cdef class LeaseTable:
             raise LogShut("this process has shut the log")
         outcome = lease_try(&self.leases, request, queue, wait_ns)
         if outcome == LEASE_HELD and request.holder.pid != 0 and request.dead != request.number:
+            self.log.appending += 1
             with nogil:
                 if process_is_dead(&request.holder):
                     request.dead = request.number
                     outcome = lease_try(&self.leases, request, queue, wait_ns)
+            self.log.appending -= 1
         return outcome
 
     cdef int leave(self, lease_request_t *request) except -1:
@@ -287,7 +291,7 @@ cdef class LeaseTable:
         cdef lease_outcome outcome
         cdef uint64_t now = boot_ns()
         cdef uint64_t until = <uint64_t>-1 if timeout < 0 or timeout > 1e9 else now + <uint64_t>(timeout * 1e9)
-        cdef uint64_t patience = max(until, now + PATIENCE_NS)  # with who has the mutex: it is no wait for the lease
+        cdef uint64_t patience = max(until, now + LOOK_NS)  # with who has the mutex: it is no wait for the lease
         cdef bint called = False
         request.since = now
         try:
@@ -299,12 +303,14 @@ cdef class LeaseTable:
                     break
                 if self.log.is_shut:
                     raise LogShut("this process has shut the log")
+                self.log.appending += 1  # who shuts the log waits for those in here, then gives back what is held
                 with nogil:
                     if outcome == LEASE_HELD:
                         called = lease_wait(&self.leases, request, until - now)
                         if not called and request.holder.pid != 0 and process_is_dead(&request.holder):
                             request.dead = request.number
                     outcome = lease_try(&self.leases, request, timeout != 0, SLICE_NS)
+                self.log.appending -= 1
         finally:
             self.leave(request)
         return outcome
@@ -415,10 +421,10 @@ cdef class LeaseTable:
         **Complexity**: O(slots), and a question to the kernel for each that is held.
         """
         cdef list found = []
-        cdef lease_process_t owners[LEASE_SLOTS]
-        cdef lease_outcome outcome
+        cdef lease_slot_t *copies
         cdef lease_slot_t *slot
-        cdef uint64_t now
+        cdef lease_outcome outcome
+        cdef uint64_t now = 0
         cdef uint32_t i, at, waiting, count = 0, begin = 0, end = LEASE_SLOTS
         self.check_process()
         if only is not None:
@@ -427,37 +433,42 @@ cdef class LeaseTable:
                 lease_hash(<const unsigned char *>PyBytes_AS_STRING(only), PyBytes_GET_SIZE(only)),
             )
             end = min(begin + 1, <uint32_t>LEASE_SLOTS)
-        with nogil:
-            outcome = leases_take(&self.leases, PATIENCE_NS)
-        if outcome != LEASE_GRANTED:
-            raise self.refusal(outcome, PATIENCE_NS / 1e9)
+        copies = <lease_slot_t *>malloc((end - begin + 1) * sizeof(lease_slot_t))
         try:
-            now = boot_ns()
-            for i in range(begin, end):
-                slot = &self.leases.table.slots[i]
-                row_tidy_locked(self.leases.table, slot, now)
-                if slot.fence.number == 0 and slot.first == 0:
-                    continue
-                waiting = 0
-                at = slot.first
-                while 0 < at <= LEASE_PLACES and waiting < LEASE_PLACES:
-                    waiting += 1
-                    at = self.leases.table.places[at - 1].next
-                owners[count] = slot.process
-                count += 1
+            if copies == NULL:
+                raise MemoryError("no memory for a list of locks")
+            with nogil:
+                outcome = leases_take(&self.leases, PATIENCE_NS)
+                if outcome == LEASE_GRANTED:
+                    now = boot_ns()
+                    for i in range(begin, end):
+                        slot = &self.leases.table.slots[i]
+                        row_tidy_locked(self.leases.table, slot, now)
+                        if slot.fence.number == 0 and slot.first == 0:
+                            continue
+                        waiting = 0
+                        at = slot.first
+                        while 0 < at <= LEASE_PLACES and waiting < LEASE_PLACES:
+                            waiting += 1
+                            at = self.leases.table.places[at - 1].next
+                        copies[count] = slot[0]
+                        copies[count].first = waiting
+                        count += 1
+                    leases_give(&self.leases)
+            if outcome != LEASE_GRANTED:
+                raise self.refusal(outcome, PATIENCE_NS / 1e9)
+            for i in range(count):  # Python objects only now: making them may run anything
+                slot = &copies[i]
                 found.append((
                     PyBytes_FromStringAndSize(<char *>slot.name, min(slot.name_size, LEASE_NAME)),
                     PyBytes_FromStringAndSize(<char *>slot.owner, min(slot.owner_size, LEASE_OWNER)),
-                    slot.fence.number, slot.process.pid, True,
+                    slot.fence.number, slot.process.pid, not process_is_dead(&slot.process),
                     slot.fence.expires - now if slot.fence.expires > now else 0, now - slot.granted,
-                    waiting, slot.grants, slot.waits, slot.waited, slot.longest,
+                    slot.first, slot.grants, slot.waits, slot.waited, slot.longest,
                 ))
         finally:
-            leases_give(&self.leases)
-        return [
-            (*row[:4], not process_is_dead(&owners[i]), *row[5:])
-            for i, row in enumerate(found)
-        ]
+            free(copies)
+        return found
 
     @property
     def counts(self):

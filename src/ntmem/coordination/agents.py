@@ -118,6 +118,9 @@ class Agents:
         name, ns = _name_of(agent_id), duration_ns(ttl, "ttl")
         if isinstance(capabilities, str) or not all(isinstance(each, str) for each in capabilities):
             raise TypeError(f"capabilities must be a sequence of str, was {capabilities!r}")
+        said = {"capabilities": list(capabilities), "info": info, "ttl": ns}
+        said |= {"pid": os.getpid(), "start": started(os.getpid()), "at": self._memory.now()}
+        data = CODECS["msgpack"].encode(said)  # before a lease is granted: it may be refused
         known = self._mine.get(agent_id)
         while_told = max(ns, _TELLING)
         is_same = known is not None and known[0].renew(while_told)
@@ -128,9 +131,7 @@ class Agents:
             raise CoordinationError(
                 f"agent {agent_id!r} is alive in {who}; wait until it is gone, or take another name"
             )
-        said = {"capabilities": list(capabilities), "info": info, "ttl": ns}
-        said |= {"pid": os.getpid(), "start": started(os.getpid()), "at": self._memory.now()}
-        fence, data = Fence(name.decode(), grant.number), CODECS["msgpack"].encode(said)
+        fence = Fence(name.decode(), grant.number)
         try:
             self._memory.put(AGENTS, agent_id, data, fence=fence)
         except BaseException:
@@ -173,6 +174,7 @@ class Agents:
             again.renew(ns)
 
     def _chosen(self, agent_id: str | None) -> builtins.list[str]:
+        self._engine().check_process()
         if agent_id is None:
             return [*self._mine]
         if agent_id not in self._mine:

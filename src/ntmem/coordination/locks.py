@@ -14,10 +14,11 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Self
 
-from ..errors import LockLost, LockTimeout
+from ..errors import LockLost, LockTimeout, StoreClosed
 from ..instants import NS, Duration, duration_ns, require_bool
 from ..records import Fence
 from .protocols import Grant, LockManager
@@ -124,6 +125,8 @@ class Lock:
 
     def _took(self, grant: Grant) -> None:
         me = _me()
+        if self._displaced:
+            self._displaced.pop(me, None)  # who acquires it again knows that what it had was lost
         if self._grant is not None and self._owner != me:
             self._displaced[self._owner] = self._grant
         self._grant, self._owner, self._depth = grant, me, 1
@@ -159,7 +162,7 @@ class Lock:
     def _give_back(self, grant: Grant) -> None:
         if self._grant is grant:  # else it was lost, and this object's by another thread since
             self._grant = self._owner = None
-        if not grant.release():
+        if not _asked(grant.release):
             raise self._lost(grant)
 
     def _lost(self, grant: Grant) -> LockLost:
@@ -172,12 +175,12 @@ class Lock:
 
     def __enter__(self) -> Self:
         if not self.acquire():
-            raise self._timed_out()
+            raise self.timed_out()
         return self
 
     async def __aenter__(self) -> Self:
         if not await self.aacquire():
-            raise self._timed_out()
+            raise self.timed_out()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
@@ -190,7 +193,8 @@ class Lock:
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         self.__exit__(kind, *exc)
 
-    def _timed_out(self) -> LockTimeout:
+    def timed_out(self) -> LockTimeout:
+        """Return the error of who was not granted it in time."""
         return LockTimeout(f"the lock of {self.resource!r} was not granted in {self._timeout or 0:g} s")
 
     # -- what it is
@@ -229,7 +233,8 @@ class Lock:
         grant = self._mine()
         if grant is None:
             raise RuntimeError("renew of a lock that is not held")
-        if not grant.renew(self._ttl if ttl is None else duration_ns(ttl, "ttl")):
+        ns = self._ttl if ttl is None else duration_ns(ttl, "ttl")
+        if not _asked(lambda: grant.renew(ns)):
             raise self._lost(grant)
 
     def locked(self) -> bool:
@@ -240,7 +245,10 @@ class Lock:
         return (self._displaced.get(_me()) if self._displaced else None) or self._grant
 
     def __repr__(self) -> str:
-        state = "locked" if self.locked() else "unlocked"
+        try:
+            state = "locked" if self.locked() else "unlocked"
+        except StoreClosed:
+            state = "closed"
         return f"<{state} ntmem.Lock of {self.resource!r} object at {id(self):#x}>"
 
     # -- as threading.RLock, for Condition
@@ -252,6 +260,8 @@ class Lock:
         return self._depth if self._is_owned() else 0
 
     def _release_save(self) -> tuple[int, Any]:
+        if not self._is_owned():
+            raise RuntimeError("cannot release un-acquired lock")
         depth, self._depth = self._depth, 1
         owner = self._owner
         self.release()
@@ -260,6 +270,13 @@ class Lock:
     def _acquire_restore(self, state: tuple[int, Any]) -> None:
         self.acquire(timeout=-1)
         self._depth, self._owner = state
+
+
+def _asked(action: Callable[[], bool]) -> bool:
+    try:
+        return action()
+    except RuntimeError as error:  # in a child of the process that acquired it
+        raise StoreClosed(str(error)) from error
 
 
 def _me() -> object:

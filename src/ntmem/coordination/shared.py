@@ -64,17 +64,25 @@ class SharedLocks:
     def _seen(self) -> LeaseTable | None:
         """The table for who only looks: a reader without a region sees that nothing is locked."""
         engine = self._engine()
+        engine.check_process()
         return engine.leases if isinstance(engine, LogEngine) else None
 
     # -- what a Lock is made of
 
     def grant(self, resource: str, ttl: int, timeout: float | None) -> Lease | None:
         """Return a lease; see :class:`~ntmem.coordination.protocols.LockManager`."""
-        return self.grant_named(encode_resource(resource), ttl, timeout)
+        name = encode_resource(resource)
+        try:
+            return self._table().acquire(name, self._owner, ttl, -1.0 if timeout is None else timeout)
+        except RuntimeError:  # there is something to be done first, or to be explained
+            return self.grant_named(name, ttl, timeout)
+        except (LogDamaged, LogShut, WriterStalled) as error:
+            raise _translated(error) from error
 
     def grant_named(self, name: bytes, ttl: int, timeout: float | None) -> Lease | None:
         """Do :meth:`grant` with a name that was checked, or is no user's."""
         table = self._table()
+        self._engine().check_process()
         while True:
             try:
                 return table.acquire(name, self._owner, ttl, -1.0 if timeout is None else timeout)
@@ -115,12 +123,14 @@ class SharedLocks:
     def release(self, token: str | Fence) -> bool:
         """End the lease of a token; return whether it was current. A stale token ends nothing."""
         fence, table = fence_of_token(token), self._table()
+        self._engine().check_process()
         with _errors():
             return is_possible(fence) and table.release(encode_resource(fence.resource), fence.number)
 
     def renew(self, token: str | Fence, ttl: Duration) -> bool:
         """Let the lease of a token end `ttl` seconds from now; return whether it was current."""
         fence, table, ns = fence_of_token(token), self._table(), duration_ns(ttl, "ttl")
+        self._engine().check_process()
         with _errors():
             return is_possible(fence) and table.renew(encode_resource(fence.resource), fence.number, ns)
 
@@ -129,14 +139,14 @@ class SharedLocks:
         fence, table = fence_of_token(token), self._seen()
         if table is None or not is_possible(fence):
             return False
-        claim = table.claim(encode_resource(fence.resource), fence.number)
+        claim = table.claim(encode_resource(fence.resource, reserved=True), fence.number)
         return claim is not None and claim.is_current
 
     # -- looking
 
     def is_locked(self, resource: str) -> bool:
         """Whether somebody holds a lock: its time has not passed and its process lives."""
-        return any(info.is_current for info in self.list(resource))
+        return any(info.is_current for info, _ in self.rows(encode_resource(resource)))
 
     def list(self, resource: str | None = None) -> builtins.list[LockInfo]:
         """Return the locks that are held or waited for (or that of one resource), by name.

@@ -41,15 +41,18 @@ FenceLike: TypeAlias = Fence | LockToken | HoldsFence
 """What ``fence=`` takes."""
 
 
-def encode_resource(resource: Any) -> bytes:
-    """Return the bytes of a resource's name; raise ``TypeError`` or ``ValueError`` that says what is wrong with it."""
+def encode_resource(resource: Any, *, reserved: bool = False) -> bytes:
+    """Return the bytes of a resource's name; raise ``TypeError`` or ``ValueError`` that says what is wrong with it.
+
+    `reserved`: it may be one of ntmem's own.
+    """
     if not isinstance(resource, str):
         raise TypeError(f"resource must be a str, was {type(resource).__name__}")
-    return _encoded(resource)
+    return _encoded(resource, reserved)
 
 
 @lru_cache(4096)
-def _encoded(resource: str) -> bytes:
+def _encoded(resource: str, reserved: bool) -> bytes:
     try:
         raw = resource.encode()
     except UnicodeEncodeError as error:
@@ -59,7 +62,7 @@ def _encoded(resource: str) -> bytes:
             f"resource has 1 to {MOST_RESOURCE_BYTES} bytes of UTF-8 and no NUL, was {shown(resource[:64])} "
             f"of {len(raw)} bytes"
         )
-    if resource.startswith(RESERVED):
+    if not reserved and resource.startswith(RESERVED):
         raise ValueError(f"names that begin with {RESERVED!r} are ntmem's own, was {resource!r}; choose another")
     return raw
 
@@ -67,7 +70,7 @@ def _encoded(resource: str) -> bytes:
 def fence_of(what: Any) -> Fence:
     """Return the fence of what users pass as ``fence=``: a lock that is held, its token, or the fence itself."""
     fence = what if isinstance(what, Fence) else getattr(what, "fence", what)
-    if fence is None:
+    if fence is None and what is not None:
         raise StaleFence(f"{what!r} is not held; acquire it before writing under it")
     if not isinstance(fence, Fence):
         raise TypeError(f"fence must be a lock that is held, its token or its Fence, was {type(what).__name__}")

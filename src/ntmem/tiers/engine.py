@@ -88,6 +88,11 @@ class LmdbEngine:
         """Return the engine to be asked now."""
         return self
 
+    def check_process(self) -> None:
+        """Raise :class:`StoreClosed` in a child of the process that opened the store."""
+        if self.store.closed:
+            self.store.refuse()
+
     def _read(self, action: Callable[[Tables], T]) -> T:
         return self.store.read(lambda txn: action(Tables(self.store, txn)))
 

@@ -461,7 +461,10 @@ class LogEngine(LmdbEngine):
         return outcomes
 
     def _claim(self, fence: Fence) -> Claim:
-        claim = None if self.leases is None else self.leases.claim(fence.resource.encode(), fence.number)
+        self._check_open()
+        claim = None
+        if self.leases is not None and 0 < fence.number < 2**63:
+            claim = self.leases.claim(fence.resource.encode(errors="replace"), fence.number)
         if claim is None or not claim.is_current:
             raise StaleFence(
                 f"the lease {fence.number} of {fence.resource!r} is not current: the lock was given back, its time has "

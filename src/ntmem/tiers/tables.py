@@ -154,13 +154,14 @@ class Tables:
         """Reserve numbers for leases; return the first and the last of them. They are above all that were ever granted.
 
         A new generation says that this may be an older state of the store, which does not know the latest numbers: then
-        they go on at the microseconds of the wall clock, which are ahead of any that were granted one by one.
+        they go on at the nanoseconds of the wall clock, which are ahead of any that were granted one by one, and of any
+        that were reserved: opening a store takes longer than a block is wide.
         """
         limit, generation = 0, self.head().generation
         if self.get_meta(b"fences") is not None:
             limit, before = _FENCES.unpack(self._needed(b"fences", _FENCES.size))
             if before != generation:
-                limit = max(limit, clocks.wall_ns() // 1000)
+                limit = max(limit, clocks.wall_ns())
         self._put_checked(b"fences", _FENCES.pack(limit + _FENCE_BLOCK, generation))
         return limit + 1, limit + _FENCE_BLOCK
 

@@ -1,0 +1,90 @@
+"""Backends of locks and agents. One more is one more parameter of `backend`: the tests know only what is here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hostile import Child, Start
+
+import ntmem
+from ntmem.coordination import AgentRegistry, LockManager
+
+
+class Backend:
+    """A backend, as this process has it and as others do.
+
+    Parameters
+    ----------
+    connect : callable
+        Opens it once more in this process; it is closed with the test. What it returns has `locks` and `agents`.
+    code : str or None
+        Python that sets `memory`, which has `locks` and `agents`, in another process; None: it is of one process only.
+    start : callable
+        Starts such a process.
+    """
+
+    def __init__(self, connect: Callable[[str], Any], code: str | None, start: Start) -> None:
+        self._connect = connect
+        self._code = code
+        self._start = start
+        self.here = self.connect("here")
+
+    @property
+    def locks(self) -> LockManager:
+        """The locks, through the first connection."""
+        locks: LockManager = self.here.locks
+        return locks
+
+    @property
+    def agents(self) -> AgentRegistry:
+        """The agents, through the first connection."""
+        agents: AgentRegistry = self.here.agents
+        return agents
+
+    def connect(self, owner: str) -> Any:
+        """Open it once more, in this process and as `owner`."""
+        return self._connect(owner)
+
+    def elsewhere(self, code: str, *args: object) -> Child:
+        """Run `code` in another process, where `locks`, `agents` and `memory`, which closes them, are the backend's."""
+        if self._code is None:
+            pytest.skip("this backend is of one process only")
+        return self._start(f"{self._code}\nlocks, agents = memory.locks, memory.agents\n{code}", *args)
+
+    def restart(self) -> None:
+        """Close everything in this process, and open it again."""
+        if self._code is None:
+            pytest.skip("this backend ends with its process")
+        self.here.close()
+        self.here = self.connect("here")
+
+
+@pytest.fixture(params=["directory", "private"])
+def backend(request: pytest.FixtureRequest, start: Start) -> Iterator[Backend]:
+    """A backend that nobody has used yet."""
+    with contextlib.ExitStack() as stack:
+        yield BACKENDS[request.param](request, stack, start)
+
+
+def directory(request: pytest.FixtureRequest, stack: contextlib.ExitStack, start: Start) -> Backend:
+    """The leases in the shared memory of a store in a directory."""
+    path: Path = request.getfixturevalue("ram") / "store"
+
+    def connect(owner: str) -> Any:
+        return stack.enter_context(ntmem.open(path, engine="shared", agent_id=owner))
+
+    code = f"memory = ntmem.open({str(path)!r}, engine='shared', agent_id='elsewhere')"
+    return Backend(connect, code, start)
+
+
+def private(request: pytest.FixtureRequest, stack: contextlib.ExitStack, start: Start) -> Backend:
+    """The leases of a store that ends with its process: there is only one connection, which all share."""
+    memory = stack.enter_context(ntmem.open(engine="shared", agent_id="here"))
+    return Backend(lambda owner: memory, None, start)
+
+
+BACKENDS = {"directory": directory, "private": private}
