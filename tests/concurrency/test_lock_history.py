@@ -77,7 +77,7 @@ with ntmem.open(store) as memory, open(files / "locks" / str(number), "x+b") as 
 
 
 class Hold(NamedTuple):
-    """A lease as its holder saw it. It has it from `begin` to `end` at least."""
+    """A lease as its holder saw it. It has it from `begin` to `end` at least; not at all if it knew of it too late."""
 
     process: str
     key: int
@@ -95,7 +95,7 @@ def read_holds(directory: Path, died: dict[str, int]) -> list[Hold]:
         for asked, begin, expires, number, left, refused in struct.iter_unpack("@6Q", path.read_bytes()):
             if begin:
                 end = min(expires, left or died.get(path.name, expires), died.get(path.name, expires))
-                found.append(Hold(path.name, number & 255, number >> 8, asked, begin, max(begin, end), bool(refused)))
+                found.append(Hold(path.name, number & 255, number >> 8, asked, begin, end, bool(refused)))
     return found
 
 
@@ -104,7 +104,7 @@ def find_overlap(holds: Iterable[Hold]) -> str | None:
     last: dict[int, Hold] = {}
     for hold in sorted(holds, key=lambda it: it.number):
         before = last.get(hold.key)
-        if before is not None and hold.begin < before.end:
+        if before is not None and before.begin < before.end and hold.begin < before.end:
             return f"two holders: {before}, {hold}"
         if before is not None and hold.number == before.number:
             return f"a number twice: {before}, {hold}"
