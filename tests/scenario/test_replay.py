@@ -96,7 +96,7 @@ def test_a_zombie_is_refused(folder, agents):
     assert (zombie["agent"] == report.kill["agent"]) is (agents == 1)
     assert zombie["seen_as"] == "silent"
     assert zombie["successor_fence"] > zombie["fence"] > 0
-    assert f"number={zombie['fence']}) is not current" in zombie["refused"]
+    assert f"the lease {zombie['fence']} of " in zombie["refused"]
     assert zombie["unchanged"]
     assert zombie["stopped"] > zombie["lease"] > 0
     assert zombie["granted"] > 0
