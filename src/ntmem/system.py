@@ -95,7 +95,7 @@ class MemorySystem(DirectCalls):
         self._use(engine.direct)
         self._release = weakref.finalize(self, _release, engine.store, unbind)
         self._writer = writer
-        self._registered: Registered = {}
+        self._registered = Registered()
 
     # -- life
 

@@ -85,6 +85,7 @@ enum lease_outcome {
     LEASE_GRANTED,
     LEASE_HELD,       /* by another, or others have waited longer */
     LEASE_BUSY,       /* a mutex was not to be had */
+    LEASE_BARRED,     /* a write under the lease before is in the middle of its commit */
     LEASE_FULL,       /* LEASE_SLOTS names are held or waited for */
     LEASE_NO_NUMBERS, /* reserve some */
     LEASE_LOST,       /* another lease, or none, is granted */
@@ -149,7 +150,7 @@ static inline int process_is_dead(const lease_process_t *process)
 {
     const uint64_t start = process_start(process->pid);
 
-    return start != UINT64_MAX && start != process->start;
+    return start == 0 || (start != UINT64_MAX && process->start != UINT64_MAX && start != process->start);
 }
 
 /* ---- making, the mutex ---------------------------------------------------------------------------------------- */
@@ -445,6 +446,8 @@ static inline enum lease_outcome lease_grant_locked(const leases_t *leases, leas
         return LEASE_HELD;
     if (table->next > table->limit)
         return LEASE_NO_NUMBERS;
+    if (lease_is_barred(leases, request->slot))
+        return LEASE_BARRED; /* it is looked at again below, as another may begin: this saves a number and the place */
 
     request->number = table->next++; /* lost if this process dies here: no number is used twice */
     __atomic_store_n(&slot->fence.number, 0, __ATOMIC_SEQ_CST); /* from here on nothing is written under the old one */
@@ -516,6 +519,10 @@ static inline enum lease_outcome lease_try(const leases_t *leases, lease_request
         place_take_locked(leases, request, now);
     }
     leases_give(leases);
+    if (outcome == LEASE_BARRED) { /* who comes again finds it free, or another write */
+        outcome = lease_unbar(leases, request->slot, wait_ns);
+        return outcome == LEASE_GRANTED ? LEASE_BUSY : outcome;
+    }
     if (outcome != LEASE_GRANTED)
         return outcome;
     outcome = lease_unbar(leases, request->slot, wait_ns);
@@ -593,7 +600,7 @@ static inline enum lease_outcome lease_leave(const leases_t *leases, lease_reque
     if (table->places[request->place - 1].ticket == request->ticket)
         place_leave_locked(table, request->place - 1);
     request->place = 0;
-    if (table->slots[request->slot].fence.number == 0) /* it may have been called, and goes without looking */
+    if (request->slot < LEASE_SLOTS && table->slots[request->slot].fence.number == 0) /* it may have been called, and goes without looking */
         next = place_call_locked(table, &table->slots[request->slot], boot_ns());
     leases_give(leases);
     place_wake(next);

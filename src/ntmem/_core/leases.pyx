@@ -65,26 +65,32 @@ cdef class Lease(Claim):
     cdef uint32_t slot
     cdef readonly bytes name
 
+    cdef LeaseTable of(self):
+        if self.table is None:
+            raise TypeError("leases come from LeaseTable.acquire()")
+        (<LeaseTable>self.table).check_process()
+        return <LeaseTable>self.table
+
     @property
     def is_current(self):
         """Whether it is neither over nor given back."""
-        (<LeaseTable>self.table).check_process()
+        self.of()
         return fence_is_current(self.word, self.number, boot_ns())
 
     def remaining(self):
         """Return the seconds until it is over; 0.0: it is."""
-        (<LeaseTable>self.table).check_process()
+        self.of()
         cdef uint64_t expires = word_acquire(&self.word.expires)
         cdef uint64_t now = boot_ns()
         return (expires - now) / 1e9 if fence_is_current(self.word, self.number, now) and expires > now else 0.0
 
     def renew(self, uint64_t ttl):
         """Let it end `ttl` ns from now; return whether it was current."""
-        return (<LeaseTable>self.table).renew_at(self.slot, self.number, ttl)
+        return self.of().renew_at(self.slot, self.number, ttl)
 
     def release(self):
         """Give it back; return whether it was current."""
-        return (<LeaseTable>self.table).release_at(self.slot, self.number)
+        return self.of().release_at(self.slot, self.number)
 
 
 @cython.final
@@ -102,6 +108,8 @@ cdef class Place:
     def look(self, uint64_t ttl):
         """Return the lease if it can be granted now, else None. Who does not look every 20 ms is passed over."""
         cdef lease_outcome outcome
+        if self.table is None:
+            raise TypeError("places come from LeaseTable.queue()")
         self.request.ttl = ttl
         outcome = self.table.look(&self.request, True, 0)
         if outcome == LEASE_GRANTED:
@@ -112,6 +120,8 @@ cdef class Place:
 
     def leave(self):
         """Wait no more."""
+        if self.table is None:
+            raise TypeError("places come from LeaseTable.queue()")
         self.table.leave(&self.request)
 
 
@@ -425,15 +435,14 @@ cdef class LeaseTable:
         cdef lease_slot_t *slot
         cdef lease_outcome outcome
         cdef uint64_t now = 0
+        cdef const unsigned char *wanted = NULL
+        cdef size_t size = 0
         cdef uint32_t i, at, waiting, count = 0, begin = 0, end = LEASE_SLOTS
         self.check_process()
         if only is not None:
-            begin = slot_find(
-                self.leases.table, <const unsigned char *>PyBytes_AS_STRING(only), PyBytes_GET_SIZE(only),
-                lease_hash(<const unsigned char *>PyBytes_AS_STRING(only), PyBytes_GET_SIZE(only)),
-            )
-            end = min(begin + 1, <uint32_t>LEASE_SLOTS)
-        copies = <lease_slot_t *>malloc((end - begin + 1) * sizeof(lease_slot_t))
+            wanted = <const unsigned char *>PyBytes_AS_STRING(only)
+            size = PyBytes_GET_SIZE(only)
+        copies = <lease_slot_t *>malloc((LEASE_SLOTS if only is None else 1) * sizeof(lease_slot_t))
         try:
             if copies == NULL:
                 raise MemoryError("no memory for a list of locks")
@@ -441,6 +450,9 @@ cdef class LeaseTable:
                 outcome = leases_take(&self.leases, PATIENCE_NS)
                 if outcome == LEASE_GRANTED:
                     now = boot_ns()
+                    if wanted != NULL:
+                        begin = slot_find(self.leases.table, wanted, size, lease_hash(wanted, size))
+                        end = min(begin + 1, <uint32_t>LEASE_SLOTS)
                     for i in range(begin, end):
                         slot = &self.leases.table.slots[i]
                         row_tidy_locked(self.leases.table, slot, now)

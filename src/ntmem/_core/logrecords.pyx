@@ -117,6 +117,8 @@ cdef class Claim:
     @property
     def is_current(self):
         """Whether the lease is neither over nor given back; the log asks again."""
+        if self.word == NULL:
+            raise TypeError("claims come from a LeaseTable")
         return fence_is_current(self.word, self.number, boot_ns())
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import builtins
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from .._core.leases import started
-from ..errors import CoordinationError, LockLost
+from ..errors import CoordinationError, LockLost, NotOwner
 from ..instants import NS, Duration, duration_ns
 from ..namespace import labels_of
 from ..records import Fence
 from ..tiers.engine import LmdbEngine
 from ..values import CODECS
+from .locks import asked
 from .protocols import Grant, LockInfo
 from .shared import SharedLocks
 from .tokens import RESERVED, encode_resource
@@ -76,8 +78,11 @@ class Store(Protocol):
     def scan(self, namespace: Any) -> Iterator[tuple[str, bytes]]: ...
 
 
-Registered = dict[str, tuple[Grant, int, bytes]]
-"""Agents of a store handle: their leases, for how many ns each is renewed, and what it says of itself."""
+class Registered(dict[str, tuple[Grant, int, bytes]]):
+    """Agents of a store handle: their leases, for how many ns each is renewed, and what it says of itself."""
+
+    def __init__(self) -> None:
+        self.mutex = threading.RLock()
 
 
 class Agents:
@@ -121,35 +126,45 @@ class Agents:
         said = {"capabilities": list(capabilities), "info": info, "ttl": ns}
         said |= {"pid": os.getpid(), "start": started(os.getpid()), "at": self._memory.now()}
         data = CODECS["msgpack"].encode(said)  # before a lease is granted: it may be refused
+        with self._mine.mutex:
+            return self._register(agent_id, name, ns, data)
+
+    def _register(self, agent_id: str, name: bytes, ns: int, data: bytes) -> Fence:
         known = self._mine.get(agent_id)
         while_told = max(ns, _TELLING)
-        is_same = known is not None and known[0].renew(while_told)
+        is_same = known is not None and asked(lambda: known[0].renew(while_told))
         grant = known[0] if known is not None and is_same else self._locks.grant_named(name, while_told, 0.0)
         if grant is None:
             other = self._lease_of(name)
             who = "another process" if other is None else f"process {other.pid} ({other.owner})"
             raise CoordinationError(
-                f"agent {agent_id!r} is alive in {who}; wait until it is gone, or take another name"
+                f"agent {agent_id!r} is alive in {who}; wait until it is gone, unregister it there (through the store "
+                "handle that registered it), or take another name"
             )
         fence = Fence(name.decode(), grant.number)
         try:
             self._memory.put(AGENTS, agent_id, data, fence=fence)
         except BaseException:
-            grant.release()
+            if not is_same:
+                asked(grant.release)
             raise
-        grant.renew(ns)
+        asked(lambda: grant.renew(ns))
         self._mine[agent_id] = grant, ns, data
         return fence
 
     def unregister(self, agent_id: str | None = None) -> None:
         """Take an agent of this process (None: all of them) off the list."""
-        for each in self._chosen(agent_id):
-            grant: Grant | None = self._mine.pop(each)[0]
-            if grant is not None and not grant.renew(_TELLING):  # it was late
-                grant = self._locks.grant_named(_name_of(each), _TELLING, 0.0)
-            if grant is not None:  # else another process has registered an agent of that name
-                self._memory.delete(AGENTS, each, fence=Fence(_name_of(each).decode(), grant.number))
-                grant.release()
+        with self._mine.mutex:
+            for each in self._chosen(agent_id):
+                self._leave(each, self._mine.pop(each)[0])
+
+    def _leave(self, each: str, grant: Grant) -> None:
+        held: Grant | None = grant
+        if not asked(lambda: grant.renew(_TELLING)):  # it was late
+            held = self._locks.grant_named(_name_of(each), _TELLING, 0.0)
+        if held is not None:  # else another process has registered an agent of that name
+            self._memory.delete(AGENTS, each, fence=Fence(_name_of(each).decode(), held.number))
+            asked(held.release)
 
     def heartbeat(self, agent_id: str | None = None) -> None:
         """Say that an agent of this process (None: all of them) is alive. One that is late is registered anew.
@@ -159,19 +174,21 @@ class Agents:
         LockLost
             It was late, and another process has registered an agent of that name since.
         """
-        for each in self._chosen(agent_id):
-            grant, ns, data = self._mine[each]
-            if grant.renew(ns):
-                continue
-            again = self._locks.grant_named(_name_of(each), max(ns, _TELLING), 0.0)
-            if again is None:
-                del self._mine[each]
-                raise LockLost(
-                    f"agent {each!r} was late by its {ns / NS:g} s, and is registered by another process since"
-                )
-            self._mine[each] = again, ns, data
-            self._memory.put(AGENTS, each, data, fence=Fence(_name_of(each).decode(), again.number))
-            again.renew(ns)
+        with self._mine.mutex:
+            for each in self._chosen(agent_id):
+                self._beat(each)
+
+    def _beat(self, each: str) -> None:
+        grant, ns, data = self._mine[each]
+        if asked(lambda: grant.renew(ns)):
+            return
+        again = self._locks.grant_named(_name_of(each), max(ns, _TELLING), 0.0)
+        if again is None:
+            del self._mine[each]
+            raise LockLost(f"agent {each!r} was late by its {ns / NS:g} s, and is registered by another process since")
+        self._mine[each] = again, ns, data
+        self._memory.put(AGENTS, each, data, fence=Fence(_name_of(each).decode(), again.number))
+        asked(lambda: again.renew(ns))
 
     def _chosen(self, agent_id: str | None) -> builtins.list[str]:
         self._engine().check_process()
@@ -226,7 +243,10 @@ class Agents:
         if not owner:
             raise ValueError("open the store with agent_id=, or say whose the namespace is to be")
         encode_resource(owner)
-        self._engine().own(labels_of(namespace), owner)
+        labels = labels_of(namespace)
+        if labels[0] == AGENTS[0]:
+            raise NotOwner(f"{'/'.join(labels)} is ntmem's own; choose another namespace")
+        self._engine().own(labels, owner)
 
     def disown(self, namespace: str | tuple[str, ...]) -> None:
         """Let anybody write to a namespace again; only its owner can."""

@@ -16,13 +16,15 @@ import time
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from ..errors import LockLost, LockTimeout, StoreClosed
+from ..errors import CorruptionError, LockLost, LockTimeout, StoreClosed
 from ..instants import NS, Duration, duration_ns, require_bool
 from ..records import Fence
 from .protocols import Grant, LockManager
 from .tokens import LockToken, encode_resource
+
+T = TypeVar("T")
 
 _BEATS = 3  # so often in its time a lease is renewed
 
@@ -39,7 +41,9 @@ class Lock:
 
     Notes
     -----
-    **Thread safety**: any thread; each acquires for itself.
+    **Thread safety**: any thread; each acquires for itself. As of a :class:`threading.Lock`, any may release what
+    another has acquired through the same object; who does so for one that was late ends the lease of whoever has it
+    then. An interrupt (Ctrl-C) between the grant and the next line leaves a lease that ends when its time has passed.
     """
 
     def __init__(
@@ -131,7 +135,11 @@ class Lock:
             self._displaced[self._owner] = self._grant
         self._grant, self._owner, self._depth = grant, me, 1
         if self._renew:
-            _renewals.add(self, grant, self._ttl)
+            try:
+                _renewals.add(self, grant, self._ttl)
+            except BaseException:  # no thread could be started
+                self._give_back(grant)
+                raise
 
     # -- giving it back
 
@@ -146,7 +154,7 @@ class Lock:
             Its time had passed: another may have had it meanwhile.
         """
         grant = self._grant
-        if self._displaced and (mine := self._displaced.pop(_me(), None)) is not None:
+        if self._displaced and (mine := self._displaced.get(_me())) is not None:
             self._give_back(mine)
             return
         if grant is None:
@@ -160,15 +168,20 @@ class Lock:
         self._give_back(grant)
 
     def _give_back(self, grant: Grant) -> None:
+        current = asked(grant.release)  # before it is forgotten: if this cannot be done, it can be tried again
         if self._grant is grant:  # else it was lost, and this object's by another thread since
             self._grant = self._owner = None
-        if not _asked(grant.release):
+        for owner, displaced in [*self._displaced.items()]:
+            if displaced is grant:
+                self._displaced.pop(owner, None)
+        if not current:
             raise self._lost(grant)
 
     def _lost(self, grant: Grant) -> LockLost:
         return LockLost(
-            f"the lock of {self.resource!r} (fence {grant.number}) was lost: its {self._ttl / NS:g} s had passed; what "
-            "was written under its fence in time is there, anything else done under it may have met another holder"
+            f"the lock of {self.resource!r} (fence {grant.number}) was lost: its {self._ttl / NS:g} s had passed, it "
+            "was given back by its token, or the store was closed; what was written under its fence in time is there, "
+            "anything else done under it may have met another holder"
         )
 
     # -- with
@@ -186,8 +199,8 @@ class Lock:
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         try:
             self.release()
-        except LockLost:
-            if kind is None:
+        except (LockLost, RuntimeError):
+            if kind is None:  # else there is an error on its way that says more
                 raise
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
@@ -221,12 +234,12 @@ class Lock:
     def lost(self) -> bool:
         """Whether it was acquired, and its time has passed before it was given back."""
         grant = self._mine()
-        return grant is not None and not grant.is_current
+        return grant is not None and not asked(lambda: grant.is_current)
 
     def remaining(self) -> float:
         """Return the seconds until it is over; 0.0: it is, or it is not held through this object."""
         grant = self._mine()
-        return 0.0 if grant is None else grant.remaining()
+        return 0.0 if grant is None else asked(grant.remaining)
 
     def renew(self, ttl: Duration | None = None) -> None:
         """Let it end `ttl` seconds from now, by default its own; raise :class:`LockLost` if it is over."""
@@ -234,7 +247,7 @@ class Lock:
         if grant is None:
             raise RuntimeError("renew of a lock that is not held")
         ns = self._ttl if ttl is None else duration_ns(ttl, "ttl")
-        if not _asked(lambda: grant.renew(ns)):
+        if not asked(lambda: grant.renew(ns)):
             raise self._lost(grant)
 
     def locked(self) -> bool:
@@ -272,11 +285,16 @@ class Lock:
         self._depth, self._owner = state
 
 
-def _asked(action: Callable[[], bool]) -> bool:
+def asked(action: Callable[[], T]) -> T:
+    """Ask a grant something, and raise what is to be raised of it."""
     try:
         return action()
+    except TimeoutError as error:
+        raise LockTimeout(f"the table of locks was not to be had: {error}; try again") from error
     except RuntimeError as error:  # in a child of the process that acquired it
         raise StoreClosed(str(error)) from error
+    except ValueError as error:
+        raise CorruptionError(str(error)) from error
 
 
 def _me() -> object:

@@ -196,11 +196,12 @@ def hot_table(log: Log) -> HotTable | None:
     return None
 
 
-def lease_table(log: Log) -> LeaseTable | None:
-    """Return the leases beside a log; None: the region is one of an older version, and has none."""
-    with suppress(ValueError):
+def lease_table(log: Log) -> LeaseTable:
+    """Return the leases beside a log."""
+    try:
         return LeaseTable(log)
-    return None
+    except (LogDamaged, RegionDamaged) as error:
+        raise CorruptionError(f"{error}; {_ASIDE}") from error
 
 
 def map_region(directory: str, region_id: bytes, path: str | None = None) -> Log:

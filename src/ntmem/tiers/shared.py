@@ -232,6 +232,7 @@ class SharedStore(LoggedStore):
 
         def act(tables: Tables) -> None:
             nonlocal fences
+            is_new = tables.get_meta(b"schema") is None
             row = tables.log_row()
             before = None if row is None else tables.head().generation
             prepare_rows(self, tables)
@@ -240,7 +241,7 @@ class SharedStore(LoggedStore):
                 # That region is lost, and with it perhaps changes whose versions were given out.
                 tables.put_head(head._replace(generation=head.generation + 1))
             agree_on_row(tables, choice, start)
-            fences = tables.reserve_fences()
+            fences = tables.reserve_fences(is_new=is_new)
             tables.put_log_row(LogRow(region_id, 0))
             tables.delete_rows(STAGED)  # of writers who died before they referred to them
 

@@ -150,14 +150,16 @@ class Tables:
         """Set how far a log has come to the disk."""
         self._put_checked(b"log", _LOG.pack(*row))
 
-    def reserve_fences(self) -> tuple[int, int]:
+    def reserve_fences(self, *, is_new: bool = False) -> tuple[int, int]:
         """Reserve numbers for leases; return the first and the last of them. They are above all that were ever granted.
+
+        `is_new`: the store is being made in this transaction.
 
         A new generation says that this may be an older state of the store, which does not know the latest numbers: then
         they go on at the nanoseconds of the wall clock, which are ahead of any that were granted one by one, and of any
         that were reserved: opening a store takes longer than a block is wide.
         """
-        limit, generation = 0, self.head().generation
+        limit, generation = 0 if is_new else clocks.wall_ns(), self.head().generation
         if self.get_meta(b"fences") is not None:
             limit, before = _FENCES.unpack(self._needed(b"fences", _FENCES.size))
             if before != generation:
