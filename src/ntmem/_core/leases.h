@@ -85,7 +85,6 @@ enum lease_outcome {
     LEASE_GRANTED,
     LEASE_HELD,       /* by another, or others have waited longer */
     LEASE_BUSY,       /* a mutex was not to be had */
-    LEASE_BARRED,     /* a write under the lease before is in the middle of its commit */
     LEASE_FULL,       /* LEASE_SLOTS names are held or waited for */
     LEASE_NO_NUMBERS, /* reserve some */
     LEASE_LOST,       /* another lease, or none, is granted */
@@ -446,8 +445,6 @@ static inline enum lease_outcome lease_grant_locked(const leases_t *leases, leas
         return LEASE_HELD;
     if (table->next > table->limit)
         return LEASE_NO_NUMBERS;
-    if (lease_is_barred(leases, request->slot))
-        return LEASE_BARRED; /* it is looked at again below, as another may begin: this saves a number and the place */
 
     request->number = table->next++; /* lost if this process dies here: no number is used twice */
     __atomic_store_n(&slot->fence.number, 0, __ATOMIC_SEQ_CST); /* from here on nothing is written under the old one */
@@ -519,10 +516,6 @@ static inline enum lease_outcome lease_try(const leases_t *leases, lease_request
         place_take_locked(leases, request, now);
     }
     leases_give(leases);
-    if (outcome == LEASE_BARRED) { /* who comes again finds it free, or another write */
-        outcome = lease_unbar(leases, request->slot, wait_ns);
-        return outcome == LEASE_GRANTED ? LEASE_BUSY : outcome;
-    }
     if (outcome != LEASE_GRANTED)
         return outcome;
     outcome = lease_unbar(leases, request->slot, wait_ns);

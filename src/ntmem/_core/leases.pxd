@@ -47,7 +47,6 @@ cdef extern from "leases.h" nogil:
         LEASE_GRANTED
         LEASE_HELD
         LEASE_BUSY
-        LEASE_BARRED
         LEASE_FULL
         LEASE_NO_NUMBERS
         LEASE_LOST
