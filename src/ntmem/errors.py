@@ -79,6 +79,22 @@ class NotOwner(CoordinationError):
     """A namespace belongs to another agent."""
 
 
+class PositionError(NtmemError):
+    """The position book cannot take it."""
+
+
+class FillConflict(PositionError):
+    """An id was used for another fill; or a position has another version than ``if_version``."""
+
+
+class FillTooOld(PositionError):
+    """Ids of that time are not kept any more, so whether it was booked cannot be told."""
+
+
+class LimitExceeded(PositionError):
+    """A reservation would go over the limit."""
+
+
 class MapFull(StorageError):
     """The store reached ``max_storage_bytes``; nothing of the refused change was kept."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from msgspec import Struct
+
+from .errors import StaleFence
 
 
 class Fence(NamedTuple):
@@ -12,6 +14,31 @@ class Fence(NamedTuple):
 
     resource: str
     number: int
+
+
+class HoldsFence(Protocol):
+    """A lock, or its token."""
+
+    @property
+    def fence(self) -> Fence | None:
+        """Of the lease it holds."""
+
+
+FenceLike: TypeAlias = Fence | HoldsFence
+"""What ``fence=`` takes."""
+
+
+def fence_of(what: Any) -> Fence:
+    """Return the fence of what users pass as ``fence=``: a lock that is held, its token, or the fence itself."""
+    fence = what if isinstance(what, Fence) else getattr(what, "fence", what)
+    if fence is None and what is not None:
+        raise StaleFence(f"{what!r} is not held; acquire it before writing under it")
+    if not isinstance(fence, Fence):
+        raise TypeError(f"fence must be a lock that is held, its token or its Fence, was {type(what).__name__}")
+    resource: Any = fence.resource
+    if not isinstance(resource, str) or type(fence.number) is not int:
+        raise TypeError(f"a Fence has a resource (str) and a number (int), was {fence!r}")
+    return fence
 
 
 class Record(NamedTuple):

@@ -15,16 +15,20 @@ from .config import Durability, MemoryConfig
 from .coordination.agents import Agents, Registered
 from .coordination.locks import Lock
 from .coordination.shared import SharedLocks
-from .coordination.tokens import FenceLike, LockToken, fence_of
-from .errors import StoreClosed
+from .coordination.tokens import LockToken
+from .errors import StorageError, StoreClosed
 from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, require_bool, require_int
 from .namespace import encode_key, labels_of
-from .records import Change, Fence, Policy, Record
+from .records import Change, Fence, FenceLike, Policy, Record, fence_of
 from .stats import MemoryStats, VerifyReport
 from .tiers.cold import ColdStore
 from .tiers.engine import LmdbEngine, Outcome
 from .tiers.engines import cache_of, open_engine
+from .tiers.guards import check_free
+from .tiers.log import LogEngine
 from .tiers.opening import ClockChoice
+from .tiers.positions import Positions
+from .tiers.reader import QuietEngine
 from .tiers.sharing import detach
 from .tiers.storecache import StoreCache
 from .tiers.verification import verify_directory, verify_store
@@ -391,7 +395,9 @@ class MemorySystem(DirectCalls):
 
     def delete_namespace(self, namespace: AnyNamespace) -> int:
         """Delete all keys of a namespace and its children, with their history; return how many there were."""
-        return self._engine().delete_namespace(labels_of(namespace))
+        labels = labels_of(namespace)
+        check_free(labels)
+        return self._engine().delete_namespace(labels)
 
     def retain(
         self,
@@ -413,6 +419,7 @@ class MemorySystem(DirectCalls):
             Bound the namespace's history; past it the oldest versions are dropped.
         """
         labels = labels_of(namespace)
+        check_free(labels)
         if not history and (max_age is not None or max_bytes is not None):
             raise ValueError(
                 "max_age and max_bytes bound the history that is kept; pass history=True (or a ttl to put)"
@@ -488,6 +495,19 @@ class MemorySystem(DirectCalls):
     def release_lock(self, token: str) -> bool:
         """End the lease of a token; return whether it was current. A stale token ends nothing."""
         return self.locks.release(token)
+
+    # -- positions
+
+    @property
+    def positions(self) -> Positions:
+        """The position book of the store; keep it at hand: ``p = memory.positions``."""
+        engine = self._engine()
+        if not isinstance(engine, LogEngine | QuietEngine):
+            raise StorageError(
+                f"the position book is in shared memory, which this store does not have (engine={engine.name!r}); "
+                "open it with engine='shared'"
+            )
+        return Positions(engine, self._engine)
 
     # -- durability, facts
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, ItemsView, Iterator, MutableMapping, Value
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .coordination.tokens import FenceLike
 from .errors import VersionConflict
 from .instants import Duration, duration_ns
 from .namespace import encode_key
+from .records import FenceLike
 from .tiers.memoize import MISSING, Results, memoized, text_key, text_name
 from .values import Codec
 

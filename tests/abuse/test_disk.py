@@ -235,7 +235,7 @@ def test_a_process_that_may_write_only_so_much(ram: Path, start: Start) -> None:
     child = start(
         f"""
 import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * MIB}, -1))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({6 * MIB}, -1))  # the shared region has to fit
 memory = ntmem.open(sys.argv[1], log_bytes={LOG})
 n = 0
 while True:

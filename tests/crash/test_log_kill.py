@@ -87,9 +87,11 @@ def test_the_failpoints_are_those_of_the_design(nursery, root):
     nursery.child.tell(json.dumps({"code": script}))
     names = json.loads(nursery.child.line())
     assert json.loads(nursery.child.line())[0] == "done"
-    own = [name for name in names if not name.startswith(("flush_", "hot_", "fence_", "lease_"))]
+    own = [name for name in names if not name.startswith(("flush_", "hot_", "fence_", "lease_", "book_"))]
     assert own == BEFORE + BETWEEN + AFTER + REPAIR + READER
-    page = "".join((root / f"docs/design/{name}.md").read_text() for name in ("log", "flusher", "hot", "locks"))
+    page = "".join(
+        (root / f"docs/design/{name}.md").read_text() for name in ("log", "flusher", "hot", "locks", "positions")
+    )
     assert [name for name in names if f"`{name}`" not in page and f"`{name}_k`" not in page] == []
 
 

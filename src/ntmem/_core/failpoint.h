@@ -30,7 +30,7 @@ enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOIN
     X(hot_locked) X(hot_emptied) X(hot_unlinked) X(hot_raised) X(hot_moved) X(hot_reclaimed) X(hot_written) \
     X(hot_linked) X(hot_found) X(hot_copied)                                                                          \
     X(flush_led) X(flush_begun) X(flush_read) X(flush_applied) X(flush_noted) X(flush_synced) X(flush_advanced)         \
-    X(fence_marked) X(fence_checked) X(lease_locked) X(lease_named) X(lease_revoked) X(lease_filled) X(lease_granted)   \
+    X(book_committed) X(book_copied) X(book_published) X(fence_marked) X(fence_checked) X(lease_locked) X(lease_named) X(lease_revoked) X(lease_filled) X(lease_granted)   \
     X(lease_barred) X(lease_renewed) X(lease_freed) X(lease_queued) X(lease_left) X(lease_repaired)
 
 #define FAILPOINTS_COMPILED 1

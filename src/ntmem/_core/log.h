@@ -92,6 +92,7 @@ typedef struct {
     log_trouble_t trouble;
     log_line_t gone; /* the region has lost its name, or is about to: nobody is to join it any more */
     log_line_t floor; /* what the hot table has seen only up to before this is not to be believed: disk was written past the log */
+    log_line_t last;    /* where the group begins that was committed last: what follows from it may be to be published yet */
     log_line_t fencing; /* 1 + slot of the lease under which the holder of `writer` writes; 0: under none */
 } log_control_t;
 
@@ -140,6 +141,7 @@ typedef struct {
     uint64_t capacity; /* a power of two, as is slot_count: checked once, and never read from there again */
     uint64_t slot_count;
     uint64_t generation;
+    struct book_table *book; /* positions: a projection of what is committed here; NULL: there is none */
     uint32_t pid;
 } log_t;
 

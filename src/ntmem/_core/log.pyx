@@ -48,6 +48,7 @@ from ntmem._core.logrecords import (
 cdef enum:
     SECTION_RING = 1
     SECTION_INDEX = 2
+    SECTION_BOOK = 6
     SLICE_NS = 50_000_000   # a wake-up lost with a dead process costs this; signals are looked at as often
     LARGE = 65536           # from here on copying is worth releasing the GIL for
 
@@ -122,6 +123,8 @@ cdef class Log:
     def __cinit__(self, Region region not None):
         cdef uint64_t ring_size = 0
         cdef uint64_t index_size = 0
+        cdef uint64_t book_size = 0
+        cdef char *book
         cdef log_constants_t *constants
         self.region = region
         self.log.control = <log_control_t *>region.control()
@@ -133,6 +136,8 @@ cdef class Log:
         self.log.capacity = ring_size
         self.log.slot_count = index_size // sizeof(uint64_t)
         self.log.generation = region.region.header.generation
+        book = region.section_if_any(SECTION_BOOK, &book_size)
+        self.log.book = book_of(book, book_size)
         constants = &self.log.control.constants
         if (constants.crc != log_constants_crc(constants) or constants.generation != self.log.generation
                 or constants.capacity != ring_size or constants.slot_count != self.log.slot_count

@@ -6,6 +6,7 @@
 #ifndef NTMEM_LOG_WRITE_H
 #define NTMEM_LOG_WRITE_H
 
+#include "book_table.h"
 #include "fence.h"
 #include "log_read.h"
 
@@ -294,6 +295,7 @@ static inline enum log_append_outcome append_admitted_locked(const log_t *log, l
     FAILPOINT(numbered);
     if (flushed == base)
         word_release(&control->oldest.word, time);
+    word_release(&control->last.word, base);
     word_release(&control->committed.word, end);
     FAILPOINT(committed);
     append->end = end;
@@ -348,8 +350,17 @@ static inline int log_repair_locked(const log_t *log)
         }
         word_release(&control->next_sequence.word, first + group.records);
         FAILPOINT(repair_numbered);
+        word_release(&control->last.word, base);
         word_release(&control->committed.word, position);
         FAILPOINT(repair_committed);
+    }
+    if (log->book != NULL && word_acquire(&control->committed.word) != 0) { /* it may have published nothing of it yet */
+        const uint64_t last = word_acquire(&control->last.word);
+
+        memcpy(&group, log_at(log, last), sizeof group);
+        if (group_is_plausible(log, &group, last, word_acquire(&control->committed.word)) &&
+            group_is_sound(log_at(log, last)))
+            book_repair_locked(log->book, log_at(log, last));
     }
     word_raise(&control->epoch.word, word_acquire(&control->epoch.word) + 1); /* it may have changed the rules, too */
     fence_clear_locked(log); /* what it wrote under a lease is committed by now, or never */

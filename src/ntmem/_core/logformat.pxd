@@ -67,6 +67,7 @@ cdef extern from "log.h" nogil:
         unsigned char *ring
         uint64_t *slots
         uint64_t capacity, slot_count, generation
+        void *book
         uint32_t pid
 
 
@@ -132,6 +133,10 @@ cdef extern from "fence.h" nogil:
 
     uint64_t boot_ns() noexcept
     bint fence_is_current(const fence_word_t *word, uint64_t number, uint64_t now) noexcept
+
+
+cdef extern from "book_table.h" nogil:
+    void *book_of(void *section, uint64_t size) noexcept
 
 
 cdef extern from "log_write.h" nogil:

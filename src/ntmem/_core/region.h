@@ -19,7 +19,7 @@
 #include "crc.h"
 
 #define REGION_MAGIC 0x313076676d656d74ull /* "tmemgv01" */
-#define REGION_LAYOUT 3 /* 1: who uses one knows nothing of the hot table and its floor; 2: nothing of leases */
+#define REGION_LAYOUT 4 /* 1: who uses one knows nothing of the hot table and its floor; 2: of leases; 3: of positions */
 #define REGION_PAGE 4096
 #define REGION_CONTROL REGION_PAGE
 #define REGION_FIRST (2 * REGION_PAGE)

@@ -43,3 +43,4 @@ cdef class Region:
     cdef int check_open(self) except -1
     cdef char *control(self) except NULL
     cdef char *section(self, uint32_t kind, uint64_t *size) except NULL
+    cdef char *section_if_any(self, uint32_t kind, uint64_t *size) noexcept

@@ -104,15 +104,22 @@ cdef class Region:
         return self.region.base + REGION_CONTROL
 
     cdef char *section(self, uint32_t kind, uint64_t *size) except NULL:
-        cdef uint32_t i
+        cdef char *found
         self.check_open()
+        found = self.section_if_any(kind, size)
+        if found == NULL:
+            raise RegionDamaged(f"{self.path} has no section of kind {kind}")
+        return found
+
+    cdef char *section_if_any(self, uint32_t kind, uint64_t *size) noexcept:
+        cdef uint32_t i
         for i in range(self.region.header.section_count):
             if self.region.header.sections[i].kind == kind:
                 size[0] = self.region.header.sections[i].size
                 if self.region.mirrors[i] != NULL:
                     return self.region.mirrors[i]
                 return self.region.base + self.region.header.sections[i].offset
-        raise RegionDamaged(f"{self.path} has no section of kind {kind}")
+        return NULL
 
     # ---- making and opening ----
 

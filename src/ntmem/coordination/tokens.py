@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self
 
-from ..errors import StaleFence
 from ..instants import shown
-from ..records import Fence
+from ..records import Fence, fence_of
 
 MOST_RESOURCE_BYTES = 255
 RESERVED = "ntmem:"
@@ -27,18 +26,6 @@ class LockToken(str):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.fence,)
-
-
-class HoldsFence(Protocol):
-    """A lock."""
-
-    @property
-    def fence(self) -> Fence | None:
-        """Of the lease it holds."""
-
-
-FenceLike: TypeAlias = Fence | LockToken | HoldsFence
-"""What ``fence=`` takes."""
 
 
 def encode_resource(resource: Any, *, reserved: bool = False) -> bytes:
@@ -65,19 +52,6 @@ def _encoded(resource: str, reserved: bool) -> bytes:
     if not reserved and resource.startswith(RESERVED):
         raise ValueError(f"names that begin with {RESERVED!r} are ntmem's own, was {resource!r}; choose another")
     return raw
-
-
-def fence_of(what: Any) -> Fence:
-    """Return the fence of what users pass as ``fence=``: a lock that is held, its token, or the fence itself."""
-    fence = what if isinstance(what, Fence) else getattr(what, "fence", what)
-    if fence is None and what is not None:
-        raise StaleFence(f"{what!r} is not held; acquire it before writing under it")
-    if not isinstance(fence, Fence):
-        raise TypeError(f"fence must be a lock that is held, its token or its Fence, was {type(what).__name__}")
-    resource: Any = fence.resource
-    if not isinstance(resource, str) or type(fence.number) is not int:
-        raise TypeError(f"a Fence has a resource (str) and a number (int), was {fence!r}")
-    return fence
 
 
 def fence_of_token(token: Any) -> Fence:

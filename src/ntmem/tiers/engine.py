@@ -31,7 +31,7 @@ from ..errors import (
 from ..instants import MAX_INSTANT
 from ..records import Change, Fence, Policy, Record
 from .cold import ColdStore
-from .guards import check_guard, check_owner, new_owner
+from .guards import check_book, check_guard, check_owner, new_owner
 from .layout import (
     AHEAD,
     DELETED,
@@ -209,6 +209,10 @@ class LmdbEngine:
         for key, stored in islice(self._entries(labels, prefix, start), limit):
             yield key.decode(), stored.value
 
+    def entries_of(self, labels: tuple[str, ...], stem: bytes) -> Iterator[Entry]:
+        """Yield the records of a namespace whose keys begin with `stem`, by key."""
+        return self._entries(labels, stem, stem)
+
     def _entries(self, labels: tuple[str, ...], prefix: bytes, start: bytes) -> Iterator[Entry]:
         resume: bytes | None = None
         while True:
@@ -323,6 +327,8 @@ class LmdbEngine:
         VersionConflict, SerializationError, ValueError, StaleFence, NotOwner
             One of the changes does not fit what the store holds. Nothing of any change was kept.
         """
+        for change in changes:
+            check_book(change.namespace)
         if fence is not None:
             raise StaleFence(
                 f"the lease {fence.number} of {fence.resource!r} is not current: leases are in shared memory; open the "

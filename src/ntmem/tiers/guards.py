@@ -39,6 +39,25 @@ def check_guard(change: Change, newest: Stored | None, fence: Fence | None, now:
         raise StaleFence(f"{name!r} was written under the later lease {guard.number}, the fence is {fence.number}")
 
 
+BOOK = frozenset({("ntmem", name) for name in ("positions", "fills", "instruments", "reservations")})
+"""Namespaces of the position book, which alone writes to them."""
+
+
+def check_book(labels: tuple[str, ...]) -> None:
+    """Raise :class:`NotOwner` if a namespace is the position book's."""
+    if labels in BOOK:
+        raise NotOwner(f"{'/'.join(labels)} belongs to the position book; change it by memory.positions")
+
+
+def check_free(labels: tuple[str, ...]) -> None:
+    """Raise :class:`NotOwner` if the position book has a namespace at or below `labels`."""
+    if any(each[: len(labels)] == labels for each in BOOK):
+        raise NotOwner(
+            f"{'/'.join(labels)} belongs to the position book; change it by memory.positions (purge_closed() makes it "
+            "small)"
+        )
+
+
 def check_owner(owner: str, writer: bytes, labels: tuple[str, ...]) -> None:
     """Raise :class:`NotOwner` unless a namespace has no owner, or this one."""
     if owner and owner.encode() != writer:

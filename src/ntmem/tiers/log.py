@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from zlib import crc32
 
 from .._core.bulk import gather
@@ -49,7 +49,7 @@ from ..records import Change, Fence, Policy, Record
 from ..stats import percentiles
 from .engine import Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
 from .faults import trouble_error
-from .guards import check_guard, check_owner
+from .guards import BOOK, check_book, check_guard, check_owner
 from .layout import (
     AHEAD,
     DELETED,
@@ -144,9 +144,10 @@ class LiveTables(Tables):
 class Draft:
     """A group of records on its way into the log, and what its writer has read for it."""
 
-    def __init__(self, engine: LogEngine, rules: Rules, fence: Fence | None) -> None:
+    def __init__(self, engine: LogEngine, rules: Rules, fence: Fence | None, is_own: bool) -> None:
         self.rules = rules
         self.fence = fence
+        self.is_own = is_own  # of the store's own parts, who know what they replace
         self.writer = join_writer(engine.writer, fence)
         self.snapshot = engine.log.flushed  # before anything is read: what was flushed by now is in every snapshot
         self.now = engine.log.now()
@@ -170,11 +171,12 @@ class LogEngine(LmdbEngine):
     ) -> None:
         super().__init__(store, writer, read_only=read_only)
         self.log = store.log
+        self.waits_for_disk = not quick_writes
         self.max_lag = max_lag
         self._rules = Rules(-1, {})
         self._gone: Counter[int] = Counter()  # values that were looked for in vain, by version
         self.direct = Direct(
-            *(store.log, store.hot, store.env, store.databases, writer, self._look, self._admit),
+            *(store.log, store.hot, store.env, store.databases, writer, self._look, self.admit),
             writes=quick_writes and not read_only,
             max_lag=max_lag,
         )
@@ -184,11 +186,11 @@ class LogEngine(LmdbEngine):
         labels, rules = labels_of(namespace), self._rules_now()
         space = encoded(labels)
         found = self._rules_of(rules, space, labels)
-        ours = not found.owner or found.owner.encode() == self.writer
+        ours = labels not in BOOK and (not found.owner or found.owner.encode() == self.writer)
         return space, found.history, ours, found.is_guarded, rules.epoch
 
-    def _admit(self, fence: Fence) -> tuple[Claim, bytes, bytes]:
-        """Say of a lease what :class:`~ntmem._core.direct.Direct` has to know."""
+    def admit(self, fence: Fence) -> tuple[Claim, bytes, bytes]:
+        """Say of a lease what native writers have to know: the claim on it, its resource, how to sign under it."""
         return self._claim(fence), fence.resource.encode(), join_writer(self.writer, fence)
 
     @property
@@ -472,13 +474,18 @@ class LogEngine(LmdbEngine):
             )
         return claim
 
-    def _commit(self, changes: Sequence[Change], fence: Fence | None) -> list[Outcome]:
+    def commit_own(self, changes: Sequence[Change], fence: Fence | None = None) -> list[Outcome]:
+        """Apply changes to namespaces of the store's own."""
+        self._check_writable()
+        return self._translated(lambda: self._commit(changes, fence, is_own=True))
+
+    def _commit(self, changes: Sequence[Change], fence: Fence | None, *, is_own: bool = False) -> list[Outcome]:
         if fence is not None:
             self._claim(fence)  # before anything is done for it
             self._guard_all({change.namespace for change in changes})
         for _ in range(_ATTEMPTS):
             try:
-                return self._try(changes, fence, locked=False)
+                return self._try(changes, fence, locked=False, is_own=is_own)
             except (Conflict, LookAgain, NewRules):
                 continue
             except _MustLock:
@@ -490,7 +497,7 @@ class LogEngine(LmdbEngine):
             position = self.log.committed
             with self._locked():
                 try:
-                    return self._try(changes, fence, locked=True)
+                    return self._try(changes, fence, locked=True, is_own=is_own)
                 except ValueTooLarge:
                     break
                 except (LookAgain, LogFull):
@@ -506,8 +513,8 @@ class LogEngine(LmdbEngine):
                 with self._exclusive(changes_values=False):
                     super().guard(labels)
 
-    def _try(self, changes: Sequence[Change], fence: Fence | None, *, locked: bool) -> list[Outcome]:
-        draft = Draft(self, self._rules_now(), fence)
+    def _try(self, changes: Sequence[Change], fence: Fence | None, *, locked: bool, is_own: bool) -> list[Outcome]:
+        draft = Draft(self, self._rules_now(), fence, is_own)
         try:
             outcomes = [self._draft(draft, change) for change in changes]
             if not draft.records:
@@ -534,6 +541,8 @@ class LogEngine(LmdbEngine):
         """Add a change to the group if it has an effect; an outcome's version is 1 + its index there."""
         space = encoded(change.namespace)
         rules = self._rules_of(draft.rules, space, change.namespace)
+        if not draft.is_own:
+            check_book(change.namespace)
         check_owner(rules.owner, self.writer, change.namespace)
         history = rules.history
         where = (space, change.key)
@@ -546,7 +555,8 @@ class LogEngine(LmdbEngine):
                 newest = draft.known[where]
             else:
                 newest, condition = self._newest(draft, change, history)
-            check_guard(change, newest, draft.fence, draft.now)
+            if not draft.is_own:
+                check_guard(change, newest, draft.fence, draft.now)
             live = self._live(draft, change, newest)
         if change.if_version is not None:
             check_version(change, live)
@@ -763,6 +773,14 @@ class LogEngine(LmdbEngine):
                     f"not on disk in {timeout:g} s: {self.log.committed - self.log.flushed} bytes of the log are to be "
                     f"flushed, by process {self.log.leader or 'none'}; it may be stopped, or the disk slow"
                 )
+
+    def raise_translated(self, error: Exception) -> NoReturn:
+        """Raise an error of the log as the store's."""
+
+        def again() -> NoReturn:
+            raise error
+
+        self._translated(again)
 
     def _translated(self, action: Callable[[], T]) -> T:
         try:

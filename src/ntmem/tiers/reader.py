@@ -76,12 +76,12 @@ class QuietEngine(LmdbEngine):
 
     def __init__(self, store: ReaderStore, writer: bytes, *, max_lag: float) -> None:
         super().__init__(store, writer, read_only=True)
-        self._max_lag = max_lag
+        self.max_lag = max_lag
         self._awake: LogEngine | None = None
 
     def current(self) -> LmdbEngine:
         if self._awake is None and not self.store.closed and self.store.find_log():
-            self._awake = LogEngine(self.store, self.writer, read_only=True, max_lag=self._max_lag)
+            self._awake = LogEngine(self.store, self.writer, read_only=True, max_lag=self.max_lag)
         return self._awake or self
 
     def now(self) -> int:

@@ -16,11 +16,13 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha256
 from typing import NamedTuple
 
 from .. import clock as clocks
+from .._core import positions
 from .._core.examine import examine
 from .._core.hot import HotTable
 from .._core.leases import LeaseTable
@@ -34,6 +36,7 @@ REGION_ID_BYTES = 16
 
 _IDENTITY = struct.Struct("<36sQQQ16s")  # boot id, device and inode of the data file, PID namespace, region id
 _ASIDE = "it may hold changes that are not on disk yet: 'ntmem doctor' shows it, and sets it aside"
+POSITION_SLOTS = 4096
 _MOST_AHEAD = 1 << 40  # so many versions were not wasted
 _SLOT_BYTES = 128  # of the ring for each slot of the index
 _FLOCK = struct.Struct("hhqqi4x")
@@ -151,6 +154,7 @@ def create_region(
     size: int,
     cache: Cache,
     fences: tuple[int, int],
+    held: Iterable[tuple[bytes, bytes, int]],
 ) -> Log:
     """Make and publish a region whose log is empty; `clock` is whether it is simulated, and its time or offset, and
     `fences` the first and last number that leases may be granted with.
@@ -158,7 +162,11 @@ def create_region(
     Where there is no room for a hot table there is none.
     """
     path = None if directory is None else region_path(directory)
-    logs = [*Log.sections(size, max(size // _SLOT_BYTES, 1)), *LeaseTable.sections()]
+    logs = [
+        *Log.sections(size, max(size // _SLOT_BYTES, 1)),
+        *LeaseTable.sections(),
+        *positions.sections(POSITION_SLOTS),
+    ]
     hots = HotTable.sections(cache.max_bytes, cache.max_entries)
 
     def make(sections: list[tuple[int, int, int]]) -> Region:
@@ -175,6 +183,7 @@ def create_region(
             region = make(logs)
         log = Log.create(region, first_sequence=first_sequence, clock=clock[1], simulated=clock[0])
         LeaseTable.create(log, *fences)
+        positions.create(log, held)
         if hots:
             HotTable.create(region, cache.max_bytes, cache.max_entries, ttl=cache.ttl)
         if path is not None:

@@ -27,6 +27,7 @@ from ..clock import SimulatedClock
 from ..errors import CorruptionError, DiskFull, MapFull, NtmemError, StorageError
 from .cold import ColdStore
 from .faults import open_error, trouble_error
+from .layout import id_prefix
 from .opening import ClockChoice, agree_on_row, check_agreed, followed_offset, prepare_rows
 from .region import (
     REGION_ID_BYTES,
@@ -51,6 +52,20 @@ _DELETE_RESERVE = 16 << 20
 _DRAIN_TIMEOUT = 60.0
 _GOING_TIMEOUT = 10.0
 _PRIVATE_LOG = 4 << 20
+
+
+POSITIONS = ("ntmem", "positions")
+
+
+def positions_on_disk(tables: Tables) -> list[tuple[bytes, bytes, int]]:
+    """Return key, value and version of each position's newest record."""
+    row = tables.namespace(POSITIONS)
+    if row is None:
+        return []
+    head = id_prefix(row.id)
+    return [
+        (stored.key or where[8:], stored.value, stored.version) for where, stored in tables.records_from(head, head)
+    ]
 
 
 def examine_log(store: ColdStore, log: Log, *, index: bool = False) -> int:
@@ -259,6 +274,7 @@ class SharedStore(LoggedStore):
                 size=self.log_bytes,
                 cache=self._cache,
                 fences=fences,
+                held=self.read(lambda txn: positions_on_disk(Tables(self, txn))),
             )
         )
         self.flusher = self._make_flusher(region_id)

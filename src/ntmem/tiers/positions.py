@@ -1,0 +1,764 @@
+"""The position book of a store, as its users see it: instruments, fills, cash, marks, reservations, reports.
+
+What is held stands in shared memory and is read there without a lock (``_core/positions``); every fill, with the
+position that follows from it, is one group of the log. ``docs/design/positions.md`` has the formulas.
+
+**Invariants**
+
+- An id is booked once for each key: again, it changes nothing and says so; with other content it raises.
+- A fill that is refused has changed nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+
+from .._core.log import Log
+from .._core.positions import (
+    Book,
+    BookFull,
+    Conflicting,
+    Fill,
+    Position,
+    PositionRef,
+    TooOld,
+    check_names,
+    create,
+    entry_of,
+    scaled,
+)
+from .._core.positions import sections as native_sections
+from .._core.region import Region
+from ..errors import (
+    FillConflict,
+    FillTooOld,
+    LimitExceeded,
+    PositionError,
+    ReadOnlyError,
+    StorageError,
+    VersionConflict,
+)
+from ..instants import MAX_INSTANT, Duration, Instant, duration_ns, instant_ns
+from ..records import Change, FenceLike, fence_of
+from ..values import CODECS
+from .log import LogEngine
+from .reader import QuietEngine
+from .region import POSITION_SLOTS
+from .shared import positions_on_disk
+from .tables import Tables
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+T = TypeVar("T")
+Number = int | float | Decimal | str
+Key = tuple[str, str, str, str]
+
+ENTRIES = ("ntmem", "fills")
+INSTRUMENTS = ("ntmem", "instruments")
+RESERVATIONS = ("ntmem", "reservations")
+_PRECISION = 8  # of an instrument that was not defined: what the exchanges of crypto currencies use at most
+_MOST_PRECISION = 18
+_MULTIPLIER_PRECISION = 9
+_CURRENCY_BYTES = 12
+_CODEC = CODECS["msgpack"]
+_CASH = "\x1e"  # what ids of cash begin with in a key
+_ATTEMPTS = 100
+
+
+class Instrument(NamedTuple):
+    """What a symbol means: digits of its prices and quantities, units in a contract, currency of its money."""
+
+    symbol: str
+    price_precision: int = _PRECISION
+    quantity_precision: int = _PRECISION
+    multiplier: Decimal = Decimal(1)
+    currency: str = ""
+
+
+class Reservation(NamedTuple):
+    """An intent to trade that counts against a limit until it is filled, released or over."""
+
+    id: str
+    symbol: str
+    account: str
+    strategy: str
+    quantity: Decimal
+    owner: str
+    expires_at: int
+    """By the store's clock, ns UTC."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A symbol of which the broker says something else than the book."""
+
+    symbol: str
+    account: str
+    book: Decimal
+    broker: Decimal
+
+
+@dataclass(frozen=True)
+class ReconcileReport:
+    """What :meth:`Positions.reconcile` found."""
+
+    account: str
+    matched: int
+    differences: tuple[Difference, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether book and broker agree."""
+        return not self.differences
+
+
+def still_log(engine: QuietEngine) -> Log:
+    """Return a log of this process alone, beside which stands the book as it is on disk: nobody writes to the store."""
+    sections = [*Log.sections(1 << 12, 1), *native_sections(POSITION_SLOTS)]
+    log = Log.create(Region.create(None, identity=b"a book", generation=0, sections=sections))
+    create(log, engine.store.read(lambda txn: positions_on_disk(Tables(engine.store, txn))))
+    return log
+
+
+class Positions(Book):
+    """The position book of a store. ``memory.positions``.
+
+    A position is kept under (symbol, account, strategy, position_id); a position id gives hedged mode. Quantities,
+    prices and money are whole numbers of the instrument's smallest units: Decimal, str and int are taken exactly or
+    refused, floats are rounded to the instrument's digits. Money: average cost, and what is closed of a position takes
+    its share of the cost with it, rounded half to even in units of 10^-(price + quantity digits).
+
+    Notes
+    -----
+    **Thread safety**: any thread, of any process that has the store open. **Complexity**: O(1) a call, unless noted.
+
+    Examples
+    --------
+    >>> import ntmem
+    >>> with ntmem.open() as memory:
+    ...     p = memory.positions
+    ...     first = p.apply_fill("BTCUSDT", 2, 61800.3, side="buy", trade_id="t1")
+    ...     again = p.apply_fill("BTCUSDT", 2, 61800.3, side="buy", trade_id="t1")
+    ...     p.quantity("BTCUSDT"), again.applied
+    (2.0, False)
+    """
+
+    def __init__(self, engine: LogEngine | QuietEngine, handle: Callable[[], Any]) -> None:
+        log = engine.log if isinstance(engine, LogEngine) else still_log(engine)
+        super().__init__(log, engine.store.env, engine.store.databases, engine.writer, engine.max_lag)
+        self.plain = isinstance(engine, LogEngine) and not engine.read_only and not engine.waits_for_disk
+        self.handle = handle
+        self._engine = engine
+        self._handle = handle  # raises if the handle is closed
+        self._instruments: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by symbol, as of an epoch
+        self._columns: tuple[int, tuple[np.ndarray, ...]] | None = None
+
+    # -- instruments
+
+    def define(
+        self,
+        symbol: str,
+        *,
+        price_precision: int | None = None,
+        quantity_precision: int | None = None,
+        multiplier: Number = 1,
+        currency: str = "",
+    ) -> Instrument:
+        """Say what a symbol means, before anything of it is booked.
+
+        Parameters
+        ----------
+        price_precision, quantity_precision : int, optional
+            Digits behind the point, 0 to 18; by default 8. Together they bound money: 10^-(both) is its smallest unit.
+        multiplier : number
+            Units of the underlying in one contract; at most nine digits behind the point.
+        currency : str
+            Of prices and money, at most 12 bytes; a name of 3 to 12 letters as a rule.
+
+        Raises
+        ------
+        PositionError
+            Something of it was booked with other digits or another multiplier.
+        """
+        check_names(symbol)
+        given = Instrument(
+            symbol,
+            _precision(price_precision, "price_precision"),
+            _precision(quantity_precision, "quantity_precision"),
+            _decimal(multiplier, "multiplier"),
+            currency,
+        )
+        definition = _definition(given)
+        for position in self.each():
+            if position.symbol == symbol and (
+                (position.price_precision, position.quantity_precision, position.multiplier_decimal)
+                != (given.price_precision, given.quantity_precision, given.multiplier)
+            ):
+                raise PositionError(
+                    f"{symbol!r} was booked with {position.price_precision} and {position.quantity_precision} digits "
+                    f"and multiplier {position.multiplier_decimal.normalize()}; define it before its first fill"
+                )
+        said = {"price": definition[0], "quantity": definition[1], "multiplier": str(given.multiplier)}
+        change = Change("put", INSTRUMENTS, symbol.encode(), _CODEC.encode({**said, "currency": currency}))
+        self._commit([change])
+        self._instruments.pop(symbol, None)
+        return given
+
+    def instrument(self, symbol: str) -> Instrument:
+        """Return what a symbol means; one that was not defined has eight digits and multiplier 1."""
+        data = self._live().get(INSTRUMENTS, symbol.encode())
+        if data is None:
+            return Instrument(symbol)
+        said = _CODEC.decode(data)
+        return Instrument(symbol, said["price"], said["quantity"], Decimal(said["multiplier"]), said["currency"])
+
+    def _define(self, symbol: str) -> tuple[Any, ...]:
+        return _definition(self.instrument(symbol))
+
+    # -- booking
+
+    # `apply_fill` is the native book's, which comes here with what is not plain.
+
+    def _apply_fill(
+        self,
+        names: Key,
+        trade_id: str,
+        quantity: Number,
+        price: Number,
+        fee: Number,
+        sign: int,
+        ts_event: Instant | None,
+        fence: FenceLike | None,
+        durable: bool | None,
+        reservation: Reservation | None,
+    ) -> Fill:
+        return self._book(
+            *(names, trade_id, quantity, price, fee, sign, ts_event, fence, durable, False), reservation=reservation
+        )
+
+    def apply_cash(
+        self,
+        symbol: str,
+        amount: Number,
+        *,
+        cash_id: str,
+        kind: str = "funding",
+        ts_event: Instant | None = None,
+        account: str = "",
+        strategy: str = "",
+        position_id: str = "",
+        fence: FenceLike | None = None,
+        durable: bool | None = None,
+    ) -> Fill:
+        """Book cash that a position brought (above zero) or cost, such as funding, once for each `cash_id`."""
+        if kind != "funding":
+            raise ValueError(f"kind must be 'funding', was {kind!r}")
+        names = (symbol, account, strategy, position_id)
+        return self._book(names, cash_id, 0, 0, amount, 0, ts_event, fence, durable, True)
+
+    def _book(
+        self,
+        names: Key,
+        entry_id: str,
+        quantity: Number,
+        price: Number,
+        amount: Number,
+        sign: int,
+        ts_event: Instant | None,
+        fence: FenceLike | None,
+        durable: bool | None,
+        cash: bool,
+        *,
+        reservation: Reservation | None = None,
+    ) -> Fill:
+        engine = self._writable()
+        happened = None if ts_event is None else instant_ns(ts_event, "ts_event")
+        claim, _, writer = (None, None, None) if fence is None else engine.admit(fence_of(fence))
+        try:
+            made = self.book(
+                names, self._define, entry_id, quantity, price, amount, sign, happened, cash, claim, writer
+            )
+        except Exception as error:
+            self._raise(error)
+        if reservation is not None and made.applied:
+            self._use_up(reservation, abs(made.quantity_decimal))
+        if made.applied and (engine.waits_for_disk if durable is None else durable):
+            engine.wait_durable(made.version, None)
+        return made
+
+    def _raise(self, error: Exception) -> NoReturn:
+        """Raise an error of the native book as users know it."""
+        if isinstance(error, BookFull):
+            raise PositionError(str(error)) from error
+        if isinstance(error, Conflicting):
+            raise FillConflict(str(error)) from error
+        if isinstance(error, TooOld):
+            raise FillTooOld(str(error)) from error
+        if isinstance(self._engine, LogEngine):
+            self._engine.raise_translated(error)
+        raise error
+
+    def _translated(self, action: Callable[[], T]) -> T:
+        self._live()
+        try:
+            return action()
+        except Exception as error:
+            self._raise(error)
+
+    def _commit(self, changes: list[Change]) -> None:
+        self._writable().commit_own(changes)
+
+    def _live(self) -> LogEngine | QuietEngine:
+        self._handle()
+        return self._engine
+
+    def _writable(self) -> LogEngine:
+        engine = self._live()
+        if engine.read_only or not isinstance(engine, LogEngine):
+            raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
+        return engine
+
+    def mark(self, symbol: str, price: Number, ts_event: Instant | None = None) -> int:
+        """Value all positions of a symbol at a price; return how many there are.
+
+        A mark earlier than the one before is ignored. Marks are seen by every process at once, and written down with
+        the next fill. O(positions of the symbol).
+        """
+        engine = self._writable()
+        ts = engine.now() if ts_event is None else instant_ns(ts_event, "ts_event")
+        refs = self.of_symbol(symbol)
+        for ref in refs:
+            self._translated(lambda: self.mark_one(ref, price, ts))  # noqa: B023
+        return len(refs)
+
+    def upsert(self, position: Position, *, if_version: int | None = None, fence: FenceLike | None = None) -> Position:
+        """Make a position what a broker or another book says it is; what was booked under it before stays known.
+
+        Parameters
+        ----------
+        position : Position
+            As :meth:`from_ccxt` makes one, or another book gives it out.
+        if_version : int, optional
+            Only if the position here has this version; 0: only if nothing was ever held.
+        """
+        engine = self._writable()
+        claim, writer = None, None
+        if fence is not None:
+            claim, _, writer = engine.admit(fence_of(fence))
+        try:
+            made: Position = self._translated(
+                lambda: self.set(position, if_version=if_version, claim=claim, writer=writer)
+            )
+        except FillConflict as error:
+            held = self.get(*position.key)
+            found = 0 if held is None else held.version
+            if if_version is None or if_version == found:
+                raise PositionError(str(error)) from error
+            raise VersionConflict(str(error), expected=if_version, found=found) from error
+        return made
+
+    # -- reading
+
+    def ref(self, symbol: str, account: str = "", strategy: str = "", position_id: str = "") -> PositionRef:
+        """Return a live reference to what is held under a key; a key is made if there is none yet."""
+        return self._translated(lambda: super(Positions, self).ref(symbol, account, strategy, position_id))
+
+    def net(self, symbol: str, *, account: str | None = None, strategy: str | None = None) -> float:
+        """Return what is held of a symbol over all accounts and strategies, or those named, position ids summed up."""
+        return float(sum((p.quantity_decimal for p in self._of(symbol, account, strategy)), Decimal(0)))
+
+    def net_decimal(self, symbol: str, *, account: str | None = None, strategy: str | None = None) -> Decimal:
+        """Return :meth:`net` exactly."""
+        return sum((p.quantity_decimal for p in self._of(symbol, account, strategy)), Decimal(0))
+
+    def _of(self, symbol: str, account: str | None, strategy: str | None) -> Iterable[Position]:
+        self._live()
+        for ref in self.of_symbol(symbol):
+            if (account is None or ref.key[1] == account) and (strategy is None or ref.key[2] == strategy):
+                position = ref.position
+                if position is not None:
+                    yield position
+
+    def view(self, *, account: str = "", strategy: str = "") -> PositionView:
+        """Return the same calls, bound to an account and a strategy."""
+        return PositionView(self, account, strategy)
+
+    def open_positions(
+        self, *, symbol: str | None = None, account: str | None = None, strategy: str | None = None
+    ) -> list[Position]:
+        """Return the positions that are not flat, by key."""
+        self._live()
+        wanted = (symbol, account, strategy)
+        found = [
+            p
+            for p in self.each()
+            if p.is_open and all(want is None or want == have for want, have in zip(wanted, p.key, strict=False))
+        ]
+        return sorted(found, key=lambda p: p.key)
+
+    def fills(
+        self,
+        symbol: str,
+        start: Instant | None = None,
+        end: Instant | None = None,
+        *,
+        account: str = "",
+        strategy: str = "",
+        position_id: str = "",
+    ) -> np.ndarray:
+        """Return what was booked under a key, in the order of booking.
+
+        Parameters
+        ----------
+        start, end : instant, optional
+            Only what happened in ``[start, end)``.
+
+        Returns
+        -------
+        numpy structured array
+            Of ``trade_id`` (str), ``quantity``, ``price``, ``fee``, ``realized_pnl`` (float64), ``ts_event`` (int64, ns
+            UTC), ``version`` (uint64). O(fills of the key).
+        """
+        import numpy as np
+
+        engine = self._live()
+        first = 0 if start is None else instant_ns(start, "start")
+        last = MAX_INSTANT if end is None else instant_ns(end, "end")
+        position = self.get(symbol, account, strategy, position_id)
+        rows = []
+        if position is not None:
+            stem = "\x1f".join((symbol, account, strategy, position_id)).encode() + b"\x1f"
+            for key, stored in engine.entries_of(ENTRIES, stem):
+                name = key[len(stem) :].decode()
+                fill = entry_of(name, stored.value, position)
+                if first <= fill.ts_event < last and not name.startswith(_CASH):
+                    money = fill.realized_pnl
+                    rows.append((stored.version, name, fill.quantity, fill.price, fill.fee, money, fill.ts_event))
+        rows.sort()
+        width = max((len(row[1]) for row in rows), default=1)
+        kind = [("trade_id", f"U{width}"), *((name, "f8") for name in ("quantity", "price", "fee", "realized_pnl"))]
+        return np.array([(*row[1:], row[0]) for row in rows], dtype=[*kind, ("ts_event", "i8"), ("version", "u8")])
+
+    def snapshot(self) -> np.ndarray:
+        """Return all positions as a numpy structured array, one row for each key; each row as of one moment.
+
+        The fields are those of :class:`Position`, floats; times are int64 ns UTC, 0: none; ``mark_price`` is NaN where
+        there is none. O(slots of the book), without Python for each row.
+        """
+        import numpy as np
+
+        self._live()
+        count = self.used
+        if self._columns is None or self._columns[0] != count:
+            keys = self.keys()
+            self._columns = count, tuple(np.array(column) for column in zip(*keys, strict=True)) if keys else ()
+        numbers = np.frombuffer(self.numbers(count), dtype=_NUMBERS)
+        names = self._columns[1] or (np.empty(0, "U1"),) * len(_NAMES)
+        kinds = [(name, column.dtype) for name, column in zip(_NAMES, names, strict=True)]
+        table = np.empty(len(numbers), dtype=[*kinds, *_NUMBERS[1:]])
+        for name, column in zip(_NAMES, names, strict=True):
+            table[name] = column[numbers["row"]]
+        for name, _ in _NUMBERS[1:]:
+            table[name] = numbers[name]
+        return table
+
+    # -- reservations
+
+    def reserve(
+        self,
+        symbol: str,
+        quantity: Number,
+        *,
+        limit: Number,
+        ttl: Duration = 30.0,
+        owner: str | None = None,
+        account: str = "",
+        strategy: str = "",
+        fence: FenceLike | None = None,
+    ) -> Reservation:
+        """Announce a trade so that all agents together stay within a limit.
+
+        Parameters
+        ----------
+        quantity : number
+            Signed: what is to be bought, or sold.
+        limit : number
+            What the position and all that is reserved on its side may come to, without a sign.
+        ttl : float or timedelta
+            Seconds by the store's clock, after which it does not count any more.
+
+        Raises
+        ------
+        LimitExceeded
+            There is no room for it.
+        """
+        engine = self._writable()
+        check_names(symbol, account, strategy)
+        wanted, most = _decimal(quantity, "quantity"), _decimal(limit, "limit")
+        if not wanted or most < 0:
+            raise ValueError(f"quantity must be a number but 0 and limit one from 0, were {quantity!r} and {limit!r}")
+        lasts = duration_ns(ttl, "ttl")
+        for _ in range(_ATTEMPTS):
+            version, kept = self._reserved(symbol, account, strategy)
+            held = self.net_decimal(symbol, account=account, strategy=strategy)
+            side = [amount for amount, _, _ in kept.values() if (amount > 0) == (wanted > 0)]
+            after = held + sum(side, wanted)
+            if abs(after) > most and (after > 0) == (wanted > 0):
+                raise LimitExceeded(
+                    f"{symbol!r}: {held} is held, {sum(side, Decimal(0))} reserved, {wanted} more would be {after}; "
+                    f"the limit is {most}"
+                )
+            made = Reservation(
+                uuid.uuid4().hex,
+                symbol,
+                account,
+                strategy,
+                wanted,
+                owner or engine.writer.decode(),
+                engine.now() + lasts,
+            )
+            kept[made.id] = (wanted, made.expires_at, made.owner)
+            if self._keep_reserved(symbol, account, strategy, version, kept, fence):
+                return made
+        raise StorageError(f"reservations of {symbol!r} changed {_ATTEMPTS} times while this one was made; try again")
+
+    def release(self, reservation: Reservation) -> bool:
+        """Take a reservation back; return whether it was there."""
+        return self._use_up(reservation, abs(reservation.quantity))
+
+    def reservations(self, symbol: str, *, account: str = "", strategy: str = "") -> list[Reservation]:
+        """Return what is reserved and not over."""
+        _, kept = self._reserved(symbol, account, strategy)
+        return [
+            Reservation(name, symbol, account, strategy, amount, owner, expires)
+            for name, (amount, expires, owner) in kept.items()
+        ]
+
+    def _reserved(self, symbol: str, account: str, strategy: str) -> tuple[int, dict[str, tuple[Decimal, int, str]]]:
+        engine = self._live()
+        record = engine.get_record(RESERVATIONS, "\x1f".join((symbol, account, strategy)).encode(), None)
+        if record is None or record.value is None:
+            return 0, {}
+        now, said = engine.now(), _CODEC.decode(record.value)
+        return record.version, {
+            name: (Decimal(amount), expires, owner) for name, (amount, expires, owner) in said.items() if expires > now
+        }
+
+    def _keep_reserved(
+        self,
+        symbol: str,
+        account: str,
+        strategy: str,
+        version: int,
+        kept: dict[str, tuple[Decimal, int, str]],
+        fence: FenceLike | None = None,
+    ) -> bool:
+        data = _CODEC.encode({name: [str(amount), expires, owner] for name, (amount, expires, owner) in kept.items()})
+        key = "\x1f".join((symbol, account, strategy)).encode()
+        change = Change("put", RESERVATIONS, key, data, if_version=version)
+        try:
+            self._writable().commit_own([change], None if fence is None else fence_of(fence))
+        except VersionConflict:
+            return False
+        return True
+
+    def _use_up(self, reservation: Reservation, quantity: Decimal) -> bool:
+        where = (reservation.symbol, reservation.account, reservation.strategy)
+        for _ in range(_ATTEMPTS):
+            version, kept = self._reserved(*where)
+            if reservation.id not in kept:
+                return False
+            amount, expires, owner = kept.pop(reservation.id)
+            left = abs(amount) - quantity
+            if left > 0:
+                kept[reservation.id] = (left if amount > 0 else -left, expires, owner)
+            if self._keep_reserved(*where, version, kept):
+                return True
+        raise StorageError(f"reservations of {reservation.symbol!r} changed {_ATTEMPTS} times; try again")
+
+    # -- brokers
+
+    def reconcile(self, broker: Mapping[str, Number] | list[Any], *, account: str = "") -> ReconcileReport:
+        """Compare the book with what a broker says; nothing is changed.
+
+        Parameters
+        ----------
+        broker : mapping of symbol to signed quantity, or list of Position or of ccxt's positions
+        account : str
+            Of the book, all its strategies and position ids summed up.
+        """
+        theirs: dict[str, Decimal] = {}
+        if isinstance(broker, Mapping):
+            theirs = {symbol: _decimal(quantity, f"quantity of {symbol}") for symbol, quantity in broker.items()}
+        else:
+            for each in broker:
+                position: Position = each if isinstance(each, Position) else self.from_ccxt(each)
+                theirs[position.symbol] = theirs.get(position.symbol, Decimal(0)) + position.quantity_decimal
+        ours: dict[str, Decimal] = {}
+        self._live()
+        for position in self.each():
+            if position.account == account:
+                ours[position.symbol] = ours.get(position.symbol, Decimal(0)) + position.quantity_decimal
+        symbols = sorted(ours.keys() | theirs.keys())
+        different = tuple(
+            Difference(symbol, account, ours.get(symbol, Decimal(0)), theirs.get(symbol, Decimal(0)))
+            for symbol in symbols
+            if ours.get(symbol, Decimal(0)) != theirs.get(symbol, Decimal(0))
+        )
+        return ReconcileReport(account, len(symbols) - len(different), different)
+
+    def from_ccxt(self, position: Mapping[str, Any], *, account: str = "", strategy: str = "") -> Position:
+        """Return what a ccxt position (``fetch_positions``) says, by the instrument's digits; for :meth:`upsert`.
+
+        Raises :class:`PositionError` for inverse contracts, whose money is not a price times a quantity.
+        """
+        info = position.get("inverse") or (position.get("linear") is False)
+        if info:
+            raise PositionError(f"{position['symbol']!r} is an inverse contract, which the book would compute wrongly")
+        size = Decimal(str(position["contracts"] or 0))
+        signed = -size if position.get("side") == "short" else size
+        definition = self._define(position["symbol"])
+        hedged = position.get("hedged")
+        return scaled(
+            (position["symbol"], account, strategy, str(position.get("side") or "") if hedged else ""),
+            definition,
+            quantity=signed,
+            average_price=position.get("entryPrice") or 0,
+            mark=position.get("markPrice"),
+            ts=_ms(position.get("timestamp")),
+        )
+
+    @staticmethod
+    def to_dict(position: Position) -> dict[str, Any]:
+        """Return a position as plain values; numbers as Decimal."""
+        names = ("symbol", "account", "strategy", "position_id", "side", "currency", "version", "fills")
+        exact = ("quantity", "average_price", "realized_pnl", "unrealized_pnl", "fees", "funding", "mark_price")
+        times = ("ts_opened", "ts_last", "ts_closed", "ts_mark")
+        return {name: getattr(position, name) for name in (*names, *times)} | {
+            name: getattr(position, f"{name}_decimal") for name in (*exact, "peak_quantity", "multiplier")
+        }
+
+    # -- keeping it small
+
+    def purge_closed(self, older_than: Duration) -> int:
+        """Delete the fills of positions that were closed longer ago than `older_than` seconds; return of how many.
+
+        What is left of each says how far back its ids are known, so a fill of before raises rather than counts.
+        O(their fills).
+        """
+        engine = self._writable()
+        until = engine.now() - duration_ns(older_than, "older_than")
+        purged = 0
+        for position in self.each():
+            closed = position.ts_closed
+            if closed is None or closed >= until or position.is_open:
+                continue
+            if not self._translated(lambda: self.forget(position, until)):  # noqa: B023
+                continue  # it was opened again
+            stem = "\x1f".join(position.key).encode() + b"\x1f"
+            entries = engine.entries_of(ENTRIES, stem)
+            keys = [key for key, stored in entries if entry_of("", stored.value, position).ts_event < until]
+            for first in range(0, len(keys), 1000):
+                self._commit([Change("delete", ENTRIES, key) for key in keys[first : first + 1000]])
+            purged += 1
+        return purged
+
+
+class PositionView:
+    """The calls of a position book, bound to an account and a strategy. Made by :meth:`Positions.view`."""
+
+    def __init__(self, book: Positions, account: str, strategy: str) -> None:
+        self._book = book
+        self._bound: dict[str, Any] = {"account": account, "strategy": strategy}
+
+    def get(self, symbol: str, position_id: str = "") -> Position | None:
+        """Return :meth:`Positions.get`."""
+        return self._book.get(symbol, self._bound["account"], self._bound["strategy"], position_id)
+
+    def quantity(self, symbol: str, position_id: str = "") -> float:
+        """Return :meth:`Positions.quantity`."""
+        return self._book.quantity(symbol, self._bound["account"], self._bound["strategy"], position_id)
+
+    def ref(self, symbol: str, position_id: str = "") -> PositionRef:
+        """Return :meth:`Positions.ref`."""
+        return self._book.ref(symbol, self._bound["account"], self._bound["strategy"], position_id)
+
+    def net(self, symbol: str) -> float:
+        """Return what is held of a symbol here, position ids summed up."""
+        return self._book.net(symbol, **self._bound)
+
+    def apply_fill(self, symbol: str, quantity: Number, price: Number, **how: Any) -> Fill:
+        """Do :meth:`Positions.apply_fill`."""
+        return self._book.apply_fill(symbol, quantity, price, **self._bound, **how)
+
+    def apply_cash(self, symbol: str, amount: Number, **how: Any) -> Fill:
+        """Do :meth:`Positions.apply_cash`."""
+        return self._book.apply_cash(symbol, amount, **self._bound, **how)
+
+    def fills(self, symbol: str, start: Instant | None = None, end: Instant | None = None, **how: Any) -> np.ndarray:
+        """Return :meth:`Positions.fills`."""
+        return self._book.fills(symbol, start, end, **self._bound, **how)
+
+    def reserve(self, symbol: str, quantity: Number, **how: Any) -> Reservation:
+        """Do :meth:`Positions.reserve`."""
+        return self._book.reserve(symbol, quantity, **self._bound, **how)
+
+    def open_positions(self) -> list[Position]:
+        """Return the positions here that are not flat."""
+        return self._book.open_positions(**self._bound)
+
+
+_NAMES = ("symbol", "account", "strategy", "position_id")
+_NUMBERS = [
+    ("row", "u8"),
+    *((name, "f8") for name in ("quantity", "average_price", "realized_pnl", "unrealized_pnl", "fees", "funding")),
+    *((name, "f8") for name in ("mark_price", "peak_quantity", "multiplier")),
+    *((name, "i8") for name in ("ts_opened", "ts_last", "ts_closed", "ts_mark")),
+    *((name, "u8") for name in ("version", "fills")),
+]
+
+
+def _decimal(number: Any, what: str) -> Decimal:
+    """Return a number exactly, a float by its shortest digits."""
+    if isinstance(number, bool) or not isinstance(number, int | float | Decimal | str):
+        raise TypeError(f"{what} must be an int, float, Decimal or str, was {type(number).__name__}")
+    try:
+        found = Decimal(str(number))
+    except InvalidOperation:
+        found = Decimal("nan")
+    if not found.is_finite():
+        raise ValueError(f"{what} must be a finite number, was {number!r}")
+    return found
+
+
+def _precision(digits: int | None, name: str) -> int:
+    if digits is None:
+        return _PRECISION
+    if type(digits) is not int or not 0 <= digits <= _MOST_PRECISION:
+        raise ValueError(f"{name} must be an int from 0 to {_MOST_PRECISION}, was {digits!r}")
+    return digits
+
+
+def _definition(said: Instrument) -> tuple[int, int, int, int, bytes]:
+    sign, _, exponent = said.multiplier.normalize().as_tuple()
+    places = -int(exponent) if int(exponent) < 0 else 0
+    mantissa = int(said.multiplier.scaleb(places)) if said.multiplier.is_finite() else 0
+    if sign or mantissa <= 0 or places > _MULTIPLIER_PRECISION or mantissa >= 2**63:
+        raise ValueError(
+            f"multiplier must be above 0 with at most {_MULTIPLIER_PRECISION} digits behind the point, was "
+            f"{said.multiplier}"
+        )
+    currency = said.currency.encode()
+    if len(currency) > _CURRENCY_BYTES or b"\0" in currency:
+        raise ValueError(f"currency has at most {_CURRENCY_BYTES} bytes, was {said.currency!r}")
+    return said.price_precision, said.quantity_precision, mantissa, places, currency
+
+
+def _ms(timestamp: Any) -> int | None:
+    return None if timestamp is None else int(timestamp) * 1_000_000
