@@ -153,9 +153,8 @@ class Positions(Book):
         log = engine.log if isinstance(engine, LogEngine) else still_log(engine)
         super().__init__(log, engine.store.env, engine.store.databases, engine.writer, engine.max_lag)
         self.plain = isinstance(engine, LogEngine) and not engine.read_only and not engine.waits_for_disk
-        self.handle = handle
+        self.handle = handle  # raises if the handle is closed
         self._engine = engine
-        self._handle = handle  # raises if the handle is closed
         self._instruments: dict[str, tuple[int, tuple[Any, ...]]] = {}  # by symbol, as of an epoch
         self._columns: tuple[int, tuple[np.ndarray, ...]] | None = None
 
@@ -315,7 +314,7 @@ class Positions(Book):
         self._writable().commit_own(changes)
 
     def _live(self) -> LogEngine | QuietEngine:
-        self._handle()
+        self.handle()
         return self._engine
 
     def _writable(self) -> LogEngine:
