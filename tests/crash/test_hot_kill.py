@@ -73,7 +73,7 @@ class Reader:
                 line = self.child.process.stdout.readline()
                 if line:
                     return eval(line)
-                assert self.child.process.wait() == -signal.SIGKILL, self.child.process.stderr.read()
+                assert self.child.process.wait() == -signal.SIGKILL, self.child.complaint()
                 return "killed"
         raise AssertionError("the reader hangs")
 

@@ -49,11 +49,13 @@ class Child:
     """A Python process that runs `code`; ``sys.argv[1:]`` are `args`. `under` is a command that becomes it."""
 
     def __init__(self, code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()) -> None:
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by kill)
+        self._hung = False
         self.process = subprocess.Popen(
             [*under, sys.executable, "-c", _HELPERS + code, *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
             start_new_session=True,  # what it forks ends with it
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | (env or {}),
@@ -63,13 +65,11 @@ class Child:
     def line(self) -> str:
         """Return the next line it prints; fail when it ends instead, or hangs."""
         assert self.process.stdout is not None
-        watch = threading.Timer(HANG, self._kill_all)
-        watch.start()
-        line = self.process.stdout.readline()
-        watch.cancel()
+        with self._watched():
+            line = self.process.stdout.readline()
         if not line:
             self._kill_all()
-            raise AssertionError(f"the child ended ({self.process.wait()}): {self._complaint()}")
+            raise AssertionError(f"the child ended ({self.process.wait()}): {self.complaint()}")
         return line.strip()
 
     def tell(self, line: str = "") -> None:
@@ -90,19 +90,20 @@ class Child:
 
     def end(self) -> str:
         """Wait until it has ended well; return the rest of what it printed."""
-        try:
-            rest, errors = self.process.communicate(timeout=HANG)
-        except subprocess.TimeoutExpired:
-            self._kill_all()
-            raise AssertionError(f"the child hangs: {self.process.communicate()[1]}") from None
-        assert self.process.returncode == 0, f"the child ended with {self.process.returncode}: {errors}"
-        return str(rest).strip()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        with self._watched():
+            rest = self.process.stdout.read()  # communicate() would pass over what line() has read ahead
+            self.process.wait()
+        assert self.process.returncode == 0, f"the child ended with {self.process.returncode}: {self.complaint()}"
+        return rest.strip()
 
     def kill(self) -> None:
         """End it by force, stopped or not."""
         self._kill_all()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for pipe in (self.process.stdin, self.process.stdout, self._errors):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
@@ -111,8 +112,25 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def _complaint(self) -> str:
-        return "" if self.process.stderr is None else self.process.stderr.read()
+    def complaint(self) -> str:
+        """Return what it wrote to its standard error."""
+        self._errors.seek(0)
+        return ("it hung; " if self._hung else "") + self._errors.read()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Kill it when the block takes too long."""
+
+        def end() -> None:
+            self._hung = True
+            self._kill_all()
+
+        watch = threading.Timer(HANG, end)
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
 
 
 Start = Callable[..., Child]
