@@ -13,6 +13,7 @@ CRASH_ARGS ?=
 MUTANTS ?=
 MUTATIONS ?= 10000
 HOT_READS ?= 20000000
+BOOK_READS ?= 20000000
 LOCK_STEPS ?= 100000
 LOCK_ATTEMPTS ?= 1000000
 
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot locks crash mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot positions locks crash mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -42,6 +43,10 @@ bench: $(VENV)/benchable  ## run the benchmarks, print their tables (BENCHES=, B
 
 hot: $(VENV)/testable  ## read through the hot table beside a hostile writer (HOT_READS=)
 	@NTMEM_HOT_READS=$(HOT_READS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/concurrency/test_hot_reads.py
+
+positions: $(VENV)/testable  ## read positions beside writers at full speed, in Python and in C (BOOK_READS=)
+	@NTMEM_BOOK_READS=$(BOOK_READS) $(BIN)/pytest -s -o faulthandler_timeout=0 \
+		tests/concurrency/test_positions_processes.py tests/unit/test_header.py
 
 locks: $(VENV)/testable  ## four processes under one lock, killed; writes under leases that are over (LOCK_STEPS=, LOCK_ATTEMPTS=)
 	@NTMEM_LOCK_STEPS=$(LOCK_STEPS) NTMEM_LOCK_ATTEMPTS=$(LOCK_ATTEMPTS) \

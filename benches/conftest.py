@@ -10,7 +10,10 @@ from importlib import metadata
 import pytest
 from figures import note_ratio
 
-PEERS = ("lmdb", "msgspec", "numpy", "cachebox", "cachetools", "lru-dict", "moka-py", "theine", "diskcache", "redis")
+PEERS = (
+    *("lmdb", "msgspec", "numpy", "cachebox", "cachetools", "lru-dict", "moka-py", "theine", "diskcache", "redis"),
+    *("nautilus_trader", "pyzmq", "iceoryx2"),
+)
 
 
 def pytest_addoption(parser):

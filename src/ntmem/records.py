@@ -88,6 +88,8 @@ class Change(Struct, frozen=True):
     if_version: int | None = None
     ts_event: int | None = None
     ts_known: int | None = None
+    own: bool = False
+    """Made by a part of the store that knows what it replaces, in a namespace of its own."""
 
 
 class Policy(Struct, frozen=True):

@@ -7,6 +7,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from ._core.text import html_facts
+
 
 class MemoryStats(Struct, frozen=True):
     """A snapshot of a store's accounts; sizes in bytes, times in nanoseconds unless named otherwise.
@@ -64,10 +66,7 @@ class MemoryStats(Struct, frozen=True):
         return asdict(self)
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in self.to_dict().items())
-        return f"<table>{rows}</table>"
+        return html_facts(self.to_dict().items())
 
 
 def percentiles(histogram: list[tuple[int, int]]) -> dict[str, int]:

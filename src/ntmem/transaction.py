@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
+from ._core.fill import Fill, sign_of
+from ._core.position import check_names
 from .instants import Duration, Instant, duration_ns, instant_ns, require_int
 from .namespace import encode_key, labels_of
 from .records import Change, Fence, Kind
+from .tiers.fills import Order
 from .values import as_bytes
 
 if TYPE_CHECKING:
@@ -62,6 +66,9 @@ class Transaction:
         self._ended = False
         self.version: int | None = None
         """The version of the last change, once committed; None if there was no effect."""
+        self._orders: list[Order] = []
+        self.fills: list[Fill] = []
+        """Of :meth:`apply_fill`, in order, once committed."""
 
     def put(
         self,
@@ -93,11 +100,40 @@ class Transaction:
         """Delete a key if it exists."""
         self._collect(make_change("delete", namespace, key, if_version=if_version))
 
+    def apply_fill(
+        self,
+        symbol: str,
+        quantity: int | float | Decimal | str,
+        price: int | float | Decimal | str,
+        *,
+        side: str | None = None,
+        trade_id: str,
+        ts_event: Instant | None = None,
+        fee: int | float | Decimal | str = 0,
+        account: str = "",
+        strategy: str = "",
+        position_id: str = "",
+    ) -> None:
+        """Book a fill with the rest, once for each `trade_id`; :attr:`fills` has what came of it.
+
+        Arguments as of :meth:`ntmem.tiers.positions.Positions.apply_fill`, and so are the errors, which the end of the
+        block raises. A fill that was booked before changes nothing, and the rest of the transaction is done.
+        """
+        check_names(symbol, account, strategy, position_id)
+        happened = None if ts_event is None else instant_ns(ts_event, "ts_event")
+        self._check_open()
+        self._orders.append(
+            Order((symbol, account, strategy, position_id), trade_id, quantity, price, fee, sign_of(side), happened)
+        )
+
     def _collect(self, change: Change) -> None:
+        self._check_open().append(change)
+
+    def _check_open(self) -> list[Change]:
         if self._changes is None:
             state = "has ended; begin another" if self._ended else "is used by 'with memory.transaction() as t:'"
             raise RuntimeError(f"this transaction {state}")
-        self._changes.append(change)
+        return self._changes
 
     def __enter__(self) -> Self:
         if self._changes is not None or self._ended:
@@ -107,5 +143,11 @@ class Transaction:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         changes, self._changes, self._ended = self._changes, None, True
-        if kind is None and changes:
-            self.version = max(outcome.version for outcome in self._memory.commit(changes, self._fence)) or None
+        if kind is not None or (not changes and not self._orders):
+            return
+        if self._orders:
+            outcomes, self.fills = self._memory.commit_fills(changes or [], self._orders, self._fence)
+        else:
+            outcomes = self._memory.commit(changes or [], self._fence)
+        versions = [outcome.version for outcome in outcomes] + [fill.version for fill in self.fills]
+        self.version = max(versions, default=0) or None

@@ -136,7 +136,7 @@ def test_all_die(nursery: Nursery, point: str) -> None:
 @pytest.mark.parametrize("point", POINTS)
 def test_who_is_stopped_while_it_books(nursery: Nursery, ram: Path, point: str, end_by: str) -> None:
     """It has the mutex: nobody books meanwhile, everybody reads, and an older copy is nobody's business."""
-    with opened(ram, max_flush_lag=0.02) as memory:
+    with opened(ram) as memory, opened(ram, max_flush_lag=0.02) as hasty:  # which alone has no patience
         begin(memory, 2)
         book = memory.positions
         ended, pid = nursery.run(script(ram, f"arm({point!r}, 'stop')", FILL))
@@ -145,7 +145,7 @@ def test_who_is_stopped_while_it_books(nursery: Nursery, ram: Path, point: str, 
             assert book.quantity("A") == (4.0 if point == "book_published" else 2.0)
             assert book.get("A").fees == (3.0 if point == "book_published" else 2.0)
         with pytest.raises((StorageError, ntmem.LockTimeout)):
-            book.apply_fill("A", 1, 1, trade_id="waits", fee=1)
+            hasty.positions.apply_fill("A", 1, 1, trade_id="waits", fee=1)
         assert book.quantity("A") == (4.0 if point == "book_published" else 2.0)
         if end_by == "continued":
             assert nursery.resume(pid)[0] == "done"
@@ -207,6 +207,18 @@ def test_a_mark_dies(nursery: Nursery, ram: Path) -> None:
             assert memory.positions.get("A").mark_price == (7.0 if point == "book_published" else None)
             take_over(memory)
             assert check(memory.positions) == ["0"]
+
+
+def test_a_mark_outlives_a_repair(nursery: Nursery, ram: Path) -> None:
+    """Repair publishes what is not published; the mark is newer than the group of its position."""
+    with opened(ram) as memory:
+        book = memory.positions
+        for number in range(2):
+            book.apply_fill("A", 1, 1, trade_id=f"{number}", fee=1)
+            book.mark("A", 7 + number)
+            assert nursery.run(script(ram, "arm('locked', 'kill')", FILL))[0] == "killed"
+            take_over(memory)
+            assert (book.get("A").mark_price, len(check(book))) == (7.0 + number, number + 1)
 
 
 WORK = """

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import ntmem
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
@@ -32,6 +35,23 @@ def test_example_runs_as_printed_and_again(where: str, code: str, printed: str |
         assert run.returncode == 0, run.stderr
         if printed is not None:
             assert run.stdout == printed
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler")
+def test_the_example_in_c_prints_what_is_printed(tmp_path: Path) -> None:
+    page = (ROOT / "docs/guide/positions.md").read_text()
+    ((code, printed),) = re.findall(r"^```c\n(.*?)^```\n```text\n(.*?)^```\n", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "read.c").write_text(code)
+    include = Path(ntmem.__file__).parent / "include"
+    flags = ["-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{include}"]
+    subprocess.run(["gcc", *flags, "-o", tmp_path / "read", tmp_path / "read.c"], check=True)
+    first = BLOCK.search(page)
+    assert first is not None
+    subprocess.run([sys.executable, "-c", first[1]], cwd=tmp_path, check=True, capture_output=True)
+    with ntmem.open(tmp_path / "desk"):
+        run = subprocess.run([tmp_path / "read"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert run.stdout == printed
+    assert subprocess.run([tmp_path / "read"], cwd=tmp_path, check=False, capture_output=True).returncode == 1
 
 
 def test_there_are_examples() -> None:

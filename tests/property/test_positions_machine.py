@@ -24,6 +24,7 @@ position_ids = st.sampled_from(["", "long", "short"])
 ids = st.integers(0, 40).map(str)
 quantities = st.integers(-(10**10), 10**10).filter(bool)
 prices = st.integers(-100, 10**7)
+few = st.integers(-4, 4).filter(bool)
 forms = st.sampled_from(["decimal", "str", "float"])
 
 
@@ -143,6 +144,18 @@ class BookMachine(RuleBasedStateMachine):
         plain.fill(-plain.quantity, price, Decimal(0))
         assert self.book.quantity(*key) == 0
         assert self.book.get(*key).cost_decimal == 0
+
+    @rule(symbol=symbols, fills=st.lists(st.tuples(few, st.integers(0, 20)), min_size=3, max_size=8))
+    def trade(self, symbol: str, fills: list[tuple[int, int]]) -> None:
+        """A few units of one key to and fro: shares that are no whole number, halves among them."""
+        key = self.key_of(symbol, "", "")
+        price_unit, quantity_unit, money_unit = self.units(symbol)
+        plain = self.plain.setdefault(key, Plain(money_unit))
+        for quantity, price in fills:
+            trade_id, wanted = f"trade {plain.fills}", (quantity * quantity_unit, price * price_unit, Decimal(0))
+            made = self.apply(key, trade_id, *wanted, "decimal")
+            self.seen.setdefault(key, {})[trade_id] = wanted
+            assert made.realized_pnl_decimal == EXACT.multiply(plain.fill(*wanted), MULTIPLIERS[symbol])
 
     @rule(symbol=symbols, account=accounts, amount=st.integers(-(10**9), 10**9), cash_id=ids)
     def cash(self, symbol: str, account: str, amount: int, cash_id: str) -> None:

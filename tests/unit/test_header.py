@@ -1,8 +1,12 @@
-"""ntmem.h: what C and C++ read of a store is what Python reads."""
+"""ntmem.h: what C and C++ read of a store is what Python reads; and, step by step, how slots are read and published.
+
+In the latter every copy stops in its middle, and there something happens that in life happens only now and then.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import shutil
 import subprocess
@@ -10,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import Start
+from hostile import Start, regions
 
 import ntmem
 
 pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.only("shared")]
 
 INCLUDE = os.path.join(os.path.dirname(ntmem.__file__), "include")
-READS = int(os.environ.get("NTMEM_HEADER_READS", "300000"))
+READS = int(os.environ.get("NTMEM_BOOK_READS", "300000"))
 COMPILER = shutil.which("gcc") or shutil.which("clang")
 
 SOURCE = r"""
@@ -252,3 +256,216 @@ memory.close()
     writer.end()
     assert c.book_over(reader) == 1
     c.book_close(reader)
+
+
+HALVES = r"""
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void *halves(void *to, const void *from, size_t size);
+
+#ifdef NATIVE
+#include "sync.h"
+#define bytes_copy halves
+#define memcpy halves
+#include "book_table.h"
+#undef memcpy
+typedef book_slot_t slot_t;
+typedef book_position_t position_t;
+#define slot_read book_read
+#define slot_publish book_publish_locked
+#else
+#define memcpy halves
+#include <ntmem.h>
+#undef memcpy
+typedef ntmem_slot_t slot_t;
+typedef ntmem_position_t position_t;
+#define slot_read ntmem_read
+static void slot_publish(slot_t *slot, const position_t *position)
+{
+    halves(&slot->copies[(slot->sequence + 1) & 1], position, sizeof *position);
+    __atomic_store_n(&slot->sequence, slot->sequence + 1, __ATOMIC_RELEASE);
+}
+#endif
+
+static slot_t slot;
+static int64_t newest; /* of the states that were published wholly: 1, 2, 3 and so on */
+static int publishing, reading, left;
+static long beside, wrong; /* how often was read in the middle of a publication, and not what was before it */
+
+static int64_t state_of(const position_t *p) /* -1: of two */
+{
+    const int64_t n = p->quantity;
+
+    return p->version == (uint64_t)n && p->ts_mark == n && p->cost == n && p->funding == n ? n : -1;
+}
+
+static void publish(void)
+{
+    const int64_t n = newest + 1;
+    position_t next;
+
+    memset(&next, 0, sizeof next);
+    next.version = (uint64_t)n;
+    next.quantity = next.ts_mark = n;
+    next.cost = next.funding = n;
+    publishing = 1;
+    slot_publish(&slot, &next);
+    publishing = 0;
+    newest = n;
+}
+
+static long read_now(void)
+{
+    position_t found;
+
+    return slot_read(&slot, &found) != 0 ? (long)state_of(&found) : 0;
+}
+
+static long early; /* names that were not written yet where readers found a hash */
+
+#ifdef NATIVE
+static book_table_t *table;
+
+static void look_at(const void *name)
+{
+    for (uint64_t i = 0; table != NULL && i < table->slot_count; i++)
+        early += name == table->slots[i].name && table->slots[i].hash != 0;
+}
+#else
+static void look_at(const void *name) { early += name == NULL; }
+#endif
+
+static void *halves(void *to, const void *from, size_t size)
+{
+    memcpy(to, from, size / 2);
+    if (size == sizeof(position_t) && publishing && !reading) {
+        reading = 1;
+        wrong += read_now() != newest;
+        beside++;
+        reading = 0;
+    } else if (size == sizeof(position_t) && !publishing) {
+        for (; left > 0; left--)
+            publish();
+    }
+    look_at(to);
+    memcpy((char *)to + size / 2, (const char *)from + size / 2, size - size / 2);
+    return to;
+}
+
+/* What a reader has in the middle of whose first copy so much is published. */
+long read_beside(int publications)
+{
+    left = publications;
+    return read_now();
+}
+long published(void) { return (long)newest; }
+long read_in_the_middle(long *of_them_wrong)
+{
+    *of_them_wrong = wrong;
+    return beside;
+}
+
+long read_too_early(void) { return early; }
+
+#ifdef NATIVE
+void table_make(uint64_t slots)
+{
+    free(table);
+    table = aligned_alloc(SYNC_LINE, sizeof *table + slots * sizeof(book_slot_t));
+    memset(table, 0, sizeof *table + slots * sizeof(book_slot_t));
+    table->magic = BOOK_MAGIC;
+    table->slot_count = slots;
+}
+/* The number of a name's slot; -1: there is none. */
+long table_add(const char *name, uint64_t hash)
+{
+    const book_slot_t *made = book_make_locked(table, (const unsigned char *)name, strlen(name), hash);
+
+    return made == NULL ? -1 : (long)(made - table->slots);
+}
+long table_find(const char *name, uint64_t hash)
+{
+    book_slot_t *room;
+    const book_slot_t *found = book_find(table, (const unsigned char *)name, strlen(name), hash, &room);
+
+    return found == NULL ? -1 : (long)(found - table->slots);
+}
+#endif
+"""
+
+
+def halves(root: Path, place: Path, kind: str) -> Any:
+    """Build what copies by halves, with the native reader and writer or with ntmem.h."""
+    if COMPILER is None:
+        pytest.skip("there is no C compiler")
+    how = ["-DNATIVE", f"-I{root / 'src/ntmem/_core'}"] if kind == "native" else ["-Wextra", f"-I{INCLUDE}"]
+    (place / "halves.c").write_text(HALVES)
+    command = [COMPILER, "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", *how]
+    done = subprocess.run(
+        [*command, "-o", str(place / "halves.so"), str(place / "halves.c")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    library = ctypes.CDLL(str(place / "halves.so"))
+    for name in (
+        "read_beside",
+        "published",
+        "read_in_the_middle",
+        "read_too_early",
+        *["table_add", "table_find"] * (kind == "native"),
+    ):
+        getattr(library, name).restype = ctypes.c_long
+    return library
+
+
+@pytest.mark.parametrize("kind", ["native", "header"])
+def test_what_is_published_in_the_middle_of_a_copy(root: Path, tmp_path: Path, kind: str) -> None:
+    """A reader has a whole state, none older than the newest when it began; beside a writer, the one before."""
+    library = halves(root, tmp_path, kind)
+    for publications in (0, 1, 2, 3, 4, 5, 1, 2, 0):
+        before = library.published()
+        found = library.read_beside(publications)
+        assert library.published() == before + publications
+        assert before <= found <= before + publications  # -1: a half of each
+    wrong = ctypes.c_long()
+    assert library.read_in_the_middle(ctypes.byref(wrong)) == library.published() == 18
+    assert wrong.value == 0
+
+
+def test_keys_that_want_the_same_slot(root: Path, tmp_path: Path) -> None:
+    library = halves(root, tmp_path, "native")
+    u64 = ctypes.c_uint64
+    library.table_make(u64(8))
+    keys = [
+        (b"A", 3),
+        (b"B", 3),
+        (b"C", 11),
+        (b"D", 4),
+        (b"BB", 3),
+        (b"E", 7 + (1 << 63)),
+    ]  # the last but one: a prefix
+    slots = [library.table_add(name, u64(number)) for name, number in keys]
+    assert (slots, library.read_too_early()) == ([3, 4, 5, 6, 7, 0], 0)
+    for name, number in keys:
+        assert library.table_find(name, u64(number)) == library.table_add(name, u64(number)) == slots.pop(0)
+    assert library.table_add(b"F", u64(1)) == -1  # a quarter stays empty: a search for what is not there ends
+    assert library.table_find(b"F", u64(3)) == library.table_find(b"A", u64(4)) == -1
+
+
+def test_a_region_of_another_layout_is_not_read(c: Any, store: Path) -> None:
+    with ntmem.open(store):
+        (region,) = regions(store)
+        with open(region, "r+b") as file, mmap.mmap(file.fileno(), 0) as words:
+            words[8] += 1
+            with pytest.raises(FileNotFoundError):
+                opened(c, store)
+            words[8] -= 1
+        c.book_close(opened(c, store))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -127,6 +128,33 @@ def test_a_share_of_the_cost_is_rounded_half_to_even_and_nothing_is_lost(book: A
     assert numbers(made.position) == (0, 0, -1)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("parts", "costs"),
+    [
+        ((1, 1, 1), (3, 1, 0)),  # 5/3 is 2; 3/2 is 2, half to even; all that is left
+        ((1, 2), (3, 0)),
+        ((2, 1), (2, 0)),  # 10/3 is 3
+        ((3,), (0,)),
+        ((4,), (7,)),  # flipped: one at 7
+    ],
+)
+def test_what_is_closed_in_parts_costs_what_was_paid(
+    book: Any, sign: int, parts: tuple[int, ...], costs: tuple[int, ...]
+) -> None:
+    book.define("A", price_precision=0, quantity_precision=0)
+    for number, price in enumerate((1, 2, 2)):  # three cost 5
+        book.apply_fill("A", sign, price, trade_id=f"{number}")
+    held, realized, before = 3, 0, 5
+    for part, cost in zip(parts, costs, strict=True):
+        made = book.apply_fill("A", -sign * part, 7, trade_id=f"part {held}")
+        closed = min(part, held)
+        assert made.realized_pnl_decimal == sign * (7 * closed - (before - (cost if part <= held else 0)))
+        realized += made.realized_pnl_decimal
+        held, before = held - part, cost
+        assert numbers(made.position) == (sign * held, -sign * cost if held < 0 else sign * cost, realized)
+
+
 def test_fees_rebates_funding(book: Any) -> None:
     made = book.apply_fill("A", 1, 100, trade_id="1", fee="0.1")
     assert (made.fee_decimal, made.position.fees_decimal, made.position.realized_pnl_decimal) == (D("0.1"), D("0.1"), 0)
@@ -142,6 +170,14 @@ def test_fees_rebates_funding(book: Any) -> None:
     assert list(book.fills("A")["trade_id"]) == ["1", "2"]
     only_cash = book.apply_cash("B", 1, cash_id="1").position
     assert (only_cash.quantity, only_cash.funding, only_cash.ts_opened) == (0.0, 1.0, None)
+
+
+def test_what_is_booked_late_is_not_the_last(book: Any) -> None:
+    book.apply_fill("A", 1, 10, trade_id="1", ts_event=START + 5)
+    assert book.apply_fill("A", 1, 10, trade_id="2", ts_event=START + 3).position.ts_last == START + 5
+    assert book.apply_cash("A", 1, cash_id="1", ts_event=START + 4).position.ts_last == START + 5
+    assert book.apply_cash("A", 1, cash_id="2", ts_event=START + 6).position.ts_last == START + 6
+    assert (book.get("A").ts_opened, book.get("A").ts_closed) == (START + 5, None)
 
 
 def test_cash_and_a_fill_may_have_the_same_id(book: Any) -> None:
@@ -232,7 +268,7 @@ def test_another_content_under_an_id_conflicts(book: Any) -> None:
     before = image(book)
     for content in ((2, 10, 1), (-1, 10, 1), (1, 11, 1), (1, 10, 0)):
         for trade_id in ("1", "2"):
-            with pytest.raises(FillConflict, match=f"'{trade_id}' of A was booked with quantity 1.0+, price 10.0+"):
+            with pytest.raises(FillConflict, match=f"'{trade_id}' of A was booked with quantity 1, price 10,"):
                 book.apply_fill("A", content[0], content[1], fee=content[2], trade_id=trade_id)
     with pytest.raises(FillConflict):
         book.apply_fill("A", 1, 10, fee=1, trade_id="1", ts_event=START + 1)
@@ -269,6 +305,50 @@ def test_ids_are_known_wherever_they_are(ram: Path) -> None:
         assert numbers(book.get("A")) == (TRADES, TRADES, 0)
         assert book.get("A").fills == TRADES
         assert book.apply_fill("A", -TRADES, 2, trade_id="close").position.realized_pnl == TRADES
+
+
+def test_an_id_that_went_from_the_log_to_the_disk_meanwhile(ram: Path, start: Start) -> None:
+    """A fill waits for the mutex, its id being unknown; until it has it, that is booked, flushed, and left the ring."""
+    holder = start(
+        "memory = ntmem.open(sys.argv[1], log_bytes=65536)\n"
+        "with memory._live._exclusive(changes_values=False):\n"
+        "    say('has it'); hear()\n"
+        "say('gave it'); hear(); memory.close()",
+        ram / "s",
+    )
+    assert holder.line() == "has it"
+    how = {"log_bytes": RING, "max_flush_lag": 60.0}
+    with ntmem.open(ram / "s", **how) as memory, ntmem.open(ram / "s", **how) as other:
+        book, here, steps = memory.positions, sys._getframe().f_code, []
+        instrument = book.instrument
+
+        def defined(symbol: str) -> Any:  # behind it nothing is Python's any more until the mutex is waited for
+            steps.append("defined")
+            return instrument(symbol)
+
+        def meanwhile(_: int, frame: Any) -> None:
+            if steps != ["defined"] or frame.f_code is not here:
+                return
+            steps.append("waits")
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            holder.tell()
+            assert holder.line() == "gave it"
+            assert other.positions.apply_fill("A", 1, 1, trade_id="t").applied
+            for number in range(400):  # the ring turns twice
+                other.positions.apply_fill("B", 1, 1, trade_id=f"{number}")
+            other.flush()
+
+        book.instrument = defined
+        before = signal.signal(signal.SIGALRM, meanwhile)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+            made = book.apply_fill("A", 1, 1, trade_id="t")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert steps[:2] == ["defined", "waits"]
+        assert (made.applied, book.quantity("A"), len(book.fills("A"))) == (False, 1.0, 1)
+    holder.end()
 
 
 # -- purging
@@ -323,6 +403,47 @@ def test_a_fill_without_a_time_is_not_counted_again_after_it_was_purged(book: An
     assert book.quantity("A") == 0
 
 
+def test_what_happened_at_the_purged_time_is_still_known(book: Any, clock: Any) -> None:
+    """Ids are deleted and refused up to the same time: none is deleted that would be counted again."""
+    trade_and_close(book, clock)
+    at = START + 10 * SECOND
+    for number, ts in enumerate((at - 1, at, at + 1)):
+        book.apply_cash("A", 5, cash_id=f"{number}", ts_event=ts)
+    clock.set(START + 20 * SECOND)
+    assert book.purge_closed(10) == 1
+    with pytest.raises(FillTooOld):
+        book.apply_cash("A", 5, cash_id="0", ts_event=at - 1)
+    assert not book.apply_cash("A", 5, cash_id="1", ts_event=at).applied
+    assert not book.apply_cash("A", 5, cash_id="2", ts_event=at + 1).applied
+    assert book.apply_cash("A", 5, cash_id="new", ts_event=at).applied
+    assert book.get("A").funding == 20.0
+
+
+def test_what_is_opened_again_is_not_purged(book: Any, clock: Any) -> None:
+    trade_and_close(book, clock)
+    clock.set(START + 20 * SECOND)
+    forget = book.forget
+
+    def meanwhile(*args: Any) -> bool:
+        book.apply_fill("A", 5, 10, trade_id="again", ts_event=START + 20 * SECOND)
+        return forget(*args)
+
+    book.forget = meanwhile
+    assert book.purge_closed(10) == 0
+    assert (book.quantity("A"), book.get("A").fills, len(book.fills("A"))) == (5.0, 3, 3)
+    assert not book.apply_fill("A", 1, 10, trade_id="open", ts_event=START).applied
+
+
+def test_what_was_purged_is_too_old_for_who_sets_the_position_too(book: Any, clock: Any) -> None:
+    trade_and_close(book, clock)
+    clock.set(START + 20 * SECOND)
+    other = book.get("A")  # from before
+    assert book.purge_closed(10) == 1
+    book.upsert(other)
+    with pytest.raises(FillTooOld):
+        book.apply_fill("A", 1, 10, trade_id="open", ts_event=START)
+
+
 # -- instruments
 
 
@@ -348,6 +469,22 @@ def test_digits(memory: Any, book: Any) -> None:
     book.apply_fill("B", 1, 10, trade_id="1")
     book.mark("B", 20)
     assert book.get("B").unrealized_pnl_decimal == 1
+
+
+def test_digits_that_another_has_defined_meanwhile(ram: Path) -> None:
+    with ntmem.open(ram / "s") as one, ntmem.open(ram / "s") as two:
+        book, instrument = one.positions, one.positions.instrument
+
+        def meanwhile(symbol: str) -> Any:
+            found = instrument(symbol)
+            two.positions.define("A", price_precision=1, quantity_precision=2)
+            two.positions.apply_fill("A", 1, 10, trade_id="1")
+            return found
+
+        book.instrument = meanwhile
+        made = book.apply_fill("A", 2, 10, trade_id="2", fee="0.1")
+        assert numbers(made.position) == numbers(two.positions.get("A")) == (3, 30, 0)
+        assert (made.fee_decimal, made.position.quantity_precision) == (D("0.1"), 2)
 
 
 @pytest.mark.parametrize(
@@ -459,6 +596,26 @@ def test_what_is_refused_takes_no_slot(book: Any) -> None:
     with pytest.raises(OverflowError):
         book.apply_fill("C", most, most, trade_id="1")
     assert book.keys() == []
+
+
+def test_a_book_is_full(memory: Any, book: Any) -> None:
+    for number in range(3071):
+        book.ref(f"{number}")
+    assert book.apply_fill("A", 1, 1, trade_id="1").applied
+    before = image(book), memory._live.log.committed
+    for call in (
+        lambda: book.apply_fill("B", 1, 1, trade_id="1"),
+        lambda: book.apply_cash("B", 1, cash_id="1"),
+        lambda: book.ref("B"),
+        lambda: book.upsert(book.from_ccxt({"symbol": "B", "contracts": 1, "side": "long", "entryPrice": 1})),
+    ):
+        with pytest.raises(PositionError, match="3072 keys"):
+            call()
+    assert (image(book), memory._live.log.committed) == before
+    assert book.apply_fill("A", 1, 1, trade_id="2").applied
+    assert book.apply_fill("3070", 1, 1, trade_id="1").applied
+    assert (len(book.keys()), book.keys()[3070:]) == (3072, [("3070", "", "", ""), ("A", "", "", "")])
+    assert [book.quantity(f"{number}") for number in range(3071)] == [0.0] * 3070 + [1.0]
 
 
 def test_floats_are_the_nearest(book: Any) -> None:
@@ -578,6 +735,20 @@ def test_reservations_end(book: Any, clock: Any) -> None:
     assert book.reserve("A", 1, limit=1).expires_at == START + 40 * SECOND
 
 
+def test_who_reserves_meanwhile_counts(book: Any) -> None:
+    net = book.net_decimal
+
+    def meanwhile(*names: str, **how: str) -> D:  # what is reserved was looked at, and is not written yet
+        del book.net_decimal
+        book.reserve("A", 3, limit=5)
+        return net(*names, **how)
+
+    book.net_decimal = meanwhile
+    with pytest.raises(LimitExceeded, match="3 reserved"):
+        book.reserve("A", 3, limit=5)
+    assert [r.quantity for r in book.reservations("A")] == [3]
+
+
 @pytest.mark.parametrize("quantity", [0, math.nan, math.inf])
 def test_reservations_that_are_none(book: Any, quantity: Any) -> None:
     with pytest.raises(ValueError, match="quantity"):
@@ -659,6 +830,21 @@ def test_setting_a_position(book: Any) -> None:
     assert book.quantity("A") == 2.0
 
 
+def test_setting_a_position_keeps_digits_and_a_later_mark(book: Any) -> None:
+    other = book.from_ccxt({"symbol": "A", "contracts": 2, "side": "long", "entryPrice": 10.0, "timestamp": 1})
+    book.apply_fill("A", 1, 10, trade_id="1")
+    book.mark("A", 12, START)
+    assert (book.upsert(other).mark_price, book.get("A").ts_mark) == (12.0, START)
+    later = {"symbol": "A", "contracts": 1, "side": "long", "entryPrice": 10, "markPrice": 13}
+    assert book.upsert(book.from_ccxt(later | {"timestamp": START // 1_000_000 + 1})).mark_price == 13.0
+    with ntmem.open() as memory:
+        for how in ({"price_precision": 2}, {"quantity_precision": 2}, {"multiplier": 5}, {"multiplier": "0.1"}):
+            memory.positions.define("A", **how)
+            with pytest.raises(PositionError, match="digits"):
+                book.upsert(memory.positions.from_ccxt(later))
+    assert (book.quantity("A"), book.get("A").multiplier) == (1.0, 1.0)
+
+
 def test_plain_values(book: Any) -> None:
     book.apply_fill("A", 2, 10, trade_id="1", fee=1, account="x", ts_event=START)
     values = book.to_dict(book.get("A", "x"))
@@ -691,6 +877,42 @@ def test_under_a_lease(memory: Any, book: Any) -> None:
                 call()
     assert image(book) == before
     assert book.apply_fill("A", 1, 10, trade_id="2").applied
+
+
+def test_records_say_under_which_lease_they_were_written(memory: Any, book: Any) -> None:
+    with memory.lock("A") as lock:
+        book.apply_fill("A", 1, 10, trade_id="1", fence=lock)
+        book.apply_fill("B", 1, 10, trade_id="1")
+        fences = {"A": lock.fence, "B": None}
+    for flushed in (False, True):
+        for symbol, fence in fences.items():
+            for space, end in (("ntmem/fills", "\x1f1"), ("ntmem/positions", "")):
+                record = memory.get_record(space, f"{symbol}\x1f\x1f\x1f{end}")
+                assert (record.fence, record.writer) == (fence, "agent_1"), (flushed, space, symbol)
+        memory.flush()
+
+
+def test_a_lease_that_ends_meanwhile(memory: Any, book: Any) -> None:
+    """It was current when the call began, and is not when the mutex is held."""
+    instrument = book.instrument
+    for call in (
+        lambda fence: book.apply_fill("A", 1, 10, trade_id="1", fence=fence),
+        lambda fence: book.apply_cash("A", 1, cash_id="1", fence=fence),
+    ):
+        lock = memory.lock("A")
+        lock.acquire()
+
+        def meanwhile(symbol: str, lock: Any = lock) -> Any:
+            lock.release()
+            return instrument(symbol)
+
+        book.instrument = meanwhile
+        with pytest.raises(StaleFence):
+            call(lock.fence)
+        book.instrument = instrument
+        assert (book.get("A"), len(book.snapshot()), len(book.fills("A"))) == (None, 0, 0)
+    assert book.apply_fill("A", 1, 10, trade_id="1").applied
+    assert book.apply_cash("A", 1, cash_id="1").applied
 
 
 def test_durable(ram: Path) -> None:

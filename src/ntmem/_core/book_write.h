@@ -123,11 +123,16 @@ static inline enum book_request_outcome request_commit_locked(const log_t *log, 
     append.fence_number = request->fence_number;
     append.fencing = request->fencing;
     append_place(log, &append, heads, 4);
+    if (request->slot == NULL && !book_has_room_locked(log->book))
+        return REQUEST_FULL;
     request->append = append_announced_locked(log, &append);
     request->room = append.end;
     if (request->append != APPEND_DONE)
         return REQUEST_LOG;
     FAILPOINT(book_committed);
+    if (request->slot == NULL) /* only now: what is refused takes none */
+        request->slot = book_make_locked(log->book, request->position_key.key, request->position_key.key_size,
+                                         request->position_key.hash);
     request->version = drafts[has_entry].record.version;
     request->position.version = request->version;
     book_publish_locked(request->slot, &request->position);
@@ -137,16 +142,16 @@ static inline enum book_request_outcome request_commit_locked(const log_t *log, 
 /* Makes a position what `request->position` says. */
 static inline enum book_request_outcome request_set_locked(const log_t *log, book_request_t *request)
 {
-    const book_position_t *held;
+    const book_position_t *held = NULL;
+    book_slot_t *room;
 
-    request->slot = book_make_locked(log->book, request->position_key.key, request->position_key.key_size,
-                                     request->position_key.hash);
-    if (request->slot == NULL)
-        return REQUEST_FULL;
-    held = &request->slot->copies[request->slot->sequence & 1];
-    if (request->if_version != BOOK_ANY_VERSION && request->if_version != held->version)
+    request->slot = book_find(log->book, request->position_key.key, request->position_key.key_size,
+                              request->position_key.hash, &room);
+    if (request->slot != NULL && request->slot->sequence != 0)
+        held = &request->slot->copies[request->slot->sequence & 1];
+    if (request->if_version != BOOK_ANY_VERSION && request->if_version != (held == NULL ? 0 : held->version))
         return REQUEST_CONFLICT;
-    if (request->slot->sequence != 0) {
+    if (held != NULL) {
         if (held->price_precision != request->position.price_precision ||
             held->quantity_precision != request->position.quantity_precision ||
             held->multiplier != request->position.multiplier ||
@@ -156,6 +161,8 @@ static inline enum book_request_outcome request_set_locked(const log_t *log, boo
             request->position.mark = held->mark;
             request->position.ts_mark = held->ts_mark;
         }
+        if (request->position.ts_last == 0)
+            request->position.ts_last = held->ts_last;
         request->position.fills = held->fills;
         if (request->position.fills_since < held->fills_since)
             request->position.fills_since = held->fills_since;
@@ -178,10 +185,7 @@ static inline enum book_request_outcome request_book_locked(const log_t *log, bo
     outcome = request_apply(request);
     if (outcome != REQUEST_DONE)
         return outcome;
-    if (request->slot == NULL) /* only now: what is refused takes none */
-        request->slot = book_make_locked(log->book, request->position_key.key, request->position_key.key_size,
-                                         request->position_key.hash);
-    return request->slot == NULL ? REQUEST_FULL : request_commit_locked(log, request, 1);
+    return request_commit_locked(log, request, 1);
 }
 
 /* Waits up to `wait_ns` for the mutex, and as long again for room; 0: not at all. */

@@ -212,7 +212,7 @@ cdef class Log:
 
     def append(
         self, records, double timeout=5.0, *, uint64_t snapshot=0, int64_t now=0, uint64_t epoch=LOG_ANY_EPOCH,
-        double max_lag=0, bint locked=False, Claim fence=None
+        double max_lag=0, bint locked=False, Claim fence=None, bint shows=False
     ):
         """Commit records as one group: all of them or none.
 
@@ -239,6 +239,8 @@ cdef class Log:
             This thread has the log by :meth:`lock`.
         fence : Claim, optional
             The lease under which it is written.
+        shows : bool
+            There are positions among them, which the book is to show when they are committed.
 
         Returns
         -------
@@ -269,6 +271,7 @@ cdef class Log:
         batch.append.now = now
         batch.append.epoch = epoch
         batch.append.max_lag = lag_ns(max_lag)
+        batch.append.shows = shows
         if fence is not None:
             batch.append.fence, batch.append.fence_number, batch.append.fencing = fence.word, fence.number, fence.mark
         if locked:

@@ -37,6 +37,7 @@ typedef struct {
     uint64_t epoch;    /* of the rules by which the caller has made its drafts */
     uint64_t max_lag;  /* nanoseconds that the oldest unflushed group may be old; 0: any */
     int64_t now;       /* the store's time; for expiry in conditions, and noted in the group */
+    int shows;         /* positions: the book is to show them */
     int frees;         /* deletions alone, which are written even when there is no room on the disk */
     const fence_word_t *fence; /* of the lease under which this is written; NULL: under none, */
     uint64_t fence_number;
@@ -360,7 +361,7 @@ static inline int log_repair_locked(const log_t *log)
         memcpy(&group, log_at(log, last), sizeof group);
         if (group_is_plausible(log, &group, last, word_acquire(&control->committed.word)) &&
             group_is_sound(log_at(log, last)))
-            book_repair_locked(log->book, log_at(log, last));
+            book_show_locked(log->book, log_at(log, last));
     }
     word_raise(&control->epoch.word, word_acquire(&control->epoch.word) + 1); /* it may have changed the rules, too */
     fence_clear_locked(log); /* what it wrote under a lease is committed by now, or never */
@@ -409,6 +410,10 @@ static inline enum log_append_outcome append_announced_locked(const log_t *log, 
     const enum log_append_outcome outcome = append_locked(log, append);
 
     if (outcome == APPEND_DONE) {
+        if (append->shows && log->book != NULL) {
+            FAILPOINT(book_committed);
+            book_show_locked(log->book, log_at(log, word_relaxed(&log->control->last.word)));
+        }
         news_announce(&log->control->commit_news.word);
         FAILPOINT(announced);
     }

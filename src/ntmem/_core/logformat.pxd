@@ -162,6 +162,7 @@ cdef extern from "log_write.h" nogil:
         log_draft_t *drafts
         size_t count, conflict
         uint64_t bytes, snapshot, epoch, max_lag, first_version, end, conflict_version
+        bint shows
         int64_t now
         bint frees
         const fence_word_t *fence

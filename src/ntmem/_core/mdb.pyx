@@ -287,8 +287,10 @@ cdef class Environment:
 
     cdef MDB_txn *take_reader(self) noexcept:
         cdef MDB_txn *txn = self.spare
-        if self.env == NULL or txn == NULL:
+        if self.env == NULL:
             return NULL
+        if txn == NULL:  # another thread has it
+            return txn if mdb_txn_begin(self.env, NULL, MDB_RDONLY, &txn) == 0 else NULL
         self.spare = NULL
         if mdb_txn_renew(txn) != 0:
             mdb_txn_abort(txn)

@@ -10,12 +10,9 @@ Invariants
 1. A slot has what the newest record of its key in the log has: it is published while the log's mutex is held that the
    record was committed under, and by repair if its writer died in between (I1, I2).
 2. A reader takes no lock and waits for nobody; what may have been overwritten while it copied is copied again (I5).
-3. Quantities, prices and money are integers. A change that would overflow, or round what was given exactly, is refused
-   whole.
 """
 
 import time
-from decimal import Context, Decimal, Inexact
 from operator import itemgetter
 
 cimport cython
@@ -24,19 +21,21 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_GetItem
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from ntmem._core.bookformat cimport *
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
+from ntmem._core.fill cimport fill, id_bytes, make_fill, sign_of
 from ntmem._core.keyhash cimport keyhash
 from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport *
 from ntmem._core.logrecords cimport Claim, key_fill
 from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Environment, mdb_calls_t
-from ntmem._core.positions cimport *
+from ntmem._core.position cimport Position, begin, decimal_of, mantissa_of, name_of, small
 
 from ntmem._core.logrecords import LogDamaged, WriterStalled
+from ntmem._core.text import exact
 
 failpoints_join(failpoints_table())
 
@@ -59,23 +58,13 @@ cdef extern from "cold.h" nogil:
         cold_found_t *found
     ) noexcept
 
-cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
-
 cdef enum:
     SECTION_BOOK = 6
     SLICE_NS = 50_000_000
-    MOST_ID = 128
 
 cdef bytes POSITIONS = b"\5ntmem\tpositions"  # labels of namespaces, each behind its length
 cdef bytes ENTRIES = b"\5ntmem\5fills"
 cdef str EMPTY = ""
-cdef bytes CASH = b"\x1e"
-
-_EXACT = Context(prec=120, traps=[Inexact])
-_AVERAGE = Context(prec=34)
-_WIDE = Context(prec=400)  # of any float's digits
-
 
 _first = itemgetter(0)
 
@@ -108,8 +97,10 @@ def create(Log log not None, rows):
     Parameters
     ----------
     rows : iterable of (bytes, bytes, int)
-        Key, value and version of the records of positions that are on disk.
+        Key, value and version of the records of positions that are on disk. Those that were purged get no slot: who
+        books to one again wakes it.
     """
+    cdef book_position_t body
     cdef uint64_t size = 0
     cdef bytes name, value
     cdef uint64_t version
@@ -120,299 +111,14 @@ def create(Log log not None, rows):
     for name, value, version in rows:
         if len(value) != sizeof(book_position_t) or <unsigned char>value[0] != BOOK_FORMAT:
             raise LogDamaged(f"the position {name!r} on disk is none of this version's")
+        memcpy(&body, PyBytes_AS_STRING(value), sizeof(body))
+        if body.quantity == 0 and body.fills_since > body.ts_closed:
+            continue
         if not book_project_locked(table, <const unsigned char *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
                                    hash_of(name), PyBytes_AS_STRING(value), version):
             raise BookFull(f"the store has more positions than the {table.slot_count * 3 // 4} there is room for")
     table.magic = BOOK_MAGIC
     log.log.book = <void *>table
-
-
-# ---- numbers in, numbers out ------------------------------------------------------------------------------------
-
-
-cdef int128_t mantissa_of(object number, int precision, str what) except? -1:
-    """A number as users write it, as a whole number of 10^-precision."""
-    cdef int128_t found = 0
-    cdef fixed_outcome outcome = FIXED_NONE
-    cdef Py_ssize_t size = 0
-    cdef const char *text
-    cdef object decimal
-    if type(number) is float:
-        outcome = fixed_from_double(number, precision, &found)
-        if outcome == FIXED_DONE:
-            return found
-    elif type(number) is int:
-        if -(1 << 63) < number < 1 << 63:
-            outcome = fixed_from_int(number, precision, &found)
-        else:
-            outcome = FIXED_OVERFLOW
-    elif isinstance(number, (str, Decimal)):
-        decimal = str(number)
-        text = PyUnicode_AsUTF8AndSize(decimal, &size)
-        outcome = fixed_parse(text, size, precision, &found)
-    elif isinstance(number, float):
-        return mantissa_of(float(number), precision, what)
-    elif not isinstance(number, bool) and hasattr(number, "__index__"):
-        return mantissa_of(number.__index__(), precision, what)
-    else:
-        raise TypeError(f"{what} must be an int, float, Decimal or str, was {type(number).__name__}")
-    if outcome == FIXED_UNSURE:  # its shortest digits decide, half to even
-        decimal = str(Decimal(repr(number)).quantize(Decimal(f"1E-{precision}"), context=_WIDE))
-        text = PyUnicode_AsUTF8AndSize(decimal, &size)
-        outcome = fixed_parse(text, size, precision, &found)
-    if outcome == FIXED_DONE:
-        return found
-    if outcome == FIXED_EXCESS:
-        raise ValueError(f"{what} has at most {precision} digits behind the point for this instrument, was {number!s}")
-    if outcome == FIXED_OVERFLOW:
-        raise OverflowError(
-            f"{what} is too large for {precision} digits behind the point, was {number!s}; define the instrument with "
-            "fewer"
-        )
-    raise ValueError(f"{what} must be a finite number, was {number!r}")
-
-
-cdef object decimal_of(int128_t mantissa, int precision):
-    """Exactly: no context rounds what is made from text."""
-    cdef char[64] digits
-    cdef size_t size = fixed_text(mantissa, digits)
-    return Decimal(f"{PyUnicode_DecodeASCII(digits, size, NULL)}E-{precision}")
-
-
-cdef object instant_or_none(int64_t ns):
-    return None if ns == 0 else ns
-
-
-# ---- what is given out ------------------------------------------------------------------------------------------
-
-
-@cython.final
-@cython.freelist(64)
-cdef class Position:
-    """What is held under one key, at one moment. Immutable.
-
-    Floats are views of what is kept exactly; each has an exact twin, ``quantity_decimal`` and so on. Money is in the
-    instrument's currency, the multiplier included.
-
-    Attributes
-    ----------
-    symbol, account, strategy, position_id : str
-        The key.
-    """
-
-    cdef book_position_t body
-    cdef tuple names
-
-    def __init__(self):
-        raise TypeError("positions come from a position book")
-
-    cdef inline int money_precision(self) noexcept:
-        return self.body.price_precision + self.body.quantity_precision
-
-    cdef object money(self, int128_t amount):
-        cdef double number = fixed_double(amount, self.money_precision())
-        if self.body.multiplier == 1 and self.body.multiplier_precision == 0:
-            return number
-        return number * fixed_double(self.body.multiplier, self.body.multiplier_precision)
-
-    cdef object money_decimal(self, int128_t amount):
-        cdef object number = decimal_of(amount, self.money_precision())
-        if self.body.multiplier == 1 and self.body.multiplier_precision == 0:
-            return number
-        return _EXACT.multiply(number, decimal_of(self.body.multiplier, self.body.multiplier_precision))
-
-    @property
-    def symbol(self):
-        """What is held."""
-        return self.names[0]
-
-    @property
-    def account(self):
-        """In whose account."""
-        return self.names[1]
-
-    @property
-    def strategy(self):
-        """By which strategy."""
-        return self.names[2]
-
-    @property
-    def position_id(self):
-        """Of a position in hedged mode."""
-        return self.names[3]
-
-    @property
-    def quantity(self):
-        """Signed: below zero is short."""
-        return fixed_double(self.body.quantity, self.body.quantity_precision)
-
-    @property
-    def quantity_decimal(self):
-        """Signed: below zero is short."""
-        return decimal_of(self.body.quantity, self.body.quantity_precision)
-
-    @property
-    def peak_quantity(self):
-        """The largest it was since it was opened, without a sign."""
-        return fixed_double(self.body.peak, self.body.quantity_precision)
-
-    @property
-    def peak_quantity_decimal(self):
-        """The largest it was since it was opened, without a sign."""
-        return decimal_of(self.body.peak, self.body.quantity_precision)
-
-    @property
-    def average_price(self):
-        """What a unit of it cost on average; 0.0 when flat."""
-        return book_average(&self.body)
-
-    @property
-    def average_price_decimal(self):
-        """What a unit of it cost on average, to 34 digits; 0 when flat."""
-        if self.body.quantity == 0:
-            return Decimal(0)
-        return _AVERAGE.divide(decimal_of(self.body.cost, self.body.price_precision), Decimal(self.body.quantity))
-
-    @property
-    def cost_decimal(self):
-        """What is held cost, signed like the quantity, without the multiplier."""
-        return decimal_of(self.body.cost, self.money_precision())
-
-    @property
-    def realized_pnl(self):
-        """Profit and loss of what was closed, by average cost, without fees and funding."""
-        return self.money(self.body.realized)
-
-    @property
-    def realized_pnl_decimal(self):
-        """Profit and loss of what was closed, by average cost, without fees and funding."""
-        return self.money_decimal(self.body.realized)
-
-    @property
-    def unrealized_pnl(self):
-        """Profit and loss of what is held, at the mark; 0.0 without one."""
-        return self.money(book_unrealized(&self.body))
-
-    @property
-    def unrealized_pnl_decimal(self):
-        """Profit and loss of what is held, at the mark; 0 without one."""
-        return self.money_decimal(book_unrealized(&self.body))
-
-    @property
-    def fees(self):
-        """Fees that were paid."""
-        return fixed_double(self.body.fees, self.money_precision())
-
-    @property
-    def fees_decimal(self):
-        """Fees that were paid."""
-        return decimal_of(self.body.fees, self.money_precision())
-
-    @property
-    def funding(self):
-        """Funding and other cash that was received; below zero: paid."""
-        return fixed_double(self.body.funding, self.money_precision())
-
-    @property
-    def funding_decimal(self):
-        """Funding and other cash that was received; below zero: paid."""
-        return decimal_of(self.body.funding, self.money_precision())
-
-    @property
-    def mark_price(self):
-        """The price by which it was marked last; None: it never was."""
-        return None if self.body.ts_mark == 0 else fixed_double(self.body.mark, self.body.price_precision)
-
-    @property
-    def mark_price_decimal(self):
-        """The price by which it was marked last; None: it never was."""
-        return None if self.body.ts_mark == 0 else decimal_of(self.body.mark, self.body.price_precision)
-
-    @property
-    def multiplier(self):
-        """Units of the underlying in one contract."""
-        return fixed_double(self.body.multiplier, self.body.multiplier_precision)
-
-    @property
-    def multiplier_decimal(self):
-        """Units of the underlying in one contract."""
-        return decimal_of(self.body.multiplier, self.body.multiplier_precision)
-
-    @property
-    def currency(self):
-        """Of prices and money; empty: not said."""
-        return self.body.currency[:BOOK_CURRENCY].rstrip(b"\0").decode()
-
-    @property
-    def price_precision(self):
-        """Digits of prices behind the point."""
-        return self.body.price_precision
-
-    @property
-    def quantity_precision(self):
-        """Digits of quantities behind the point."""
-        return self.body.quantity_precision
-
-    @property
-    def fills(self):
-        """How many fills made it."""
-        return self.body.fills
-
-    @property
-    def ts_opened(self):
-        """When it was opened last, ns UTC by its fills; None: never."""
-        return instant_or_none(self.body.ts_opened)
-
-    @property
-    def ts_last(self):
-        """Of the latest fill or cash, ns UTC; None: there was none."""
-        return instant_or_none(self.body.ts_last)
-
-    @property
-    def ts_closed(self):
-        """When it became flat, ns UTC; None: it is open, or never was."""
-        return instant_or_none(self.body.ts_closed)
-
-    @property
-    def ts_mark(self):
-        """When it was marked last, ns UTC; None: it never was."""
-        return instant_or_none(self.body.ts_mark)
-
-    @property
-    def version(self):
-        """Of the change that made it."""
-        return self.body.version
-
-    @property
-    def side(self):
-        """"long", "short" or "flat"."""
-        return "long" if self.body.quantity > 0 else "short" if self.body.quantity < 0 else "flat"
-
-    @property
-    def is_open(self):
-        """Whether something is held."""
-        return self.body.quantity != 0
-
-    @property
-    def is_long(self):
-        """Whether more was bought than sold."""
-        return self.body.quantity > 0
-
-    @property
-    def is_short(self):
-        """Whether more was sold than bought."""
-        return self.body.quantity < 0
-
-    @property
-    def key(self):
-        """(symbol, account, strategy, position_id)."""
-        return self.names
-
-    def __repr__(self):
-        return (
-            f"<Position {'/'.join(filter(None, self.names))} {self.quantity:g} @ {self.average_price:g} "
-            f"realized {self.realized_pnl:g}>"
-        )
 
 
 @cython.final
@@ -465,215 +171,6 @@ cdef class PositionRef:
 
     def __repr__(self):
         return f"<PositionRef {'/'.join(filter(None, self.key))}>"
-
-
-cdef bytes name_of(tuple names):
-    """The key of a position in the log; raises what is to be raised of names that are none."""
-    cdef bytes raw
-    for what, part in zip(("symbol", "account", "strategy", "position_id"), names, strict=True):
-        if not isinstance(part, str):
-            raise TypeError(f"{what} must be a str, was {type(part).__name__}")
-        if "\x1f" in part or "\0" in part:
-            raise ValueError(f"{what} has no control characters, was {part!r}")
-    if not names[0]:
-        raise ValueError("symbol must not be empty")
-    raw = "\x1f".join(names).encode()
-    if len(raw) > BOOK_NAME:
-        raise ValueError(
-            f"symbol, account, strategy and position_id have at most {BOOK_NAME - 3} bytes together, had {len(raw) - 3}"
-        )
-    return raw
-
-
-@cython.final
-cdef class Fill:
-    """What was booked under an id: a fill, or cash. Immutable.
-
-    Attributes
-    ----------
-    id : str
-        Trade id, or cash id.
-    applied : bool
-        False: the id was known, and nothing was changed.
-    position : Position
-        After it; where it was known, as of now.
-    version : int
-        Of the change; 0: it was known.
-    """
-
-    cdef book_entry_t body
-    cdef readonly str id
-    cdef readonly Position position
-    cdef readonly uint64_t version
-
-    def __init__(self):
-        raise TypeError("fills come from a position book")
-
-    @property
-    def applied(self):
-        """Whether it was booked by this call."""
-        return self.version != 0
-
-    @property
-    def quantity(self):
-        """Signed: below zero was sold."""
-        return fixed_double(self.body.quantity, self.body.quantity_precision)
-
-    @property
-    def quantity_decimal(self):
-        """Signed: below zero was sold."""
-        return decimal_of(self.body.quantity, self.body.quantity_precision)
-
-    @property
-    def price(self):
-        """Of a unit."""
-        return fixed_double(self.body.price, self.body.price_precision)
-
-    @property
-    def price_decimal(self):
-        """Of a unit."""
-        return decimal_of(self.body.price, self.body.price_precision)
-
-    @property
-    def fee(self):
-        """Fee that was paid; of cash, what was received."""
-        return fixed_double(self.body.fee, self.body.price_precision + self.body.quantity_precision)
-
-    @property
-    def fee_decimal(self):
-        """Fee that was paid; of cash, what was received."""
-        return decimal_of(self.body.fee, self.body.price_precision + self.body.quantity_precision)
-
-    @property
-    def realized_pnl(self):
-        """Profit and loss of what it closed, by average cost, without its fee."""
-        return self.position.money(self.body.realized)
-
-    @property
-    def realized_pnl_decimal(self):
-        """Profit and loss of what it closed, by average cost, without its fee."""
-        return self.position.money_decimal(self.body.realized)
-
-    @property
-    def ts_event(self):
-        """When it happened, ns UTC."""
-        return self.body.ts_event
-
-    def __repr__(self):
-        return f"<Fill {self.id!r} {self.quantity:g} @ {self.price:g}{'' if self.applied else ', known'}>"
-
-
-cdef Fill make_fill(
-    tuple names, str id, const book_entry_t *entry, const book_position_t *position, uint64_t version
-):
-    cdef Fill made = Fill.__new__(Fill)
-    cdef Position after = Position.__new__(Position)
-    after.body = position[0]
-    after.names = names
-    made.body = entry[0]
-    made.id = id
-    made.position = after
-    made.version = version
-    return made
-
-
-def scaled(
-    tuple names not None, tuple definition not None, *, quantity, average_price=0, realized_pnl=0, fees=0, funding=0,
-    mark=None, ts=None
-):
-    """Return a position that no book has, from what somebody else says of it; averages are rounded to its digits."""
-    cdef Position made = Position.__new__(Position)
-    cdef book_position_t *body = &made.body
-    cdef int money
-    name_of(names)
-    begin(body, definition)
-    money = body.price_precision + body.quantity_precision
-    made.names = names
-    body.quantity = small(mantissa_of(quantity, body.quantity_precision, "quantity"), "quantity", quantity)
-    cost = _WIDE.multiply(Decimal(str(quantity)), Decimal(str(average_price)))
-    body.cost = mantissa_of(cost.quantize(Decimal(f"1E-{money}"), context=_WIDE), money, "average_price")
-    body.realized = mantissa_of(realized_pnl, money, "realized_pnl")
-    body.fees = mantissa_of(fees, money, "fees")
-    body.funding = mantissa_of(funding, money, "funding")
-    body.peak = abs(body.quantity)
-    if ts is not None:
-        body.ts_last = ts
-        if body.quantity != 0:
-            body.ts_opened = ts
-    if mark is not None:
-        body.mark = small(mantissa_of(mark, body.price_precision, "mark"), "mark", mark)
-        body.ts_mark = 1 if ts is None else ts
-    return made
-
-
-def check_names(symbol, account="", strategy="", position_id=""):
-    """Raise what is to be raised of names that are none."""
-    name_of((symbol, account, strategy, position_id))
-
-
-def entry_of(str id not None, bytes data not None, Position position not None):
-    """Return a fill from the bytes that are kept of it."""
-    cdef book_entry_t entry
-    if len(data) != sizeof(book_entry_t):
-        raise ValueError(f"an entry has {sizeof(book_entry_t)} bytes, had {len(data)}")
-    memcpy(&entry, PyBytes_AS_STRING(data), sizeof(entry))
-    return make_fill(position.names, id, &entry, &position.body, 0)
-
-
-# ---- from arguments ---------------------------------------------------------------------------------------------
-
-
-cdef int64_t small(int128_t mantissa, str what, object number) except? -1:
-    if not fixed_is_small(mantissa):
-        raise OverflowError(
-            f"{what} is too large for this instrument's digits behind the point, was {number!s}; define it with fewer"
-        )
-    return <int64_t>mantissa
-
-
-cdef bytes id_bytes(str id, bint cash):
-    """The bytes of an id as they end a key; those of cash are told from trade ids by what they begin with."""
-    cdef bytes raw = id.encode()
-    if not 0 < len(raw) <= MOST_ID or b"\x1f" in raw or b"\x1e" in raw or b"\0" in raw:
-        raise ValueError(f"an id has 1 to {MOST_ID} bytes of UTF-8 and no control characters, was {id!r}")
-    return CASH + raw if cash else raw
-
-
-cdef int begin(book_position_t *position, tuple definition) except -1:
-    """A position of which nothing was booked yet."""
-    cdef bytes currency
-    memset(position, 0, sizeof(position[0]))
-    position.format = BOOK_FORMAT
-    position.price_precision, position.quantity_precision = definition[0], definition[1]
-    position.multiplier, position.multiplier_precision, currency = definition[2], definition[3], definition[4]
-    memcpy(position.currency, PyBytes_AS_STRING(currency), min(PyBytes_GET_SIZE(currency), BOOK_CURRENCY))
-    return 0
-
-
-cdef int fill(
-    book_entry_t *entry, const book_position_t *position, object quantity, object price, object amount, int sign,
-    bint cash
-) except -1:
-    """An entry, in the units of its position."""
-    cdef int precision = position.price_precision + position.quantity_precision
-    memset(entry, 0, sizeof(entry[0]))
-    entry.format = BOOK_FORMAT
-    entry.price_precision = position.price_precision
-    entry.quantity_precision = position.quantity_precision
-    entry.kind = BOOK_FUNDING if cash else BOOK_FILL
-    entry.fee = mantissa_of(amount, precision, "amount" if cash else "fee")
-    if not cash:
-        entry.quantity = small(mantissa_of(quantity, position.quantity_precision, "quantity"), "quantity", quantity)
-        if sign != 0:
-            if entry.quantity < 0:
-                raise ValueError(f"quantity is above 0 where a side is given, was {quantity!s}; leave side out")
-            entry.quantity *= sign
-        entry.price = small(mantissa_of(price, position.price_precision, "price"), "price", price)
-        if entry.quantity == 0:
-            raise ValueError(
-                f"quantity is 0 with this instrument's {position.quantity_precision} digits, was {quantity!s}"
-            )
-    return 0
 
 
 cdef inline uint64_t hash_of(bytes name) noexcept:
@@ -735,10 +232,6 @@ cdef class Book:
         self.symbols = {}
 
     # ---- reading ----
-
-    cdef PositionRef checked_find(self, tuple names):
-        self.check()
-        return self.find(names)
 
     cdef int check(self) except -1:
         """See that the memory is there, and the store open."""
@@ -805,9 +298,37 @@ cdef class Book:
         cdef PositionRef ref = self.aim(symbol, account, strategy, position_id)
         return self.made((symbol, account, strategy, position_id)) if ref is None else ref
 
+    cdef PositionRef sought(self, tuple names):
+        """What is held under a key that is to be written, or None; one that was purged is shown again first."""
+        cdef PositionRef ref = self.find(names)
+        cdef bytes name, value
+        cdef uint64_t version
+        cdef bint has_room
+        if ref is not None:
+            return ref
+        name = name_of(names)
+        stored = self._stored(name)
+        if stored is None:
+            return None
+        value, version = stored
+        if len(value) != sizeof(book_position_t):
+            raise LogDamaged(f"the position {'/'.join(filter(None, names))} is none of this version's; 'ntmem verify'")
+        self.take()
+        has_room = book_project_locked(
+            self.table, <const unsigned char *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name), hash_of(name),
+            PyBytes_AS_STRING(value), version
+        )
+        log_release(&self.log.log)
+        if not has_room:
+            raise self.full()
+        return self.find(names)
+
     cdef PositionRef made(self, tuple names):
+        cdef PositionRef ref = self.sought(names)
         cdef bytes name = name_of(names)
         cdef book_slot_t *slot
+        if ref is not None:
+            return ref
         self.take()
         slot = book_make_locked(self.table, <const unsigned char *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
                                 hash_of(name))
@@ -817,7 +338,9 @@ cdef class Book:
         return self.keep(names, slot)
 
     cdef object full(self):
-        return BookFull(f"the position book has its {self.table.used} keys; purge closed ones and open the store anew")
+        return BookFull(
+            f"the position book has its {self.table.used} keys; purge_closed(), then let all processes close the store"
+        )
 
     cdef int take(self) except -1:
         """Take the log's mutex."""
@@ -952,12 +475,8 @@ cdef class Book:
         StaleFence, StorageError
             The lease is over; the store cannot take it.
         """
-        cdef int sign = 0
+        cdef int sign = sign_of(side)
         cdef tuple names = (symbol, account, strategy, position_id)
-        if side is not None:
-            if side not in ("buy", "sell"):
-                raise ValueError(f"side must be 'buy', 'sell' or None (then quantity is signed), was {side!r}")
-            sign = 1 if side == "buy" else -1
         if (not self.plain or ts_event is not None or reservation is not None or fence is not None
                 or durable is not None):
             return self._apply_fill(
@@ -1016,7 +535,7 @@ cdef class Book:
         """
         cdef book_request_t request
         cdef book_request_outcome outcome
-        cdef PositionRef ref = self.checked_find(names)
+        cdef PositionRef ref = self.sought(names)
         cdef bytes name = name_of(names) if ref is None else ref.name
         cdef bytes key = name + b"\x1f" + id_bytes(id, cash)
         cdef int64_t now = log_now(&self.log.log)
@@ -1045,6 +564,57 @@ cdef class Book:
         if ref is None:
             ref = self.keep(names, request.slot)
         return make_fill(names, id, &request.entry, &request.position, request.version)
+
+    def draft(
+        self, tuple names not None, define not None, str id not None, quantity, price, amount, int sign, ts_event,
+        bytes booked, Position before
+    ):
+        """Compute a fill without booking it, for who commits it together with something else.
+
+        Parameters
+        ----------
+        names, define, id, quantity, price, amount, sign, ts_event
+            As of :meth:`book`.
+        booked : bytes or None
+            What is kept under :func:`entry_key` already; then it is compared.
+        before : Position or None
+            From what to compute it; None: from what is held now.
+
+        Returns
+        -------
+        fill : Fill
+            Its position has the version of what it was computed from. See :func:`settled`.
+        entry, position : bytes
+            To be kept under :func:`entry_key` and under the key of the position; of a known fill the latter is empty.
+
+        Raises what :meth:`book` raises of numbers and ids.
+        """
+        cdef book_request_t request
+        cdef book_request_outcome outcome
+        cdef PositionRef ref = self.made(names)  # so that there is room for it
+        cdef int64_t now = log_now(&self.log.log)
+        self.prepare(&request, ref.name, now, None, None)
+        if before is not None:
+            request.position = before.body
+        elif book_read(ref.slot, &request.position) == 0:
+            begin(&request.position, define(names[0]))
+        request.fresh = request.position
+        if booked is not None:
+            if len(booked) != sizeof(book_entry_t):
+                raise LogDamaged(f"the record of id {id!r} is none of this version's; 'ntmem verify'")
+            memcpy(&request.entry, PyBytes_AS_STRING(booked), sizeof(book_entry_t))
+            return self.known(names, id, &request, quantity, price, amount, sign, False, ts_event), booked, b""
+        fill(&request.entry, &request.position, quantity, price, amount, sign, False)
+        request.entry.has_time = ts_event is not None
+        request.entry.ts_event = now if ts_event is None else ts_event
+        outcome = request_apply(&request)
+        if outcome != REQUEST_DONE:
+            raise self.refusal(outcome, &request, f"id {id!r} of {'/'.join(filter(None, names))}")
+        return (
+            make_fill(names, id, &request.entry, &request.position, 0),
+            PyBytes_FromStringAndSize(<char *>&request.entry, sizeof(book_entry_t)),
+            PyBytes_FromStringAndSize(<char *>&request.position, sizeof(book_position_t)),
+        )
 
     cdef bytes prepare(self, book_request_t *request, bytes name, int64_t now, Claim claim, bytes writer):
         """What all requests have; return the writer, to whose bytes it points, as it does to those of `name`."""
@@ -1092,7 +662,7 @@ cdef class Book:
         cdef book_request_t request
         cdef book_request_outcome outcome
         cdef Position made
-        self.check()
+        self.sought(names)
         now = log_now(&self.log.log)
         writer = self.prepare(&request, name, now, claim, writer)
         request.position = body[0]
@@ -1131,8 +701,12 @@ cdef class Book:
         cdef cold_found_t found
         cdef cold_outcome outcome = COLD_FOUND
         cdef MDB_txn *txn = self.env.take_reader()
-        if txn == NULL:
-            raise LogDamaged(f"the data file beside {self.log.region.path} cannot be read")
+        cdef bytes booked
+        if txn == NULL:  # the engine may wait, or say why it cannot
+            booked = self.entry(PyBytes_FromStringAndSize(<char *>request.entry_key.key, request.entry_key.key_size))
+            if booked is not None and len(booked) == sizeof(book_entry_t):
+                memcpy(&request.entry, PyBytes_AS_STRING(booked), sizeof(book_entry_t))
+            return booked is not None
         if self.fills_id == 0:
             outcome = cold_space(
                 self.env.calls, txn, self.namespaces, <const unsigned char *>PyBytes_AS_STRING(ENTRIES),
@@ -1168,9 +742,9 @@ cdef class Book:
             precision = was.price_precision + was.quantity_precision
             raise Conflicting(
                 f"id {id!r} of {'/'.join(filter(None, names))} was booked with quantity "
-                f"{decimal_of(was.quantity, was.quantity_precision)}, price "
-                f"{decimal_of(was.price, was.price_precision)}, amount {decimal_of(was.fee, precision)} at "
-                f"{was.ts_event}; the same id now means something else"
+                f"{exact(decimal_of(was.quantity, was.quantity_precision))}, price "
+                f"{exact(decimal_of(was.price, was.price_precision))}, amount {exact(decimal_of(was.fee, precision))} "
+                f"at {was.ts_event}; the same id now means something else"
             )
         return make_fill(names, id, was, &body, 0)
 
@@ -1181,7 +755,7 @@ cdef class Book:
         if outcome == REQUEST_PRECISION:
             return Conflicting(f"{what} has other digits behind the point than were given")
         if outcome == REQUEST_FULL:
-            return BookFull(f"the position book has its {self.table.used} keys; purge closed ones")
+            return self.full()
         if outcome == REQUEST_OVERFLOW:
             return OverflowError(f"{what} would make the position too large for its digits; nothing was changed")
         if outcome == REQUEST_OLD:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 import ntmem
+from ntmem._core.text import iso
 from ntmem.values import CODECS
 
 from .coordination import agents, locks
@@ -19,16 +20,19 @@ from .output import (
     EXIT_MISSING,
     existing,
     fail,
-    iso,
     json_option,
     plain,
+    print_columns,
     print_json,
+    print_row,
     readable,
     store_option,
     value_fields,
     verb,
 )
+from .positions import positions
 from .replay import replay
+from .tail import tail
 
 
 @click.group(epilog=EXIT_CODES)
@@ -156,7 +160,7 @@ def ls(namespace: str | None, prefix: str, limit: int | None, store: Path, as_js
             print_json([{"key": key, "size": size} for key, size in keys])
             return
         for key, size in keys:
-            click.echo(f"{size:>10}  {plain(key)}")
+            print_row((str(size), plain(key)), (10, 0), right=(0,))  # at once: there may be many
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -171,9 +175,7 @@ def info(store: Path, as_json: bool) -> None:
         print_json(facts)
         return
     facts["now"] = iso(int(facts["now"]))
-    width = max(map(len, facts))
-    for name, fact in facts.items():
-        click.echo(f"{name:<{width}}  {fact}")
+    print_columns((name, str(fact)) for name, fact in facts.items())
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -203,5 +205,5 @@ def verify(store: Path, as_json: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
-for command in (locks, agents, doctor, replay):
+for command in (locks, agents, positions, tail, doctor, replay):
     cli.add_command(command)

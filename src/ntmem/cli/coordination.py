@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 import ntmem
+from ntmem._core.text import iso
 
-from .output import EXIT_CODES, existing, iso, json_option, plain, print_columns, print_json, store_option, verb
+from .output import EXIT_CODES, existing, json_option, plain, print_found, store_option, verb
 
 _LOCKS = (
     """
@@ -54,27 +55,25 @@ def locks(store: Path, as_json: bool) -> None:
     """List the locks of a store that are held or waited for. It changes nothing."""
     with existing(store) as memory:
         found = [_lock(info) for info in memory.locks.list()]
-    if as_json:
-        print_json(found)
-    elif not found:
-        click.echo("nothing is locked")
-    else:
-        print_columns(
-            ("resource", "state", "fence", "owner", "pid", "remaining", "held", "waiting", "waits", "longest wait"),
+    print_found(
+        found,
+        as_json,
+        "nothing is locked",
+        ("resource", "state", "fence", "owner", "pid", "remaining", "held", "waiting", "waits", "longest wait"),
+        (
             (
-                (
-                    plain(lock["resource"]),
-                    lock["state"],
-                    *("-" if lock[name] is None else plain(str(lock[name])) for name in ("fence", "owner", "pid")),
-                    *("-" if lock[name] is None else f"{lock[name]:.3f}" for name in ("remaining", "held")),
-                    str(lock["waiting"]),
-                    str(lock["waits"]),
-                    f"{lock['longest_wait']:.3f}",
-                )
-                for lock in found
-            ),
-            right=(2, 4, 5, 6, 7, 8, 9),
-        )
+                plain(lock["resource"]),
+                lock["state"],
+                *("-" if lock[name] is None else plain(str(lock[name])) for name in ("fence", "owner", "pid")),
+                *("-" if lock[name] is None else f"{lock[name]:.3f}" for name in ("remaining", "held")),
+                str(lock["waiting"]),
+                str(lock["waits"]),
+                f"{lock['longest_wait']:.3f}",
+            )
+            for lock in found
+        ),
+        right=(2, 4, 5, 6, 7, 8, 9),
+    )
 
 
 def _lock(info: ntmem.LockInfo) -> dict[str, Any]:
@@ -108,26 +107,24 @@ def agents(capability: str | None, store: Path, as_json: bool) -> None:
     """List the agents of a store, and whether they live. It changes nothing."""
     with existing(store) as memory:
         found = memory.agents.list(capability=capability)
-    if as_json:
-        print_json([_agent(agent) for agent in found])
-    elif not found:
-        click.echo("there are no agents")
-    else:
-        print_columns(
-            ("agent", "status", "pid", "registered", "remaining", "capabilities"),
+    print_found(
+        [_agent(agent) for agent in found],
+        as_json,
+        "there are no agents",
+        ("agent", "status", "pid", "registered", "remaining", "capabilities"),
+        (
             (
-                (
-                    plain(agent.agent_id),
-                    agent.status,
-                    str(agent.pid),
-                    iso(agent.registered_at),
-                    f"{agent.remaining:.3f}",
-                    plain(", ".join(agent.capabilities)) or "-",
-                )
-                for agent in found
-            ),
-            right=(2, 4),
-        )
+                plain(agent.agent_id),
+                agent.status,
+                str(agent.pid),
+                iso(agent.registered_at),
+                f"{agent.remaining:.3f}",
+                plain(", ".join(agent.capabilities)) or "-",
+            )
+            for agent in found
+        ),
+        right=(2, 4),
+    )
 
 
 def _agent(agent: ntmem.AgentInfo) -> dict[str, Any]:

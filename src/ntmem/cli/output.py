@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,21 +79,59 @@ def existing(store: Path, *, read_only: bool = True) -> ntmem.MemorySystem:
     return ntmem.open(store, read_only=read_only, agent_id="ntmem-cli")
 
 
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """End well at Ctrl-C, and alike when told to end: a live table has to give the cursor back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # nohup
+                signal.signal(number, signal.default_int_handler)
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document."""
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
 
 
-def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> None:
+def print_found(
+    documents: Sequence[Any],
+    as_json: bool,
+    nothing: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Collection[int] = (),
+) -> None:
+    """Print what a verb has found: `documents` as JSON, or `rows` in columns; or that there is `nothing`."""
+    if as_json:
+        print_json(documents)
+    elif not documents:
+        click.echo(nothing)
+    else:
+        print_columns([header, *rows], right)
+
+
+def print_columns(rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> None:
     """Print rows below each other, as wide as they are; the columns in `right` end at the same place."""
-    table = [header, *rows]
+    table = list(rows)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
+        print_row(row, widths, right)
+
+
+def print_row(row: Sequence[str], widths: Sequence[int], right: Collection[int] = ()) -> None:
+    """Print one row whose columns have these widths."""
+    cells = [
+        cell.rjust(width) if number in right else cell.ljust(width)
+        for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    click.echo("  ".join(cells).rstrip())
 
 
 def plain(text: str) -> str:
@@ -122,9 +161,3 @@ def readable(value: bytes) -> str:
         return repr(CODECS["msgpack"].decode(value))
     except ntmem.SerializationError:
         return repr(value)
-
-
-def iso(ns: int) -> str:
-    """Return an instant as ISO 8601 with nanoseconds."""
-    seconds, rest = divmod(ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"

@@ -31,7 +31,7 @@ from ..errors import (
 from ..instants import MAX_INSTANT
 from ..records import Change, Fence, Policy, Record
 from .cold import ColdStore
-from .guards import check_book, check_guard, check_owner, new_owner
+from .guards import check_guard, check_own, check_owner, new_owner
 from .layout import (
     AHEAD,
     DELETED,
@@ -328,7 +328,8 @@ class LmdbEngine:
             One of the changes does not fit what the store holds. Nothing of any change was kept.
         """
         for change in changes:
-            check_book(change.namespace)
+            if not change.own:
+                check_own(change.namespace)
         if fence is not None:
             raise StaleFence(
                 f"the lease {fence.number} of {fence.resource!r} is not current: leases are in shared memory; open the "

@@ -1,4 +1,4 @@
-"""Who may write what: records that were written under a lease, namespaces that have an owner.
+"""Who may write what: records that were written under a lease, namespaces that have an owner or are the store's own.
 
 **Invariants**
 
@@ -9,6 +9,8 @@
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from ..errors import NotOwner, StaleFence
 from ..records import Change, Fence
@@ -39,23 +41,44 @@ def check_guard(change: Change, newest: Stored | None, fence: Fence | None, now:
         raise StaleFence(f"{name!r} was written under the later lease {guard.number}, the fence is {fence.number}")
 
 
-BOOK = frozenset({("ntmem", name) for name in ("positions", "fills", "instruments", "reservations")})
-"""Namespaces of the position book, which alone writes to them."""
+class Part(NamedTuple):
+    """A part of the store that has namespaces of its own."""
+
+    whose: str
+    by: str
+    remedy: str = ""
+    """For who wants to be rid of what is there."""
 
 
-def check_book(labels: tuple[str, ...]) -> None:
-    """Raise :class:`NotOwner` if a namespace is the position book's."""
-    if labels in BOOK:
-        raise NotOwner(f"{'/'.join(labels)} belongs to the position book; change it by memory.positions")
+POSITIONS, ENTRIES = ("ntmem", "positions"), ("ntmem", "fills")
+INSTRUMENTS, RESERVATIONS = ("ntmem", "instruments"), ("ntmem", "reservations")
+VOTERS, PROPOSALS, TALLIES = ("ntmem", "voters"), ("ntmem", "proposals"), ("ntmem", "tallies")
+VOTES, OUTCOMES, DECISIONS = ("ntmem", "votes"), ("ntmem", "outcomes"), ("ntmem", "decisions")
+
+MESSAGES, CURSORS = ("ntmem", "messages"), ("ntmem", "cursors")
+_BOOK = Part("the position book", "memory.positions", " (purge_closed() makes it small)")
+_CONSENSUS = Part("consensus", "memory.consensus")
+_BUS = Part("the bus", "memory.publish", " (memory.bus.trim() makes it small)")
+OWN: dict[tuple[str, ...], Part] = {
+    **dict.fromkeys((POSITIONS, ENTRIES, INSTRUMENTS, RESERVATIONS), _BOOK),
+    **dict.fromkeys((VOTERS, PROPOSALS, TALLIES, VOTES, OUTCOMES, DECISIONS), _CONSENSUS),
+    **dict.fromkeys((MESSAGES, CURSORS), _BUS),
+}
+"""Namespaces of the store's own parts, each of which alone writes to them."""
+
+
+def check_own(labels: tuple[str, ...]) -> None:
+    """Raise :class:`NotOwner` if a namespace is that of a part of the store."""
+    part = OWN.get(labels)
+    if part is not None:
+        raise NotOwner(f"{'/'.join(labels)} belongs to {part.whose}; change it by {part.by}")
 
 
 def check_free(labels: tuple[str, ...]) -> None:
-    """Raise :class:`NotOwner` if the position book has a namespace at or below `labels`."""
-    if any(each[: len(labels)] == labels for each in BOOK):
-        raise NotOwner(
-            f"{'/'.join(labels)} belongs to the position book; change it by memory.positions (purge_closed() makes it "
-            "small)"
-        )
+    """Raise :class:`NotOwner` if a part of the store has a namespace at or below `labels`."""
+    for each, part in OWN.items():
+        if each[: len(labels)] == labels:
+            raise NotOwner(f"{'/'.join(each)} belongs to {part.whose}; change it by {part.by}{part.remedy}")
 
 
 def check_owner(owner: str, writer: bytes, labels: tuple[str, ...]) -> None:

@@ -49,7 +49,7 @@ from ..records import Change, Fence, Policy, Record
 from ..stats import percentiles
 from .engine import Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
 from .faults import trouble_error
-from .guards import BOOK, check_book, check_guard, check_owner
+from .guards import OWN, POSITIONS, check_guard, check_own, check_owner
 from .layout import (
     AHEAD,
     DELETED,
@@ -144,10 +144,9 @@ class LiveTables(Tables):
 class Draft:
     """A group of records on its way into the log, and what its writer has read for it."""
 
-    def __init__(self, engine: LogEngine, rules: Rules, fence: Fence | None, is_own: bool) -> None:
+    def __init__(self, engine: LogEngine, rules: Rules, fence: Fence | None) -> None:
         self.rules = rules
         self.fence = fence
-        self.is_own = is_own  # of the store's own parts, who know what they replace
         self.writer = join_writer(engine.writer, fence)
         self.snapshot = engine.log.flushed  # before anything is read: what was flushed by now is in every snapshot
         self.now = engine.log.now()
@@ -186,7 +185,7 @@ class LogEngine(LmdbEngine):
         labels, rules = labels_of(namespace), self._rules_now()
         space = encoded(labels)
         found = self._rules_of(rules, space, labels)
-        ours = labels not in BOOK and (not found.owner or found.owner.encode() == self.writer)
+        ours = labels not in OWN and (not found.owner or found.owner.encode() == self.writer)
         return space, found.history, ours, found.is_guarded, rules.epoch
 
     def admit(self, fence: Fence) -> tuple[Claim, bytes, bytes]:
@@ -474,18 +473,13 @@ class LogEngine(LmdbEngine):
             )
         return claim
 
-    def commit_own(self, changes: Sequence[Change], fence: Fence | None = None) -> list[Outcome]:
-        """Apply changes to namespaces of the store's own."""
-        self._check_writable()
-        return self._translated(lambda: self._commit(changes, fence, is_own=True))
-
-    def _commit(self, changes: Sequence[Change], fence: Fence | None, *, is_own: bool = False) -> list[Outcome]:
+    def _commit(self, changes: Sequence[Change], fence: Fence | None) -> list[Outcome]:
         if fence is not None:
             self._claim(fence)  # before anything is done for it
-            self._guard_all({change.namespace for change in changes})
+            self._guard_all({change.namespace for change in changes if not change.own})
         for _ in range(_ATTEMPTS):
             try:
-                return self._try(changes, fence, locked=False, is_own=is_own)
+                return self._try(changes, fence, locked=False)
             except (Conflict, LookAgain, NewRules):
                 continue
             except _MustLock:
@@ -497,7 +491,7 @@ class LogEngine(LmdbEngine):
             position = self.log.committed
             with self._locked():
                 try:
-                    return self._try(changes, fence, locked=True, is_own=is_own)
+                    return self._try(changes, fence, locked=True)
                 except ValueTooLarge:
                     break
                 except (LookAgain, LogFull):
@@ -513,8 +507,8 @@ class LogEngine(LmdbEngine):
                 with self._exclusive(changes_values=False):
                     super().guard(labels)
 
-    def _try(self, changes: Sequence[Change], fence: Fence | None, *, locked: bool, is_own: bool) -> list[Outcome]:
-        draft = Draft(self, self._rules_now(), fence, is_own)
+    def _try(self, changes: Sequence[Change], fence: Fence | None, *, locked: bool) -> list[Outcome]:
+        draft = Draft(self, self._rules_now(), fence)
         try:
             outcomes = [self._draft(draft, change) for change in changes]
             if not draft.records:
@@ -530,6 +524,7 @@ class LogEngine(LmdbEngine):
                 max_lag=self.max_lag,
                 locked=locked,
                 fence=None if fence is None else self._claim(fence),
+                shows=any(change.namespace == POSITIONS for change in changes),
             )
         except _REFUSALS:  # of anything else it is not known whether the group was committed
             for staged in draft.staged:
@@ -541,8 +536,8 @@ class LogEngine(LmdbEngine):
         """Add a change to the group if it has an effect; an outcome's version is 1 + its index there."""
         space = encoded(change.namespace)
         rules = self._rules_of(draft.rules, space, change.namespace)
-        if not draft.is_own:
-            check_book(change.namespace)
+        if not change.own:
+            check_own(change.namespace)
         check_owner(rules.owner, self.writer, change.namespace)
         history = rules.history
         where = (space, change.key)
@@ -555,7 +550,7 @@ class LogEngine(LmdbEngine):
                 newest = draft.known[where]
             else:
                 newest, condition = self._newest(draft, change, history)
-            if not draft.is_own:
+            if not change.own:
                 check_guard(change, newest, draft.fence, draft.now)
             live = self._live(draft, change, newest)
         if change.if_version is not None:
@@ -664,6 +659,11 @@ class LogEngine(LmdbEngine):
                 self.log.raise_epoch()
 
     def _commit_past_the_log(self, changes: Sequence[Change], fence: Fence | None) -> list[Outcome]:
+        if any(change.namespace == POSITIONS for change in changes):  # it is the log that shows them
+            raise ValueError(
+                f"a transaction with fills has to go through the log, and this one has over half of its "
+                f"{self.log.capacity} bytes; leave something out, or open the store with larger log_bytes"
+            )
         with self._exclusive():
             if fence is not None:
                 self.log.admit(self._claim(fence))

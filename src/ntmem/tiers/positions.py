@@ -14,29 +14,23 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from functools import reduce
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
+from .._core.fill import Fill, entry_key, entry_of
 from .._core.log import Log
-from .._core.positions import (
-    Book,
-    BookFull,
-    Conflicting,
-    Fill,
-    Position,
-    PositionRef,
-    TooOld,
-    check_names,
-    create,
-    entry_of,
-    scaled,
-)
+from .._core.position import Position, check_names, scaled
+from .._core.positions import Book, BookFull, Conflicting, PositionRef, TooOld, create
 from .._core.positions import sections as native_sections
 from .._core.region import Region
+from .._core.text import html_of_positions
 from ..errors import (
     FillConflict,
     FillTooOld,
     LimitExceeded,
+    NtmemError,
     PositionError,
     ReadOnlyError,
     StorageError,
@@ -45,6 +39,7 @@ from ..errors import (
 from ..instants import MAX_INSTANT, Duration, Instant, duration_ns, instant_ns
 from ..records import Change, FenceLike, fence_of
 from ..values import CODECS
+from .guards import ENTRIES, INSTRUMENTS, POSITIONS, RESERVATIONS
 from .log import LogEngine
 from .reader import QuietEngine
 from .region import POSITION_SLOTS
@@ -59,9 +54,6 @@ T = TypeVar("T")
 Number = int | float | Decimal | str
 Key = tuple[str, str, str, str]
 
-ENTRIES = ("ntmem", "fills")
-INSTRUMENTS = ("ntmem", "instruments")
-RESERVATIONS = ("ntmem", "reservations")
 _PRECISION = 8  # of an instrument that was not defined: what the exchanges of crypto currencies use at most
 _MOST_PRECISION = 18
 _MULTIPLIER_PRECISION = 9
@@ -69,6 +61,8 @@ _CURRENCY_BYTES = 12
 _CODEC = CODECS["msgpack"]
 _CASH = "\x1e"  # what ids of cash begin with in a key
 _ATTEMPTS = 100
+_NONE = Decimal(0)
+_EXACT = Context(prec=200, traps=[Inexact])
 
 
 class Instrument(NamedTuple):
@@ -204,7 +198,8 @@ class Positions(Book):
                     f"and multiplier {position.multiplier_decimal.normalize()}; define it before its first fill"
                 )
         said = {"price": definition[0], "quantity": definition[1], "multiplier": str(given.multiplier)}
-        change = Change("put", INSTRUMENTS, symbol.encode(), _CODEC.encode({**said, "currency": currency}))
+        value = _CODEC.encode({**said, "currency": currency})
+        change = Change("put", INSTRUMENTS, symbol.encode(), value, own=True)
         self._commit([change])
         self._instruments.pop(symbol, None)
         return given
@@ -286,7 +281,7 @@ class Positions(Book):
         except Exception as error:
             self._raise(error)
         if reservation is not None and made.applied:
-            self._use_up(reservation, abs(made.quantity_decimal))
+            self._use_up(reservation, made.quantity_decimal.copy_abs())
         if made.applied and (engine.waits_for_disk if durable is None else durable):
             engine.wait_durable(made.version, None)
         return made
@@ -310,8 +305,35 @@ class Positions(Book):
         except Exception as error:
             self._raise(error)
 
-    def _commit(self, changes: list[Change]) -> None:
-        self._writable().commit_own(changes)
+    def _stored(self, name: bytes) -> tuple[bytes, int] | None:
+        record = self._live().get_record(POSITIONS, name, None)
+        return None if record is None or record.value is None else (record.value, record.version)
+
+    def entry(self, key: bytes) -> bytes | None:
+        """Return what was booked under the key of an id."""
+        return self._live().get(ENTRIES, key)
+
+    def draft_fill(
+        self,
+        names: Key,
+        trade_id: str,
+        quantity: Number,
+        price: Number,
+        fee: Number,
+        sign: int,
+        ts_event: int | None,
+        *,
+        booked: bytes | None,
+        before: Position | None,
+    ) -> tuple[Fill, bytes, bytes]:
+        """Return what :meth:`apply_fill` would do, without doing it; see :meth:`Book.draft`."""
+        self._writable()
+        return self._translated(
+            lambda: self.draft(names, self._define, trade_id, quantity, price, fee, sign, ts_event, booked, before)
+        )
+
+    def _commit(self, changes: list[Change], fence: FenceLike | None = None) -> None:
+        self._writable().commit(changes, fence=None if fence is None else fence_of(fence))
 
     def _live(self) -> LogEngine | QuietEngine:
         self.handle()
@@ -365,16 +387,21 @@ class Positions(Book):
     # -- reading
 
     def ref(self, symbol: str, account: str = "", strategy: str = "", position_id: str = "") -> PositionRef:
-        """Return a live reference to what is held under a key; a key is made if there is none yet."""
+        """Return a live reference to what is held under a key; a key is made if there is none yet.
+
+        A handle that was opened with ``read_only=True`` makes none: then :class:`ReadOnlyError`.
+        """
+        if self._live().read_only and self.get(symbol, account, strategy, position_id) is None:
+            self._writable()
         return self._translated(lambda: super(Positions, self).ref(symbol, account, strategy, position_id))
 
     def net(self, symbol: str, *, account: str | None = None, strategy: str | None = None) -> float:
         """Return what is held of a symbol over all accounts and strategies, or those named, position ids summed up."""
-        return float(sum((p.quantity_decimal for p in self._of(symbol, account, strategy)), Decimal(0)))
+        return float(self.net_decimal(symbol, account=account, strategy=strategy))
 
     def net_decimal(self, symbol: str, *, account: str | None = None, strategy: str | None = None) -> Decimal:
         """Return :meth:`net` exactly."""
-        return sum((p.quantity_decimal for p in self._of(symbol, account, strategy)), Decimal(0))
+        return _sum(p.quantity_decimal for p in self._of(symbol, account, strategy))
 
     def _of(self, symbol: str, account: str | None, strategy: str | None) -> Iterable[Position]:
         self._live()
@@ -400,6 +427,12 @@ class Positions(Book):
             if p.is_open and all(want is None or want == have for want, have in zip(wanted, p.key, strict=False))
         ]
         return sorted(found, key=lambda p: p.key)
+
+    def _repr_html_(self) -> str:
+        try:
+            return html_of_positions(self.open_positions())
+        except NtmemError as error:  # a notebook shows it again after the store was closed
+            return f"<p>{escape(str(error))}</p>"
 
     def fills(
         self,
@@ -443,6 +476,15 @@ class Positions(Book):
         width = max((len(row[1]) for row in rows), default=1)
         kind = [("trade_id", f"U{width}"), *((name, "f8") for name in ("quantity", "price", "fee", "realized_pnl"))]
         return np.array([(*row[1:], row[0]) for row in rows], dtype=[*kind, ("ts_event", "i8"), ("version", "u8")])
+
+    def fill(
+        self, symbol: str, trade_id: str, account: str = "", strategy: str = "", position_id: str = ""
+    ) -> Fill | None:
+        """Return what was booked under a trade id, and what is held now; None: nothing was."""
+        names = (symbol, account, strategy, position_id)
+        booked = self.entry(entry_key(names, trade_id))
+        position = self.get(*names)
+        return None if booked is None or position is None else entry_of(trade_id, booked, position)
 
     def snapshot(self) -> np.ndarray:
         """Return all positions as a numpy structured array, one row for each key; each row as of one moment.
@@ -506,12 +548,11 @@ class Positions(Book):
         for _ in range(_ATTEMPTS):
             version, kept = self._reserved(symbol, account, strategy)
             held = self.net_decimal(symbol, account=account, strategy=strategy)
-            side = [amount for amount, _, _ in kept.values() if (amount > 0) == (wanted > 0)]
-            after = held + sum(side, wanted)
-            if abs(after) > most and (after > 0) == (wanted > 0):
+            side = _sum(amount for amount, _, _ in kept.values() if (amount > 0) == (wanted > 0))
+            after = _sum((held, side, wanted))
+            if after.copy_abs() > most and (after > 0) == (wanted > 0):
                 raise LimitExceeded(
-                    f"{symbol!r}: {held} is held, {sum(side, Decimal(0))} reserved, {wanted} more would be {after}; "
-                    f"the limit is {most}"
+                    f"{symbol!r}: {held} is held, {side} reserved, {wanted} more would be {after}; the limit is {most}"
                 )
             made = Reservation(
                 uuid.uuid4().hex,
@@ -529,7 +570,7 @@ class Positions(Book):
 
     def release(self, reservation: Reservation) -> bool:
         """Take a reservation back; return whether it was there."""
-        return self._use_up(reservation, abs(reservation.quantity))
+        return self._use_up(reservation, reservation.quantity.copy_abs())
 
     def reservations(self, symbol: str, *, account: str = "", strategy: str = "") -> list[Reservation]:
         """Return what is reserved and not over."""
@@ -560,9 +601,9 @@ class Positions(Book):
     ) -> bool:
         data = _CODEC.encode({name: [str(amount), expires, owner] for name, (amount, expires, owner) in kept.items()})
         key = "\x1f".join((symbol, account, strategy)).encode()
-        change = Change("put", RESERVATIONS, key, data, if_version=version)
+        change = Change("put", RESERVATIONS, key, data, if_version=version, own=True)
         try:
-            self._writable().commit_own([change], None if fence is None else fence_of(fence))
+            self._commit([change], fence)
         except VersionConflict:
             return False
         return True
@@ -574,9 +615,9 @@ class Positions(Book):
             if reservation.id not in kept:
                 return False
             amount, expires, owner = kept.pop(reservation.id)
-            left = abs(amount) - quantity
+            left = _sum((amount.copy_abs(), quantity.copy_negate()))
             if left > 0:
-                kept[reservation.id] = (left if amount > 0 else -left, expires, owner)
+                kept[reservation.id] = (left.copy_sign(amount), expires, owner)
             if self._keep_reserved(*where, version, kept):
                 return True
         raise StorageError(f"reservations of {reservation.symbol!r} changed {_ATTEMPTS} times; try again")
@@ -598,17 +639,17 @@ class Positions(Book):
         else:
             for each in broker:
                 position: Position = each if isinstance(each, Position) else self.from_ccxt(each)
-                theirs[position.symbol] = theirs.get(position.symbol, Decimal(0)) + position.quantity_decimal
+                theirs[position.symbol] = _sum((theirs.get(position.symbol, _NONE), position.quantity_decimal))
         ours: dict[str, Decimal] = {}
         self._live()
         for position in self.each():
             if position.account == account:
-                ours[position.symbol] = ours.get(position.symbol, Decimal(0)) + position.quantity_decimal
+                ours[position.symbol] = _sum((ours.get(position.symbol, _NONE), position.quantity_decimal))
         symbols = sorted(ours.keys() | theirs.keys())
         different = tuple(
-            Difference(symbol, account, ours.get(symbol, Decimal(0)), theirs.get(symbol, Decimal(0)))
+            Difference(symbol, account, ours.get(symbol, _NONE), theirs.get(symbol, _NONE))
             for symbol in symbols
-            if ours.get(symbol, Decimal(0)) != theirs.get(symbol, Decimal(0))
+            if ours.get(symbol, _NONE) != theirs.get(symbol, _NONE)
         )
         return ReconcileReport(account, len(symbols) - len(different), different)
 
@@ -648,8 +689,9 @@ class Positions(Book):
     def purge_closed(self, older_than: Duration) -> int:
         """Delete the fills of positions that were closed longer ago than `older_than` seconds; return of how many.
 
-        What is left of each says how far back its ids are known, so a fill of before raises rather than counts.
-        O(their fills).
+        What is left of each says how far back its ids are known, so a fill of before raises rather than counts. Once
+        all processes have closed the store, they are not listed any more and leave their places to other keys; what is
+        booked to one later goes on from what it was. O(their fills).
         """
         engine = self._writable()
         until = engine.now() - duration_ns(older_than, "older_than")
@@ -664,7 +706,7 @@ class Positions(Book):
             entries = engine.entries_of(ENTRIES, stem)
             keys = [key for key, stored in entries if entry_of("", stored.value, position).ts_event < until]
             for first in range(0, len(keys), 1000):
-                self._commit([Change("delete", ENTRIES, key) for key in keys[first : first + 1000]])
+                self._commit([Change("delete", ENTRIES, key, own=True) for key in keys[first : first + 1000]])
             purged += 1
         return purged
 
@@ -704,6 +746,10 @@ class PositionView:
         """Return :meth:`Positions.fills`."""
         return self._book.fills(symbol, start, end, **self._bound, **how)
 
+    def fill(self, symbol: str, trade_id: str, position_id: str = "") -> Fill | None:
+        """Return :meth:`Positions.fill`."""
+        return self._book.fill(symbol, trade_id, self._bound["account"], self._bound["strategy"], position_id)
+
     def reserve(self, symbol: str, quantity: Number, **how: Any) -> Reservation:
         """Do :meth:`Positions.reserve`."""
         return self._book.reserve(symbol, quantity, **self._bound, **how)
@@ -721,6 +767,11 @@ _NUMBERS = [
     *((name, "i8") for name in ("ts_opened", "ts_last", "ts_closed", "ts_mark")),
     *((name, "u8") for name in ("version", "fills")),
 ]
+
+
+def _sum(numbers: Iterable[Decimal]) -> Decimal:
+    """Return a sum exactly: the caller's context may have few digits."""
+    return reduce(_EXACT.add, numbers, _NONE)
 
 
 def _decimal(number: Any, what: str) -> Decimal:
