@@ -59,8 +59,8 @@ class MemoryConfig(Struct, frozen=True):
     enable_compression : bool
         Reserved for delta distillation; nothing to compress in this version.
     max_memory_bytes : int
-        Budget of everything kept in shared memory: the hot tier gets what the log leaves of it. The LMDB engine keeps
-        nothing but the kernel's page cache.
+        Budget of everything kept in shared memory: the hot tier gets what log and messages leave of it. The LMDB engine
+        keeps nothing but the kernel's page cache.
     engine : {"shared", "lmdb"}, optional
         "shared": a commit log in shared memory before LMDB, for every process of this machine. "lmdb": every write is
         a synced LMDB transaction; slow, and needs no shared memory. By default what the environment variable
@@ -78,6 +78,9 @@ class MemoryConfig(Struct, frozen=True):
         Limit of the data file; a write past it raises :class:`ntmem.MapFull` and keeps nothing of itself.
     log_bytes : int
         Size of the commit log in shared memory, a power of two: how much may be acknowledged before it is on disk.
+    bus_bytes : int
+        Size of the ring of messages in shared memory, a power of two: how far a subscriber may fall behind before it
+        misses some. A message is at most a quarter of it. The memory is taken by the first who publishes.
     """
 
     storage_path: str | os.PathLike[str] | None = "./data/memory"
@@ -91,6 +94,7 @@ class MemoryConfig(Struct, frozen=True):
     max_flush_lag: float | timedelta = 5.0
     max_storage_bytes: int = 1 << 40
     log_bytes: int = 16 << 20
+    bus_bytes: int = 8 << 20
 
     def __post_init__(self) -> None:
         if self.storage_path is not None and not isinstance(self.storage_path, str | os.PathLike):
@@ -112,6 +116,9 @@ class MemoryConfig(Struct, frozen=True):
         require_int(self.log_bytes, "log_bytes", 4096)
         if self.log_bytes & (self.log_bytes - 1) or self.log_bytes > 1 << 32:
             raise ValueError(f"log_bytes must be a power of two from 4096 to 2**32, was {self.log_bytes}")
+        require_int(self.bus_bytes, "bus_bytes", 1 << 16)
+        if self.bus_bytes & (self.bus_bytes - 1) or self.bus_bytes > 1 << 32:
+            raise ValueError(f"bus_bytes must be a power of two from 65536 to 2**32, was {self.bus_bytes}")
         if self.engine is not None and self.engine not in get_args(EngineName):
             raise ValueError(f"engine must be 'shared', 'lmdb' or None, was {self.engine!r}")
         require_bool(self.enable_compression, "enable_compression")

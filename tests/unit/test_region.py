@@ -122,7 +122,7 @@ def test_a_header_that_lies_with_a_right_checksum(published):
     from ntmem._core.log import crc32c
 
     whole = bytearray(published.read_bytes()[:4096])
-    for offset, value in [(8, 5), (16, 1 << 40), (32, 17), (36, 257), (304, 1 << 60), (312, 1 << 63)]:
+    for offset, value in [(8, 6), (16, 1 << 40), (32, 17), (36, 257), (304, 1 << 60), (312, 1 << 63)]:
         lie = whole.copy()
         struct.pack_into("<Q" if offset in (16, 304, 312) else "<I", lie, offset, value)
         struct.pack_into("<I", lie, 12, 0)

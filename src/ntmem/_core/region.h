@@ -19,7 +19,8 @@
 #include "crc.h"
 
 #define REGION_MAGIC 0x313076676d656d74ull /* "tmemgv01" */
-#define REGION_LAYOUT 4 /* 1: who uses one knows nothing of the hot table and its floor; 2: of leases; 3: of positions */
+/* 1: who uses one knows nothing of the hot table and its floor; 2: of leases; 3: of positions; 4: of messages */
+#define REGION_LAYOUT 5
 #define REGION_PAGE 4096
 #define REGION_CONTROL REGION_PAGE
 #define REGION_FIRST (2 * REGION_PAGE)
@@ -152,12 +153,14 @@ static inline void region_unmap(region_t *region)
 static inline char *region_map_twice(const region_t *region, const region_section_t *section)
 {
     char *place = mmap(NULL, 2 * section->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const int sparse = (section->flags & REGION_SPARSE) != 0; /* populating would take the memory */
 
     if (place == MAP_FAILED)
         return NULL;
     for (int half = 0; half < 2; half++) {
         if (mmap(place + half * section->size, section->size, PROT_READ | PROT_WRITE,
-                 MAP_SHARED | MAP_FIXED | (half == 0 ? MAP_POPULATE : 0), region->fd, (off_t)section->offset) == MAP_FAILED) {
+                 MAP_SHARED | MAP_FIXED | (half == 0 && !sparse ? MAP_POPULATE : 0), region->fd,
+                 (off_t)section->offset) == MAP_FAILED) {
             munmap(place, 2 * section->size);
             return NULL;
         }

@@ -137,7 +137,7 @@ cdef class Region:
             Of the versions given out in it.
         sections : sequence of (kind, size, flags)
             Up to 16; kinds are above 0 and unique. Flag 1: mapped twice, one behind the other; the size is a multiple
-            of 4096 then. Flag 2: its memory is not taken here, but by who uses it.
+            of 4096 then. Flag 2: its memory is not taken here, but by who uses it. 3: both.
 
         Raises
         ------
@@ -157,8 +157,9 @@ cdef class Region:
         if len(sections) > REGION_SECTIONS or len({kind for kind, _, _ in sections}) != len(sections):
             raise ValueError(f"a region has at most {REGION_SECTIONS} sections of different kinds, was {sections}")
         for i, (kind, size, flags) in enumerate(sections):
-            if (not 0 < kind < 1 << 32 or not 0 < size <= 1 << 48 or flags not in (0, REGION_MIRRORED, REGION_SPARSE)
-                    or (flags == REGION_MIRRORED and size % 4096)):
+            if (not 0 < kind < 1 << 32 or not 0 < size <= 1 << 48
+                    or flags not in (0, REGION_MIRRORED, REGION_SPARSE, REGION_MIRRORED | REGION_SPARSE)
+                    or (flags & REGION_MIRRORED and size % 4096)):
                 raise ValueError(f"section {i} cannot be of kind {kind} with {size} bytes and flags {flags}")
             header.sections[i].kind = kind
             header.sections[i].flags = flags

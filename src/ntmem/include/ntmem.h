@@ -34,7 +34,7 @@
 extern "C" {
 #endif
 
-#define NTMEM_LAYOUT 4 /* of the region, which this header knows */
+#define NTMEM_LAYOUT 5 /* of the region, which this header knows */
 
 __extension__ typedef __int128 ntmem_money_t;
 

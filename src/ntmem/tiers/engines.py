@@ -37,6 +37,7 @@ def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read
             path,
             max_bytes=config.max_storage_bytes,
             log_bytes=config.log_bytes,
+            bus_bytes=config.bus_bytes,
             flush_interval=duration_ns(config.flush_interval, "flush_interval") / _SECOND,
             cache=cache_of(config),
         )
@@ -88,7 +89,8 @@ def cache_of(config: MemoryConfig) -> Cache:
     limits, bound = config.cache_config, os.environ.get("NTMEM_CACHE_BYTES")
     if bound is not None and not (bound.isascii() and bound.isdigit() and int(bound) > 0):
         raise ValueError(f"NTMEM_CACHE_BYTES must be a number of bytes, was {bound!r}")
-    most = min(limits.max_bytes, _MOST_BYTES, max(config.max_memory_bytes - config.log_bytes, 1))
+    rest = config.max_memory_bytes - config.log_bytes - config.bus_bytes
+    most = min(limits.max_bytes, _MOST_BYTES, max(rest, 1))
     return Cache(
         max_bytes=most if bound is None else min(most, int(bound)),
         max_entries=min(limits.max_entries, _MOST_ENTRIES),

@@ -28,6 +28,7 @@ from .._core.hot import HotTable
 from .._core.leases import LeaseTable
 from .._core.log import Log, LogDamaged
 from .._core.region import Region, RegionDamaged, RegionMismatch
+from .._core.ring import Ring
 from ..errors import CorruptionError, DiskFull, StorageError
 from .datafile import DATA_FILE
 
@@ -152,6 +153,7 @@ def create_region(
     first_sequence: int,
     clock: tuple[bool, int],
     size: int,
+    bus_bytes: int,
     cache: Cache,
     fences: tuple[int, int],
     held: Iterable[tuple[bytes, bytes, int]],
@@ -166,6 +168,7 @@ def create_region(
         *Log.sections(size, max(size // _SLOT_BYTES, 1)),
         *LeaseTable.sections(),
         *positions.sections(POSITION_SLOTS),
+        *Ring.sections(bus_bytes),
     ]
     hots = HotTable.sections(cache.max_bytes, cache.max_entries)
 
@@ -184,6 +187,7 @@ def create_region(
         log = Log.create(region, first_sequence=first_sequence, clock=clock[1], simulated=clock[0])
         LeaseTable.create(log, *fences)
         positions.create(log, held)
+        Ring.create(region)
         if hots:
             HotTable.create(region, cache.max_bytes, cache.max_entries, ttl=cache.ttl)
         if path is not None:
@@ -209,6 +213,14 @@ def lease_table(log: Log) -> LeaseTable:
     """Return the leases beside a log."""
     try:
         return LeaseTable(log)
+    except (LogDamaged, RegionDamaged) as error:
+        raise CorruptionError(f"{error}; {_ASIDE}") from error
+
+
+def message_ring(log: Log) -> Ring:
+    """Return the ring of messages beside a log."""
+    try:
+        return Ring(log.region)
     except (LogDamaged, RegionDamaged) as error:
         raise CorruptionError(f"{error}; {_ASIDE}") from error
 

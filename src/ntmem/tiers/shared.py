@@ -179,10 +179,18 @@ class SharedStore(LoggedStore):
     flusher: Flusher
 
     def __init__(
-        self, directory: str | None, *, max_bytes: int, log_bytes: int, flush_interval: float, cache: Cache
+        self,
+        directory: str | None,
+        *,
+        max_bytes: int,
+        log_bytes: int,
+        bus_bytes: int,
+        flush_interval: float,
+        cache: Cache,
     ) -> None:
         self._cache = cache
         self.log_bytes = log_bytes if directory is not None else min(log_bytes, _PRIVATE_LOG)
+        self.bus_bytes = bus_bytes
         self.flush_interval = flush_interval
         self.is_joined = False
         reserve = _DELETE_RESERVE + 4 * self.log_bytes  # what is acknowledged always finds room
@@ -272,6 +280,7 @@ class SharedStore(LoggedStore):
                 first_sequence=head.position + 1,
                 clock=(clock.kind == SIMULATED, clock.at),
                 size=self.log_bytes,
+                bus_bytes=self.bus_bytes,
                 cache=self._cache,
                 fences=fences,
                 held=self.read(lambda txn: positions_on_disk(Tables(self, txn))),
