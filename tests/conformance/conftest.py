@@ -1,4 +1,4 @@
-"""Backends of locks and agents. One more is one more parameter of `backend`: the tests know only what is here."""
+"""Backends of locks, agents and votes. One more is one more parameter: the tests know only what is here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hostile import Child, Start
 
 import ntmem
-from ntmem.coordination import AgentRegistry, LockManager
+from ntmem.coordination import AgentRegistry, Ballot, LockManager
 
 
 class Backend:
@@ -20,9 +20,10 @@ class Backend:
     Parameters
     ----------
     connect : callable
-        Opens it once more in this process; it is closed with the test. What it returns has `locks` and `agents`.
+        Opens it once more in this process; it is closed with the test. What it returns has `locks`, `agents` and
+        `consensus`.
     code : str or None
-        Python that sets `memory`, which has `locks` and `agents`, in another process; None: it is of one process only.
+        Python that sets `memory`, which has the same, in another process; None: it is of one process only.
     start : callable
         Starts such a process.
     """
@@ -45,15 +46,22 @@ class Backend:
         agents: AgentRegistry = self.here.agents
         return agents
 
+    @property
+    def votes(self) -> Ballot:
+        """The votes, through the first connection."""
+        votes: Ballot = self.here.consensus
+        return votes
+
     def connect(self, owner: str) -> Any:
         """Open it once more, in this process and as `owner`."""
         return self._connect(owner)
 
     def elsewhere(self, code: str, *args: object) -> Child:
-        """Run `code` in another process, where `locks`, `agents` and `memory`, which closes them, are the backend's."""
+        """Run `code` in another process, where `locks`, `agents`, `votes` and `memory`, which closes them, are its."""
         if self._code is None:
             pytest.skip("this backend is of one process only")
-        return self._start(f"{self._code}\nlocks, agents = memory.locks, memory.agents\n{code}", *args)
+        parts = "locks, agents, votes = memory.locks, memory.agents, memory.consensus"
+        return self._start(f"{self._code}\n{parts}\n{code}", *args)
 
     def restart(self) -> None:
         """Close everything in this process, and open it again."""
@@ -87,4 +95,22 @@ def private(request: pytest.FixtureRequest, stack: contextlib.ExitStack, start: 
     return Backend(lambda owner: memory, None, start)
 
 
+@pytest.fixture(params=["directory", "private", "synced"])
+def ballot(request: pytest.FixtureRequest, start: Start) -> Iterator[Backend]:
+    """A backend of votes, in which nobody has voted yet."""
+    with contextlib.ExitStack() as stack:
+        yield BALLOTS[request.param](request, stack, start)
+
+
+def synced(request: pytest.FixtureRequest, stack: contextlib.ExitStack, start: Start) -> Backend:
+    """A store in a directory, of the engine without shared memory."""
+    path: Path = request.getfixturevalue("ram") / "store"
+
+    def connect(owner: str) -> Any:
+        return stack.enter_context(ntmem.open(path, engine="lmdb", agent_id=owner))
+
+    return Backend(connect, f"memory = ntmem.open({str(path)!r}, engine='lmdb', agent_id='elsewhere')", start)
+
+
 BACKENDS = {"directory": directory, "private": private}
+BALLOTS = BACKENDS | {"synced": synced}

@@ -1,8 +1,23 @@
-"""Who may do what when several agents share a store: locks that end by themselves, agents that are known to live."""
+"""Who may do what when several agents share a store: locks that end by themselves, agents known to live, votes."""
 
 from .agents import AgentInfo, Agents
+from .consensus import Consensus
 from .locks import Lock
-from .protocols import AgentRegistry, Grant, LockInfo, LockManager
+from .protocols import AgentRegistry, Ballot, ConsensusResult, Grant, LockInfo, LockManager, Proposal, Vote
 from .tokens import LockToken
 
-__all__ = ["AgentInfo", "AgentRegistry", "Agents", "Grant", "Lock", "LockInfo", "LockManager", "LockToken"]
+__all__ = [
+    "AgentInfo",
+    "AgentRegistry",
+    "Agents",
+    "Ballot",
+    "Consensus",
+    "ConsensusResult",
+    "Grant",
+    "Lock",
+    "LockInfo",
+    "LockManager",
+    "LockToken",
+    "Proposal",
+    "Vote",
+]
