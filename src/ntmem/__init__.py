@@ -9,9 +9,14 @@ b'3'
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from ._core.ring import Message
+from .broker import PubSubBroker
 from .clock import SimulatedClock
 from .config import CacheConfig, MemoryConfig
-from .coordination import AgentInfo, Lock, LockInfo, LockToken
+from .coordination import AgentInfo, ConsensusResult, Lock, LockInfo, LockToken, Proposal, Vote
+from .coordination import Consensus as ConsensusEngine
 from .coordination import Lock as DistributedLock
 from .errors import (
     CacheError,
@@ -23,6 +28,7 @@ from .errors import (
     FillTooOld,
     HistoryNotRetained,
     InvalidNamespace,
+    Lagged,
     LimitExceeded,
     LockLost,
     LockTimeout,
@@ -43,14 +49,21 @@ from .instants import LATEST
 from .namespace import Namespace
 from .records import Fence, Record
 from .stats import MemoryStats, VerifyReport
+from .subscription import Subscription
 from .system import MemorySystem, open, verify
 from .tiers.hot import CacheEntry, CacheStats, HotCache
 from .transaction import Transaction
 from .values import Codec
 from .view import NamespaceView
-from .watching import Subscription, WatchedChange
+from .watching import WatchedChange
 
 __version__ = "0.1.0"
+
+
+def get_include() -> str:
+    """Return the directory of ``ntmem.h``, for compilers: C programs read positions by it."""
+    return str(Path(__file__).parent / "include")
+
 
 __all__ = [
     "LATEST",
@@ -60,7 +73,9 @@ __all__ = [
     "CacheError",
     "CacheStats",
     "Codec",
+    "ConsensusEngine",
     "ConsensusError",
+    "ConsensusResult",
     "CoordinationError",
     "CorruptionError",
     "DiskFull",
@@ -71,6 +86,7 @@ __all__ = [
     "HistoryNotRetained",
     "HotCache",
     "InvalidNamespace",
+    "Lagged",
     "LimitExceeded",
     "Lock",
     "LockInfo",
@@ -81,11 +97,14 @@ __all__ = [
     "MemoryConfig",
     "MemoryStats",
     "MemorySystem",
+    "Message",
     "Namespace",
     "NamespaceView",
     "NotOwner",
     "NtmemError",
     "PositionError",
+    "Proposal",
+    "PubSubBroker",
     "ReadOnlyError",
     "Record",
     "SchemaError",
@@ -99,7 +118,9 @@ __all__ = [
     "VectorError",
     "VerifyReport",
     "VersionConflict",
+    "Vote",
     "WatchedChange",
+    "get_include",
     "open",
     "verify",
 ]

@@ -31,6 +31,10 @@ class SerializationError(NtmemError):
     """A value cannot be stored so that it comes back as it went in, or stored bytes cannot be decoded."""
 
 
+class Lagged(CoordinationError):
+    """Messages were overwritten before a subscription with ``overflow="error"`` looked at them."""
+
+
 class LockTimeout(CoordinationError, TimeoutError):
     """A lock, or a wait, was not granted in time."""
 

@@ -10,12 +10,19 @@ from typing import Any, Self
 from msgspec.structs import fields, replace
 
 from ._core.direct import DirectCalls
+from ._core.fill import Fill
 from .clock import SimulatedClock
 from .config import Durability, MemoryConfig
 from .coordination.agents import Agents, Registered
+from .coordination.bus import BusState, SharedBus, Topic, TypedTopic
+from .coordination.consensus import Consensus
 from .coordination.locks import Lock
+from .coordination.protocols import ConsensusResult
+from .coordination.pubsub import Callback, Messages, Overflow
 from .coordination.shared import SharedLocks
+from .coordination.stream import DurableMessages
 from .coordination.tokens import LockToken
+from .coordination.topics import topic_of
 from .errors import StorageError, StoreClosed
 from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, require_bool, require_int
 from .namespace import encode_key, labels_of
@@ -24,6 +31,7 @@ from .stats import MemoryStats, VerifyReport
 from .tiers.cold import ColdStore
 from .tiers.engine import LmdbEngine, Outcome
 from .tiers.engines import cache_of, open_engine
+from .tiers.fills import Order, commit_fills
 from .tiers.guards import check_free
 from .tiers.log import LogEngine
 from .tiers.opening import ClockChoice
@@ -35,7 +43,7 @@ from .tiers.verification import verify_directory, verify_store
 from .transaction import Transaction, make_change
 from .values import Codec, codec_named
 from .view import NamespaceView
-from .watching import Subscription
+from .watching import Changes
 
 AnyNamespace = str | tuple[str, ...]
 
@@ -100,6 +108,7 @@ class MemorySystem(DirectCalls):
         self._release = weakref.finalize(self, _release, engine.store, unbind)
         self._writer = writer
         self._registered = Registered()
+        self._bus = BusState()
 
     # -- life
 
@@ -315,7 +324,7 @@ class MemorySystem(DirectCalls):
         if limit != 0:
             yield from self._engine().scan(labels, prefix, start, limit)
 
-    def watch(self, namespace: AnyNamespace, *, since: int | None = None, children: bool = True) -> Subscription:
+    def watch(self, namespace: AnyNamespace, *, since: int | None = None, children: bool = True) -> Changes:
         """Follow the changes that every process commits in a namespace, this one's own included.
 
         To keep a copy of a namespace up to date, watch it first and read it then: nothing falls in between, and what
@@ -360,11 +369,17 @@ class MemorySystem(DirectCalls):
         require_bool(children, "children")
         if since is not None:
             require_int(since, "since", 0, 2**64 - 1)
-        return Subscription(self._engine, labels, since=since, children=children)
+        return Changes(self._engine, labels, since=since, children=children)
 
     def commit(self, changes: Sequence[Change], fence: Fence | None = None) -> list[Outcome]:
         """Apply checked changes, all or none. Called by transactions."""
         return self._engine().commit(changes, self._durable(None), fence)
+
+    def commit_fills(
+        self, changes: list[Change], orders: Sequence[Order], fence: Fence | None
+    ) -> tuple[list[Outcome], list[Fill]]:
+        """Apply checked changes and book fills, all or none. Called by transactions."""
+        return commit_fills(self.positions, orders, changes, lambda group: self.commit(group, fence))
 
     def _durable(self, durable: bool | None) -> bool:
         if durable is None:
@@ -430,6 +445,101 @@ class MemorySystem(DirectCalls):
         age = None if max_age is None else duration_ns(max_age, "max_age")
         self._engine().retain(labels, Policy(history, age, max_bytes))
 
+    # -- messages
+
+    @property
+    def bus(self) -> SharedBus:
+        """The bus of the store; :meth:`publish` and :meth:`subscribe` are its calls."""
+        return SharedBus(self._engine, self._bus, waits_for_disk=self.config.durability == "disk")
+
+    def publish(self, topic: Topic, payload: bytes, *, durable: bool = False, fence: FenceLike | None = None) -> int:
+        """Publish a message to all threads and processes that have subscribed to its topic; return its sequence.
+
+        Parameters
+        ----------
+        topic : str or tuple of str
+            Levels, as a str separated by ``/``: ``"px/BTC-USDT"``, ``("px", "BTC/USDT")``.
+        payload : bytes-like
+            At most a quarter of ``bus_bytes``.
+        durable : bool
+            Write it to the store as well: subscriptions with ``durable=`` get it even if they come later, and whoever
+            dies. What is returned is its number there; others may miss it, as any message.
+        fence : Lock, LockToken or Fence, optional
+            Publish only while this lease is current. For a durable message that is certain; of others it is looked at
+            before.
+
+        Raises
+        ------
+        ValueError
+            The topic is none, or the payload is too large.
+        StaleFence
+            The lease is over.
+        CoordinationError
+            A publisher was stopped in the middle of a message, or there is no shared memory.
+
+        Notes
+        -----
+        **Complexity**: O(bytes), and a call of the system if somebody waits. Subscribers do not delay it.
+
+        Examples
+        --------
+        >>> with ntmem.open() as memory, memory.subscribe("px/*") as prices:
+        ...     _ = memory.publish("px/BTCUSDT", b"61800.3")
+        ...     message = prices.recv(timeout=1)
+        ...     message.topic, message.payload
+        ('px/BTCUSDT', b'61800.3')
+        """
+        known = self._bus.publisher
+        if durable or fence is not None or known is None or known.engine is not self._live:
+            return self.bus.publish(topic, payload, durable=durable, fence=_fence(fence))
+        return known.publish(topic_of(topic), payload)
+
+    def publish_many(self, topic: Topic, payloads: Iterable[bytes]) -> int:
+        """Publish messages of one topic, in order; return the sequence of the last. Faster than one by one."""
+        return self.bus.publish_many(topic, payloads)
+
+    def subscribe(
+        self,
+        pattern: Topic,
+        *,
+        since: int | None = None,
+        overflow: Overflow = "drop_oldest",
+        capacity: int | None = None,
+        callback: Callback | None = None,
+        durable: bool | str = False,
+    ) -> Messages | DurableMessages:
+        """Follow the messages of topics, from now on.
+
+        Parameters
+        ----------
+        pattern : str or tuple of str
+            A topic; in it ``*`` is any one level, and ``>`` as the last one any one or more.
+        since : int, optional
+            Begin behind this sequence, as far back as the ring goes. Of durable messages: behind this number, 0: all.
+        overflow : {"drop_oldest", "error"}
+            What becomes of who is so slow that messages were overwritten: the next one says how many were missed
+            (``lagged``), or that is raised first (:class:`Lagged`).
+        capacity : int, optional
+            Drop the oldest when more messages than that wait; by default what the ring holds.
+        callback : callable, optional
+            Called with each message, in a thread of its own.
+        durable : bool or str
+            True: only durable messages, none of which is missed. A name: begin behind what was acknowledged under it
+            (``ack``), the first time with the oldest message; each comes at least once.
+
+        Returns
+        -------
+        Subscription
+            Of :class:`Message`: ``recv(timeout)``, ``recv_many``, iteration, ``arecv`` and asynchronous iteration.
+        """
+        return self.bus.subscribe(
+            pattern, since=since, overflow=overflow, capacity=capacity, callback=callback, durable=durable
+        )
+
+    def topic(self, name: Topic, *, codec: str | Codec = "msgpack") -> TypedTopic:
+        """Return a topic whose payloads are plain objects."""
+        return TypedTopic(self.bus, name, codec_named(codec))
+
     # -- coordination
 
     @property
@@ -441,6 +551,16 @@ class MemorySystem(DirectCalls):
     def agents(self) -> Agents:
         """The agents of the store, and whether they live."""
         return Agents(self, self.locks, self._engine, self._registered)
+
+    @property
+    def consensus(self) -> Consensus:
+        """The votes of the store: who may vote, what is proposed, what was decided. Keep it at hand to vote often."""
+        return Consensus(self._engine, self.watch, self._announce, durable=self._durable(None))
+
+    def _announce(self, result: ConsensusResult) -> None:
+        """Publish a decision under ``ntmem/decisions``, where there is a bus."""
+        if isinstance(self._engine(), LogEngine):
+            self.publish(("ntmem", "decisions"), codec_named("msgpack").encode(result._asdict()))
 
     def lock(
         self,

@@ -14,32 +14,25 @@ delays no writer, and one that is slow loses its place and is told so.
 
 from __future__ import annotations
 
-import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import timedelta
 from functools import lru_cache
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 from ._core.follow import Follower, settled
 from ._core.logrecords import KIND_DELETE, KIND_NOTICE, LogDamaged, LookAgain, Overwritten
 from ._core.logrecords import Record as LogRecord
 from .errors import CorruptionError, StorageError, StoreClosed
+from .subscription import SLICE, Subscription
 from .tiers.engine import LmdbEngine
 from .tiers.layout import AHEAD, decode_labels, encode_labels, split_writer
 from .tiers.log import STAGED_VALUE, LogEngine
 from .tiers.reader import QuietEngine
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
 ChangeKind = Literal["put", "delete", "delete_namespace", "lagged"]
 
-_SLICE = 0.1
-"""Seconds after which who waits looks whether the store was closed."""
 _SEQUENCES = (1 << 44) - 1
 _WITHHELD = 65_536
 """Changes with a ``ts_known`` ahead of the clock that a subscription keeps at most."""
@@ -90,16 +83,11 @@ class WatchedChange(NamedTuple):
         return f"<WatchedChange {self.kind} {where}{size} version={self.version} writer={self.writer!r}>"
 
 
-class Subscription:
-    """The changes of a namespace, made by :meth:`ntmem.MemorySystem.watch`; an iterator and a context manager.
+class Changes(Subscription[WatchedChange]):
+    """The changes of a namespace, made by :meth:`ntmem.MemorySystem.watch`.
 
-    It keeps its store open. ``for change in subscription`` waits for changes until :meth:`close` is called, by
-    whichever thread. After the store was closed, and in a forked child, it raises :class:`ntmem.StoreClosed`.
-
-    Notes
-    -----
-    **Thread safety**: all methods may be called from any thread; each change goes to one of them. **Complexity**: O(1)
-    a change, and some 30 ns for each group of other namespaces. Waiting costs nothing while nobody writes.
+    Complexity: O(1) a change, and some 30 ns for each group of other namespaces. Waiting costs nothing while nobody
+    writes.
     """
 
     def __init__(
@@ -110,20 +98,17 @@ class Subscription:
         since: int | None,
         children: bool,
     ) -> None:
+        super().__init__()
         self._engine = engine
         self._namespace = namespace
         self._children = children
-        self._lock = threading.RLock()  # of one thread at a time follows the log; a signal handler may interrupt it
         self._groups: deque[list[LogRecord]] = deque()
-        self._ready: deque[WatchedChange] = deque()
         self._withheld: list[
             tuple[int, int, LogRecord | None]
         ] = []  # a heap by (ts_known, version); None: were too many
         self._delivered = 0
         self._seen = 0  # what came up to this version was looked at before there was a follower
         self._lagged = 0
-        self._closed = False
-        self._executor: ThreadPoolExecutor | None = None
         self._follower: Follower | None = None
         self._start(since)
 
@@ -188,27 +173,6 @@ class Subscription:
             seen = max(seen, self._seen, 0 if self._follower is None else self._follower.version)
         return min([seen, *(version - 1 for _, version, _ in self._withheld)])
 
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closed
-
-    def close(self) -> None:
-        """End it: who waits in it is released within a tenth of a second. Closing twice is fine."""
-        self._closed = True
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a subscription cannot be pickled; pass the store and call watch() there, with resume_from")
-
     def __repr__(self) -> str:
         state = " closed" if self._closed else f" lagged={self._lagged}" if self._lagged else ""
         return f"<Subscription {'/'.join(self._namespace)}{state}>"
@@ -220,102 +184,18 @@ class Subscription:
         engine.store.refuse()
         return engine
 
-    # -- receiving
-
-    def recv(self, timeout: float | timedelta | None = None) -> WatchedChange | None:
-        """Return the next change; None if there is none in `timeout` seconds (None: wait for it, 0: only look).
-
-        Raises
-        ------
-        StoreClosed
-            The subscription or the store was closed, or this is a forked child.
-        CorruptionError
-            The log is damaged.
-
-        Examples
-        --------
-        >>> with ntmem.open() as memory, memory.watch("desk") as changes:
-        ...     _ = memory.put("desk", "target", b"3")
-        ...     change = changes.recv(timeout=1)
-        ...     change.kind, change.key, change.value
-        ('put', 'target', b'3')
-        """
-        self._fill(_seconds(timeout))
-        return self._pop()
-
-    async def arecv(self, timeout: float | timedelta | None = None) -> WatchedChange | None:
-        """Do what :meth:`recv` does without holding up the event loop. When it is cancelled no change is lost."""
-        from asyncio import get_running_loop  # who awaits has imported it already
-        from concurrent.futures import ThreadPoolExecutor
-
-        end = _deadline(_seconds(timeout))
-        loop = get_running_loop()
-        while True:
-            left = min(max(end - time.monotonic(), 0.0), _SLICE)
-            if self._executor is None:
-                self._open()
-                self._executor = ThreadPoolExecutor(1, "ntmem-watch")
-            await loop.run_in_executor(self._executor, self._fill, left)
-            change = self._pop()
-            if change is not None or time.monotonic() >= end:
-                return change
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> WatchedChange:
-        try:
-            change = self.recv()
-        except StoreClosed:
-            if self._closed:
-                raise StopIteration from None
-            raise
-        assert change is not None
-        return change
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> WatchedChange:
-        try:
-            change = await self.arecv()
-        except StoreClosed:
-            if self._closed:
-                raise StopAsyncIteration from None
-            raise
-        assert change is not None
-        return change
-
-    def _pop(self) -> WatchedChange | None:
-        try:
-            change = self._ready.popleft()
-        except IndexError:  # another thread was faster
-            return None
-        self._delivered = max(self._delivered, change.version)
+    def _pop(self, *, first: bool = True) -> WatchedChange | None:
+        change = super()._pop()
+        if change is not None:
+            self._delivered = max(self._delivered, change.version)
         return change
 
     # -- following
 
-    def _fill(self, timeout: float | None) -> None:
-        """Return when there is a change to deliver, or after `timeout` seconds."""
-        end = _deadline(timeout)
-        while not self._ready:
-            self._open()
-            if not self._lock.acquire(timeout=max(0.0, min(end - time.monotonic(), _SLICE))):
-                if time.monotonic() >= end:
-                    return
-                continue
-            try:
-                self._look(end)
-            finally:
-                self._lock.release()
-            if time.monotonic() >= end:
-                return
-
     def _look(self, end: float) -> None:
         """Bring on what is there, or wait a slice for it."""
         engine = self._open()
-        wait = max(0.0, min(end - time.monotonic(), _SLICE))
+        wait = max(0.0, min(end - time.monotonic(), SLICE))
         if not isinstance(engine, LogEngine):  # nobody writes, so there is no log
             newest = engine.last_version()
             if newest > self._seen:  # but somebody has come, written, and gone
@@ -419,20 +299,3 @@ class Subscription:
             split_writer(record.writer, record.flags)[0],
             last,
         )
-
-
-def _seconds(timeout: float | timedelta | None) -> float | None:
-    """Return a time-out in seconds, 0 or more; None: none."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, timedelta):
-        timeout = timeout.total_seconds()
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be seconds, a timedelta or None, was {type(timeout).__name__}")
-    if not 0 <= timeout < math.inf:
-        raise ValueError(f"timeout must be 0 or more seconds, was {timeout}; None waits without end")
-    return float(timeout)
-
-
-def _deadline(timeout: float | None) -> float:
-    return math.inf if timeout is None else time.monotonic() + timeout

@@ -10,10 +10,11 @@ SOURCE = Path(__file__).parents[2] / "src"
 LAYERS = [  # top to bottom; a module may import from its own layer and from lower ones
     {"cli", "replay"},
     {"__init__"},  # the public names
+    {"broker"},
     {"system", "transaction", "view", "watching"},
     {"reasoningbank", "coordination", "remote"},
     {"tiers"},
-    {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats"},
+    {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats", "subscription"},
     {"_core"},
 ]
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}

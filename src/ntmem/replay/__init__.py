@@ -24,10 +24,9 @@ continued: its write is refused. At the end everything is read back from the sto
 from __future__ import annotations
 
 from .agent import Agent, Recalled
-from .book import Position
 from .market import MarketError
 from .report import Report
 from .run import ReplayOptions, run
 from .steps import Step
 
-__all__ = ["Agent", "MarketError", "Position", "Recalled", "ReplayOptions", "Report", "Step", "run"]
+__all__ = ["Agent", "MarketError", "Recalled", "ReplayOptions", "Report", "Step", "run"]

@@ -14,13 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from .._core.fill import Fill
+from .._core.text import exact
 from ..instants import NS
 from ..system import MemorySystem
 from .agent import SWARM
-from .book import Position, check, recompute
+from .book import check, recompute
 from .intervals import BIPS, compare_errors
 from .killing import KillCard
 from .market import JUMP, MarketFile
+from .polls import account_for_polls
 from .report import Report
 from .steps import Step
 from .swarm import AgentFailed
@@ -69,7 +72,6 @@ class Run:
     kill: bool
     card: KillCard | None
     zombie: ZombieCard | None
-    has_locks: bool
     durations: Durations
     process_memory: dict[str, dict[str, int]]
     seed: int
@@ -91,6 +93,9 @@ def account_for(run: Run, began: float) -> Report:
         agents.append(account)
         errors.append(error)
         problems += [f"{begin.name}: {problem}" for problem in account["problems"]]
+    fills = {agent["name"]: agent.pop("booked") for agent in agents}
+    polls, wrong = account_for_polls(run.memory, min((agent["steps"] for agent in agents), default=0), fills)
+    problems += wrong
     stats = run.memory.stats()
     return Report(
         market=_market(run),
@@ -111,11 +116,11 @@ def account_for(run: Run, began: float) -> Report:
         zombie=None if run.zombie is None else run.zombie.to_dict(),
         locks={
             "engine": stats.engine,
-            "available": run.has_locks,
             "grants": stats.lock_grants,
             "waits": stats.lock_waits,
             "taken": stats.lock_taken,
         },
+        polls=polls,
         agents=agents,
         prediction=_prediction(errors, max(agent["horizon"] for agent in agents), run.seed),
         memory={
@@ -164,7 +169,7 @@ def _notes(run: Run) -> list[str]:
     ]
     if run.kill and run.card is None:
         notes.append("no agent was killed: the replay ended before")
-    elif run.kill and run.zombie is None and run.has_locks and run.failure is None:
+    elif run.kill and run.zombie is None and run.failure is None:
         notes.append("no agent was stopped while it held its lock: the replay ended before")
     return notes
 
@@ -183,7 +188,8 @@ def _agent(run: Run, begin: Begin) -> tuple[dict[str, Any], dict[int, tuple[floa
     counted = int(run.memory.get((SWARM, begin.name), "steps", b"0"))
     if counted != done:
         problems.append(f"counted {counted} steps, its cursor says {done}: a step was lost or done twice")
-    book = _book(run, begin.name, done)
+    fills = _fills(run, begin.name)
+    book = _book(run, begin.name, done, fills)
     errors = _errors(run.memory, begin.name)
     with_memory, without = (
         (float(np.mean(column)) * BIPS for column in zip(*errors.values(), strict=True)) if errors else (None, None)
@@ -193,34 +199,48 @@ def _agent(run: Run, begin: Begin) -> tuple[dict[str, Any], dict[int, tuple[floa
         "window": begin.window if state is None else state["window"],  # an agent may have its own
         "horizon": begin.horizon if state is None else state["horizon"],
         "steps": done,
+        "booked": [(int(fill.id), fill.quantity_decimal) for fill in fills],
         "book": book,
         "predictions": len(errors),
         "error_with": with_memory,
         "error_without": without,
-        "state_digest": state_digest(run.memory, begin.name),
+        "state_digest": state_digest(run.memory, begin.name, run.symbol),
         "problems": problems + book["differences"],
     }
     return account, errors
 
 
-def _book(run: Run, name: str, done: int) -> dict[str, Any]:
+def _fills(run: Run, name: str) -> list[Fill]:
+    """Return an agent's fills, in the order of booking."""
+    book = run.memory.positions.view(strategy=name)
+    ids = book.fills(run.symbol)["trade_id"].tolist()
+    return [fill for trade_id in ids if (fill := book.fill(run.symbol, trade_id)) is not None]
+
+
+def _book(run: Run, name: str, done: int, fills: list[Fill]) -> dict[str, Any]:
     """Return an agent's position, checked against its fills, and its fills against the market."""
-    record = run.memory.namespace(SWARM, name).get("position")
-    position = Position() if record is None else Position.from_record(record)
-    fills = dict(run.memory.namespace(SWARM, name, "fills").scan())
+    position = run.memory.positions.get(run.symbol, "", name)
+    instrument = run.memory.positions.instrument(run.symbol)
     mark = run.steps[max(0, done - 1)].last
-    recomputed = recompute(fills.values(), mark)
-    differences = check(position, recomputed, mark)
-    for trade_id, fill in fills.items():
-        market = run.steps[fill["step"]]
-        expected = market.ask if fill["side"] == "buy" else market.bid
-        if Decimal(fill["price"]) != expected:
-            differences.append(f"fill {trade_id} is at {fill['price']}, the market was at {expected}")
+    unit = Decimal(1).scaleb(-instrument.price_precision - instrument.quantity_precision)
+    recomputed = recompute(fills, unit)
+    differences = check(position, recomputed)
+    state = run.memory.namespace(SWARM, name).get("state")
+    held = Decimal(0) if state is None else Decimal(state["held"])
+    if recomputed.quantity != held:
+        differences.append(f"the fills make {recomputed.quantity}, the agent has decided to hold {held}")
+    for fill in fills:
+        market = run.steps[int(fill.id)]
+        expected = market.ask if fill.quantity > 0 else market.bid
+        if (fill.price_decimal, fill.ts_event) != (expected, market.ts_event):
+            differences.append(f"fill {fill.id} is at {fill.price_decimal}, the market was at {expected}")
     return {
-        "fills": recomputed.fills,
-        **position.to_record(),
-        "mark_price": str(mark),
-        "total_pnl": str(position.total_pnl(mark)),
+        "fills": len(fills),
+        "quantity": exact(recomputed.quantity),
+        "average_price": exact(position.average_price_decimal) if position is not None else "0",
+        "realized_pnl": exact(recomputed.realized_pnl),
+        "mark_price": exact(mark),
+        "total_pnl": exact(recomputed.total_pnl(mark)),
         "differences": differences,
     }
 
@@ -242,9 +262,11 @@ def _prediction(errors: Sequence[dict[int, tuple[float, float]]], overlap: int, 
     return compare_errors(with_memory, without, overlap, seed)
 
 
-def state_digest(memory: MemorySystem, name: str) -> str:
+def state_digest(memory: MemorySystem, name: str, symbol: str) -> str:
     """Return a digest of all that an agent has in the store: equal runs have equal digests."""
     summary = hashlib.blake2b(digest_size=16)
+    for fill in memory.positions.fills(symbol, strategy=name).tolist():
+        summary.update(repr(fill[:-1]).encode())  # all but the version
     for labels in memory.namespaces((SWARM, name)):
         for key, value in memory.scan(labels):
             for part in ("/".join(labels).encode(), key.encode(), value):

@@ -6,18 +6,18 @@ What it keeps, below the namespace ``swarm/NAME``:
 namespace        key          value
 ================ ============ =====================================================================
 (itself)         ``last``     the market it saw last, with features
-(itself)         ``state``    cursor: the last step it has done; sum of outcomes; window and horizon
+(itself)         ``state``    cursor: the last step it has done; what it holds; sum of outcomes; window, horizon
 (itself)         ``steps``    how many steps it has done (``incr``)
-(itself)         ``position`` see :class:`ntmem.replay.book.Position`
-``situations``   step         window of normalised log returns
+(itself)         ``situations``   step         window of normalised log returns
 ``outcomes``     step         log return that followed the situation of that step
 ``predictions``  step         prediction, the baseline without memory, what was recalled, the target
-``fills``        trade id     side, quantity, price
 ================ ============ =====================================================================
+
+Its fills and what it holds are in the position book, under the symbol and its name as the strategy.
 
 **Invariants**
 
-1. All of a step but ``last`` is one transaction, with its cursor in it: a kill leaves the step done or not begun.
+1. All of a step but ``last`` is one transaction, with its fill and its cursor: a kill leaves it done or not begun.
 2. What is written once is written with ``if_version=0``: a step done twice is refused by the store.
 3. What an agent holds in memory is a cache that :meth:`Agent.restore` rebuilds from the store.
 4. No look-ahead: of the own situations only those are recalled whose outcome was known before this step.
@@ -41,11 +41,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core.distance import nearest
+from .._core.positions import PositionRef
+from ..coordination import Vote
 from ..records import Fence
 from ..system import MemorySystem
 from ..transaction import Transaction
 from ..values import codec_named
-from .book import Position
+from .polls import is_to_go_flat, poll_at
 from .steps import Step
 
 T = TypeVar("T")
@@ -110,8 +112,10 @@ class Agent:
     name: str
     symbol: str
     random: random.Random
-    fence: Fence | None
-    """Of the lock of the agent's book; None: the engine has no locks."""
+    position: PositionRef
+    """What the agent holds."""
+    fence: Fence
+    """Of the lock of the agent's book."""
     before_commit: Callable[[], None] | None = None
     """Called when a step is decided and nothing of it is committed."""
 
@@ -130,7 +134,7 @@ class Agent:
         weight = math.fsum(one.similarity for one in recalled)
         return math.fsum(one.similarity * one.outcome for one in recalled) / weight if weight else 0.0
 
-    def target(self, prediction: float, step: Step, position: Position) -> int:
+    def target(self, prediction: float, step: Step, position: PositionRef) -> int:
         """Return the position to hold from now on, in units, negative for short.
 
         Parameters
@@ -139,15 +143,15 @@ class Agent:
             From :meth:`predict`; 0.0 while there is nothing to predict from.
         step : Step
             The market as it is known now.
-        position : Position
-            What is held.
+        position : PositionRef
+            What is held; its ``quantity`` is 0.0 before anything was, and then it has nothing else.
         """
         if self.random.random() < self.exploration:
             return self.random.choice((-1, 0, 1))
         cost = float(step.ask - step.bid) / (2 * step.mid)
         if abs(prediction) > cost:
             return 1 if prediction > 0 else -1
-        return int(position.quantity / self.unit)
+        return round(position.quantity / float(self.unit))
 
     # -- its state
 
@@ -160,7 +164,7 @@ class Agent:
         window: int,
         horizon: int,
         seed: int,
-        fence: Fence | None = None,
+        fence: Fence,
     ) -> None:
         """Take up work on an open store. Called by the replay, once per process, which holds the lock of the book."""
         self.memory, self.name, self.symbol, self.fence = memory, name, symbol, fence
@@ -171,6 +175,7 @@ class Agent:
         self._seed = seed
         self._own = (SWARM, name)
         self._market = memory.namespace(MARKET, symbol)
+        self._news = memory.subscribe((MARKET, symbol))
         self._nanoseconds: dict[str, list[int]] = {}
         self._writes: list[tuple[str, str, int, bytes]] = []
         self.restore()
@@ -182,8 +187,9 @@ class Agent:
         state = self._timed("get", lambda: self.memory.namespace(*self._own).get("state"))
         self.cursor: int = -1 if state is None else state["cursor"]
         self._outcome_sum: float = 0.0 if state is None else state["outcome_sum"]
-        record = self._timed("get", lambda: self.memory.namespace(*self._own).get("position"))
-        self.position = Position() if record is None else Position.from_record(record)
+        self.position = self.memory.positions.ref(self.symbol, "", self.name)
+        held = self.position.position
+        self._held = Decimal(0) if held is None else held.quantity_decimal
         span = max(self.window, self.horizon) + 1
         keys = [step_key(number) for number in range(max(0, self.cursor + 1 - span), self.cursor + 1)]
         seen = self._timed("get_many", lambda: self.memory.get_many(self._market.labels, keys))
@@ -205,12 +211,10 @@ class Agent:
             raise RuntimeError(f"{self.name} has done step {self.cursor}, was told to do step {number}")
         self._nanoseconds, self._writes = {}, []
         self.random = random.Random(f"{self._seed}/{self.name}/{number}")
-        seen = self._timed("get", lambda: self._market.get(step_key(number)))
-        if seen is None:
-            raise RuntimeError(f"step {number} is not in {'/'.join(self._market.labels)}")
-        now = Step(**{name: seen[name] for name in Step._fields})
+        now = self._market_at(number)
         self._mids.append(now.mid)
         self._write_last(now)
+        self._vote(now)
         transaction = self.memory.transaction(fence=self.fence)
         begun = 0
         with transaction:
@@ -223,6 +227,27 @@ class Agent:
         self._writes = [(below, key, version or committed, value) for below, key, version, value in self._writes]
         self.cursor = number
         return self._writes, self._nanoseconds
+
+    def _vote(self, now: Step) -> None:
+        """Vote for going flat if the position loses. Done again after a kill it is the same vote, which counts once."""
+        name = poll_at(now.number)
+        if name is not None:
+            quantity = self.position.quantity
+            loses = quantity * (now.mid - self.position.average_price) < 0 if quantity else False
+            self._timed("vote", self.memory.consensus.vote, Vote(name, self.name, loses))
+
+    def _market_at(self, number: int) -> Step:
+        """Return the market of a step: from the bus, or, of what was published before this process came, the store."""
+        seen = None
+        for message in self._timed("recv", self._news.recv_many, timeout=0):
+            said = _MSGPACK.decode(message.payload)
+            if said["number"] == number:
+                seen = said
+        if seen is None:
+            seen = self._timed("get", self._market.get, step_key(number))
+        if seen is None:
+            raise RuntimeError(f"step {number} is not in {'/'.join(self._market.labels)}")
+        return Step(**{name: seen[name] for name in Step._fields})
 
     def _write_last(self, now: Step) -> None:
         features = {
@@ -256,6 +281,8 @@ class Agent:
             self._put(transaction, "situations", step_key(now.number), situation, once=True)
             self._remember(situation)
         target = index(self.target(prediction, now, self.position))
+        if self._timed("result", is_to_go_flat, self.memory, now.number):
+            target = 0
         if situation is not None:
             values = {
                 "prediction": prediction,
@@ -264,9 +291,12 @@ class Agent:
                 "target": target,
             }
             self._put(transaction, "predictions", step_key(now.number), values, once=True)
-        self._trade(transaction, now, target * self.unit - self.position.quantity)
+        wanted = target * self.unit
+        self._trade(transaction, now, wanted - self._held)
+        self._held = wanted
         state = {
             "cursor": now.number,
+            "held": str(wanted),
             "outcome_sum": self._outcome_sum,
             "window": self.window,
             "horizon": self.horizon,
@@ -311,16 +341,14 @@ class Agent:
 
     def _trade(self, transaction: Transaction, now: Step, quantity: Decimal) -> None:
         if quantity:
-            price = now.ask if quantity > 0 else now.bid
-            self.position = self.position.fill(quantity, price)
-            fill = {
-                "side": "buy" if quantity > 0 else "sell",
-                "quantity": str(abs(quantity)),
-                "price": str(price),
-                "step": now.number,
-            }
-            self._put(transaction, "fills", f"{self.name}-{step_key(now.number)}", fill, once=True)
-            self._put(transaction, "", "position", self.position.to_record())
+            transaction.apply_fill(
+                self.symbol,
+                quantity,
+                now.ask if quantity > 0 else now.bid,
+                trade_id=step_key(now.number),
+                ts_event=now.ts_event,
+                strategy=self.name,
+            )
 
     # -- writing
 
@@ -329,9 +357,9 @@ class Agent:
         transaction.put((*self._own, below) if below else self._own, key, data, if_version=0 if once else None)
         self._writes.append((below, key, 0, digest(data)))
 
-    def _timed(self, operation: str, call: Callable[[], T]) -> T:
+    def _timed(self, operation: str, call: Callable[..., T], *arguments: Any, **more: Any) -> T:
         begun = perf_counter_ns()
-        result = call()
+        result = call(*arguments, **more)
         self._nanoseconds.setdefault(operation, []).append(perf_counter_ns() - begun)
         return result
 

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
 from .report import Report
 
 _MIB = 1 << 20
-_NO_LOCKS = (
-    "Zombie card: the engine {engine!r} has no locks, so no agent was stopped: a process that is replaced and goes on "
-    "all the same would not be refused."
-)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -28,8 +24,6 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_kill(report.kill))
     if report.zombie is not None:
         console.print(_zombie(report.zombie))
-    elif not report.locks.get("available", True):
-        _say(console, _NO_LOCKS.format(engine=report.locks["engine"]))
     console.print(_agents(report))
     _print_lines(report, console)
 
@@ -158,6 +152,10 @@ def _agents(report: Report) -> Table:
 
 
 def _print_lines(report: Report, console: Console) -> None:
+    polls = report.polls
+    if polls.get("proposals"):
+        proposed, approved = polls["proposals"], polls["approved"]
+        _say(console, f"Votes: that all go flat was proposed {proposed} times, and approved {approved} times.")
     _say(console, report.prediction["conclusion"])
     processes = report.memory["processes"]
     workers = [figures for name, figures in processes.items() if name != "feeder"]

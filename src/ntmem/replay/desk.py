@@ -31,11 +31,6 @@ def resource_of(name: str) -> str:
     return f"book/{name}"
 
 
-def has_locks(memory: MemorySystem) -> bool:
-    """Whether the engine of a store has locks: they are in shared memory."""
-    return memory.stats().engine != "lmdb"
-
-
 def book_lock(memory: MemorySystem, name: str) -> LockInfo | None:
     """Return who holds the lock of an agent's book; None: nobody has it or waits for it."""
     return next(iter(memory.locks.list(resource_of(name))), None)
@@ -66,17 +61,14 @@ class Held:
 
 
 @contextmanager
-def held_book(memory: MemorySystem, name: str, symbol: str) -> Iterator[Held | None]:
-    """Hold the lock of an agent's book and be registered as that agent meanwhile; None: the engine has no locks.
+def held_book(memory: MemorySystem, name: str, symbol: str) -> Iterator[Held]:
+    """Hold the lock of an agent's book and be registered as that agent meanwhile.
 
     Raises
     ------
     LockTimeout
         Another process is this agent, and goes on being it.
     """
-    if not has_locks(memory):
-        yield None
-        return
     asked_at = time.monotonic_ns()
     with memory.lock(resource_of(name), timeout=_PATIENCE, ttl=LEASE, renew=True) as lock:
         assert lock.fence is not None

@@ -72,9 +72,9 @@ class KillCard:
         Steps acknowledged before the kill.
     fence, successor_fence : int
         Of the lock of its book, which it held when it died, and of the lease that its successor was granted. 0: it held
-        none; with an engine that has no locks.
+        none.
     seen_as : str
-        Its status among the agents before its successor began: "dead". Empty: the engine has no locks.
+        Its status among the agents before its successor began: "dead".
     granted : float or None
         Seconds from the signal until its successor had the lock, of which:
     lock_wait : float

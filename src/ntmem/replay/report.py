@@ -33,7 +33,9 @@ class Report:
     zombie : dict or None
         See :class:`ntmem.replay.zombie.ZombieCard`.
     locks : dict
-        The engine, whether it has locks, and how often one was granted, waited for, and taken from the dead or late.
+        The engine, and how often one was granted, waited for, and taken from the dead or late.
+    polls : dict
+        How often going flat was proposed, approved and rejected by vote.
     agents : list of dict
         Per agent: steps, book, its check, prediction errors, a digest of all it has in the store.
     prediction : dict
@@ -55,6 +57,7 @@ class Report:
     error: str | None = None
     zombie: dict[str, Any] | None = None
     locks: dict[str, Any] = field(default_factory=dict)
+    polls: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -25,10 +25,11 @@ from ..system import open as open_store
 from ..values import codec_named
 from .accounts import Durations, Run, account_for, process_memory
 from .agent import MARKET, step_key
-from .desk import book_lock, has_locks
+from .desk import book_lock
 from .killing import Acknowledged, KillCard
 from .loading import load_agent
 from .market import MarketError, MarketFile
+from .polls import propose
 from .report import Report
 from .steps import Step, Steps, shipped, symbol_label, symbol_of
 from .swarm import AgentFailed, Swarm
@@ -215,7 +216,9 @@ class _Replay:
         self.card: KillCard | None = None
         self.sleeper = self.random.choice([name for name in self.names if name != self.victim] or self.names)
         self.zombie: ZombieCard | None = None
-        self.has_locks = has_locks(memory)
+        self.book = memory.positions
+        prices = (price for step in steps for price in (step.bid, step.ask, step.last))
+        self.book.define(self.symbol, price_precision=max(-int(price.as_tuple().exponent) for price in prices))
         self.fed = 0
         self.interrupted = False
         self.failure: AgentFailed | None = None
@@ -248,10 +251,11 @@ class _Replay:
     def _start(self, swarm: Swarm) -> None:
         self.progress("starting agents", 0, len(self.steps))
         for name in self.names:
+            self.memory.consensus.register(name)
             swarm.start(self._begin(name))
         swarm.wait_ready(self.names)
         if self.options.kill:
-            swarm.stand_by(self.options.agent, 1 + self.has_locks)
+            swarm.stand_by(self.options.agent, 2)
 
     def _begin(self, name: str) -> Begin:
         number = self.names.index(name)
@@ -291,6 +295,7 @@ class _Replay:
 
     def _publish(self, step: Step) -> None:
         self._timed("clock.set", lambda: self.clock.set(step.ts))
+        self._timed("mark", lambda: self.book.mark(self.symbol, step.last, step.ts_event))
         value = _MSGPACK.encode(step._asdict() | {"mid": step.mid})
         self._timed(
             "put",
@@ -302,6 +307,8 @@ class _Replay:
                 ts_known=step.ts_known,
             ),
         )
+        propose(self.memory, step.number)
+        self._timed("publish", lambda: self.memory.publish((MARKET, self.symbol), value))
 
     def _timed(self, operation: str, call: Callable[[], T]) -> T:
         begun = time.perf_counter_ns()
@@ -371,7 +378,7 @@ class _Replay:
         """Whether this is the step in which an agent is stopped while it holds its lock."""
         is_over = not self.options.kill or self.card is None or self.zombie is not None
         is_time = step.number >= 3 * len(self.steps) // 4 or share > 0.75
-        return not is_over and is_time and self.has_locks
+        return not is_over and is_time
 
     def _stop_and_continue(self, swarm: Swarm, step: Step) -> None:
         """Stop an agent in its step, let another process do the step as that agent, continue the first."""
@@ -403,7 +410,6 @@ class _Replay:
             kill=self.options.kill,
             card=self.card,
             zombie=self.zombie,
-            has_locks=self.has_locks,
             durations=self.durations,
             process_memory=self.process_memory,
             seed=self.options.seed,

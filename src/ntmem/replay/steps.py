@@ -18,7 +18,6 @@ from statistics import median
 from typing import NamedTuple
 
 from ..instants import NS
-from ..namespace import MAX_LABEL_BYTES
 from .market import SAMPLE, MarketFile, Row
 
 SHIPPED = ("btcusdt-perp-quotes.csv.gz", "btcusdt-perp-trades.csv.gz")
@@ -75,10 +74,13 @@ def symbol_of(path: Path) -> str:
     return word.upper() or "MARKET"
 
 
+_SYMBOL_BYTES = 200  # a position has its agent beside it
+
+
 def symbol_label(symbol: str) -> str:
-    """Return a symbol as a label of a namespace: ``BTC/USDT`` is ``BTC-USDT``, and an over-long one is cut."""
-    plain = re.sub(r"[/\0]", "-", symbol).encode(errors="replace")
-    return plain[:MAX_LABEL_BYTES].decode(errors="ignore")
+    """Return a symbol as namespaces and positions take it: ``BTC-USDT`` for ``BTC/USDT``; an over-long one is cut."""
+    plain = re.sub(r"[/\0\x1f]", "-", symbol).encode(errors="replace")
+    return plain[:_SYMBOL_BYTES].decode(errors="ignore")
 
 
 class Steps:

@@ -58,14 +58,14 @@ def main() -> None:
                 window=begin.window,
                 horizon=begin.horizon,
                 seed=begin.seed,
-                fence=None if held is None else held.fence,
+                fence=held.fence,
             )
             send(reply, _ready(agent, held, begun_at))
             for message in messages:
                 if not isinstance(message, Go):
                     return
                 step = message.step
-                if held is not None and message.pause:
+                if message.pause:
                     agent.before_commit = _pause(held, step, messages, reply)
                 send(reply, _do(agent, held, step, message.pause))
     except (BrokenPipeError, _Ended):
@@ -75,17 +75,16 @@ def main() -> None:
         sys.exit(1)
 
 
-def _ready(agent: Agent, held: Held | None, begun_at: int) -> Ready:
+def _ready(agent: Agent, held: Held, begun_at: int) -> Ready:
     durations = dict(agent.take_durations())
-    lock = () if held is None else (held.fence.number, held.asked_at, held.granted_at)
+    lock = (held.fence.number, held.asked_at, held.granted_at)
     return Ready(agent.cursor, begun_at, time.monotonic_ns(), durations, *lock)
 
 
-def _do(agent: Agent, held: Held | None, step: int, paused: bool) -> Ack | Refused:
+def _do(agent: Agent, held: Held, step: int, paused: bool) -> Ack | Refused:
     """Beat the agent's heart and let it do a step."""
     begun = time.perf_counter_ns()
-    if held is not None:
-        held.memory.agents.heartbeat(held.name)
+    held.memory.agents.heartbeat(held.name)
     beat = time.perf_counter_ns() - begun
     try:
         writes, durations = agent.step(step)
@@ -93,7 +92,7 @@ def _do(agent: Agent, held: Held | None, step: int, paused: bool) -> Ack | Refus
         if not paused:
             raise
         return Refused(step, str(error))
-    return Ack(step, writes, durations if held is None else durations | {"heartbeat": [beat]})
+    return Ack(step, writes, durations | {"heartbeat": [beat]})
 
 
 def _pause(held: Held, step: int, messages: Iterator[ToAgent], reply: int) -> Callable[[], None]:
