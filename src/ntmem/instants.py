@@ -7,6 +7,7 @@ Durations are seconds (int or float) or ``timedelta``. Both conversions are exac
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -118,3 +119,18 @@ def duration_ns(value: Any, name: str) -> int:
     if not 0 < ns <= MAX_INSTANT:
         raise ValueError(f"{name} must be more than 0 seconds and less than 292 years, was {shown(value)}")
     return ns
+
+
+def seconds_of(timeout: Duration | None) -> float | None:
+    """Return a time-out in seconds, 0 or more; None: none."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, timedelta):
+        timeout = timeout.total_seconds()
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be seconds, a timedelta or None, was {type(timeout).__name__}")
+    if not timeout >= 0:
+        raise ValueError(f"timeout must be 0 or more seconds, was {timeout}; None waits for ever")
+    if timeout > TIMEOUT_MAX:
+        raise OverflowError(f"timeout must be at most {TIMEOUT_MAX} seconds, was {timeout}; None waits for ever")
+    return float(timeout)

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from .errors import NtmemError, StoreClosed
-from .instants import require_int
+from .instants import require_int, seconds_of
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -186,19 +186,6 @@ class Subscription(ABC, Generic[T]):
                 self._lock.release()
             if time.monotonic() >= end:
                 return
-
-
-def seconds_of(timeout: float | timedelta | None) -> float | None:
-    """Return a time-out in seconds, 0 or more; None: none."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, timedelta):
-        timeout = timeout.total_seconds()
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be seconds, a timedelta or None, was {type(timeout).__name__}")
-    if not 0 <= timeout < math.inf:
-        raise ValueError(f"timeout must be 0 or more seconds, was {timeout}; None waits without end")
-    return float(timeout)
 
 
 def deadline_of(timeout: float | None) -> float:

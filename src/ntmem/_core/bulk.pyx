@@ -12,6 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 
+from ntmem._core.cold cimport COLD_ABSENT, COLD_FOUND, cold_find, cold_found_t, cold_outcome, cold_space
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.hot cimport (
     HOT_HIT, USAGE_ABSENT, USAGE_DISK, USAGE_HOT, USAGE_LOG, HotTable, bytes_copy, coarse_ns, hot_find, hot_found_t,
@@ -25,26 +26,6 @@ from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Database, Transaction, mdb_calls_
 from ntmem._core.logrecords import LookAgain
 
 failpoints_join(failpoints_table())
-
-
-cdef extern from "cold.h" nogil:
-    enum cold_outcome:
-        COLD_FOUND
-        COLD_ABSENT
-
-    ctypedef struct cold_found_t:
-        const unsigned char *value
-        size_t value_size
-        int64_t expires_at
-
-    cold_outcome cold_space(
-        const mdb_calls_t *calls, MDB_txn *txn, MDB_dbi namespaces, const unsigned char *labels, size_t size,
-        uint64_t *id
-    ) noexcept
-    cold_outcome cold_find(
-        const mdb_calls_t *calls, MDB_txn *txn, MDB_dbi records, uint64_t id, const unsigned char *key, size_t size,
-        cold_found_t *found
-    ) noexcept
 
 
 cdef enum:

@@ -28,6 +28,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from ntmem._core.cold cimport COLD_ABSENT, COLD_FOUND, cold_find, cold_found_t, cold_outcome, cold_space
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.hot cimport (
     USAGE_ABSENT, USAGE_DISK, USAGE_GETS, USAGE_HOT, USAGE_LEFT, USAGE_LOG, USAGE_PUT, USAGE_PUTS,
@@ -40,25 +41,6 @@ from ntmem._core.logformat cimport *
 from ntmem._core.logrecords cimport Claim
 from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Environment, mdb_calls_t
 
-
-cdef extern from "cold.h" nogil:
-    enum cold_outcome:
-        COLD_FOUND
-        COLD_ABSENT
-
-    ctypedef struct cold_found_t:
-        const unsigned char *value
-        size_t value_size
-        int64_t expires_at
-
-    cold_outcome cold_space(
-        const mdb_calls_t *calls, MDB_txn *txn, MDB_dbi namespaces, const unsigned char *labels, size_t size,
-        uint64_t *id
-    ) noexcept
-    cold_outcome cold_find(
-        const mdb_calls_t *calls, MDB_txn *txn, MDB_dbi records, uint64_t id, const unsigned char *key, size_t size,
-        cold_found_t *found
-    ) noexcept
 
 cdef extern from "Python.h":
     ctypedef struct PyASCIIObject:

@@ -25,6 +25,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ntmem._core.bookformat cimport *
+from ntmem._core.cold cimport COLD_ABSENT, COLD_FOUND, cold_find, cold_found_t, cold_outcome, cold_space
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.fill cimport fill, id_bytes, make_fill, sign_of
 from ntmem._core.keyhash cimport keyhash
@@ -39,24 +40,6 @@ from ntmem._core.text import exact
 
 failpoints_join(failpoints_table())
 
-
-cdef extern from "cold.h" nogil:
-    enum cold_outcome:
-        COLD_FOUND
-        COLD_ABSENT
-
-    ctypedef struct cold_found_t:
-        const unsigned char *value
-        size_t value_size
-
-    cold_outcome cold_space(
-        const mdb_calls_t *calls, MDB_txn *txn, MDB_dbi namespaces, const unsigned char *labels, size_t size,
-        uint64_t *id
-    ) noexcept
-    cold_outcome cold_find(
-        const mdb_calls_t *calls, MDB_txn *txn, MDB_dbi records, uint64_t id, const unsigned char *key, size_t size,
-        cold_found_t *found
-    ) noexcept
 
 cdef enum:
     SECTION_BOOK = 6

@@ -14,12 +14,11 @@ from typing import Any, Protocol
 
 from ..clock import wall_ns
 from ..errors import ConsensusError, ReadOnlyError, StorageError
-from ..instants import NS, Duration, duration_ns, require_bool, require_int, shown
+from ..instants import NS, Duration, duration_ns, require_bool, require_int, seconds_of, shown
 from ..tiers.engine import LmdbEngine
 from ..tiers.guards import DECISIONS
 from ..values import CODECS
 from .counting import Electorate, Number, exact_quorum, exact_weight
-from .locks import _seconds
 from .polls import SEPARATOR, Poll, Polls
 from .protocols import ConsensusResult, Proposal, Vote
 
@@ -323,5 +322,5 @@ def _check_name(name: Any, what: str) -> None:
 
 
 def _deadline(timeout: Duration | None) -> float | None:
-    seconds = _seconds(timeout)
+    seconds = seconds_of(timeout)
     return None if seconds is None else time.monotonic() + seconds

@@ -15,11 +15,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 from ..errors import CorruptionError, LockLost, LockTimeout, StoreClosed
-from ..instants import NS, Duration, duration_ns, require_bool
+from ..instants import NS, Duration, duration_ns, require_bool, seconds_of
 from ..records import Fence
 from .protocols import Grant, LockManager
 from .tokens import LockToken, encode_resource
@@ -62,7 +61,7 @@ class Lock:
         self.resource = resource
         self._locks = locks
         self._ttl = duration_ns(ttl, "ttl")
-        self._timeout = _seconds(timeout)
+        self._timeout = seconds_of(timeout)
         self._reentrant = reentrant
         self._renew = renew
         self._grant: Grant | None = None  # of who acquired it last through this object
@@ -117,7 +116,7 @@ class Lock:
             return 0.0
         if timeout is None:
             return self._timeout
-        return None if timeout == -1 else _seconds(timeout)
+        return None if timeout == -1 else seconds_of(timeout)
 
     def _again(self) -> bool:
         if self._grant is None or self._owner != _me():
@@ -303,22 +302,6 @@ def _me() -> object:
     if asyncio is not None and (loop := asyncio._get_running_loop()) is not None:
         return asyncio.current_task(loop) or threading.get_ident()
     return threading.get_ident()
-
-
-def _seconds(timeout: Any) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, timedelta):
-        timeout = timeout.total_seconds()
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be seconds, a timedelta or None, was {type(timeout).__name__}")
-    if not timeout >= 0:
-        raise ValueError(f"timeout must be 0 or more seconds, was {timeout}; None waits for ever")
-    if timeout > threading.TIMEOUT_MAX:
-        raise OverflowError(
-            f"timeout must be at most {threading.TIMEOUT_MAX} seconds, was {timeout}; None waits for ever"
-        )
-    return float(timeout)
 
 
 class _Renewals:
