@@ -16,13 +16,15 @@ HOT_READS ?= 20000000
 BOOK_READS ?= 20000000
 LOCK_STEPS ?= 100000
 LOCK_ATTEMPTS ?= 1000000
+BUS_MESSAGES ?= 1000000
+BUS_KILLS ?= 10000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot positions locks crash mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot positions locks bus crash mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -51,6 +53,13 @@ positions: $(VENV)/testable  ## read positions beside writers at full speed, in 
 locks: $(VENV)/testable  ## four processes under one lock, killed; writes under leases that are over (LOCK_STEPS=, LOCK_ATTEMPTS=)
 	@NTMEM_LOCK_STEPS=$(LOCK_STEPS) NTMEM_LOCK_ATTEMPTS=$(LOCK_ATTEMPTS) \
 		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/concurrency/test_lock_processes.py
+
+bus: $(VENV)/testable  ## messages, votes and their processes, many of them, killed (BUS_MESSAGES=, BUS_KILLS=)
+	@NTMEM_RING_MESSAGES=$(BUS_MESSAGES) NTMEM_BUS_MESSAGES=$(BUS_MESSAGES) NTMEM_RING_KILLS=$(BUS_KILLS) \
+		NTMEM_STREAM_KILLS=$(BUS_KILLS) NTMEM_VOTE_KILLS=$(BUS_KILLS) \
+		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/concurrency/test_ring_processes.py \
+		tests/concurrency/test_bus_processes.py tests/crash/test_ring_kill.py tests/crash/test_stream_kill.py \
+		tests/crash/test_consensus_kill.py
 
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py

@@ -20,5 +20,5 @@ class PubSubBroker(SharedBus):
     """
 
     def __init__(self, memory: MemorySystem | None = None) -> None:
-        self.memory = open_store() if memory is None else memory
+        self.memory = open_store(engine="shared") if memory is None else memory
         super().__init__(self.memory._engine, BusState(), waits_for_disk=self.memory.config.durability == "disk")

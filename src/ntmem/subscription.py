@@ -63,7 +63,7 @@ class Subscription(ABC, Generic[T]):
         """Bring on what is there (:attr:`_ready`), or wait for it: a :data:`SLICE` at most, and not beyond `end`."""
 
     def _pop(self, *, first: bool = True) -> T | None:
-        """Take what comes next; None: there is nothing. If it is not the `first` of a call, nothing is raised for it."""
+        """Take what comes next; None: there is nothing. Not the `first` of a call, it raises nothing."""
         try:
             return self._ready.popleft()
         except IndexError:  # another thread was faster

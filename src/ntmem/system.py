@@ -126,6 +126,7 @@ class MemorySystem(DirectCalls):
         """Flush and close; running calls of other threads end first. Closing twice is fine."""
         self._live = None
         self._use(None)
+        self._bus.forget()
         self._release()
 
     def __enter__(self) -> Self:

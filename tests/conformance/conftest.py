@@ -1,4 +1,4 @@
-"""Backends of locks, agents and votes. One more is one more parameter: the tests know only what is here."""
+"""Backends of locks, agents, votes and messages. One more is one more parameter: the tests know only what is here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hostile import Child, Start
 
 import ntmem
 from ntmem.coordination import AgentRegistry, Ballot, LockManager
+from ntmem.coordination.protocols import Bus
 
 
 class Backend:
@@ -20,8 +21,8 @@ class Backend:
     Parameters
     ----------
     connect : callable
-        Opens it once more in this process; it is closed with the test. What it returns has `locks`, `agents` and
-        `consensus`.
+        Opens it once more in this process; it is closed with the test. What it returns has `locks`, `agents`,
+        `consensus` and `bus`.
     code : str or None
         Python that sets `memory`, which has the same, in another process; None: it is of one process only.
     start : callable
@@ -52,15 +53,21 @@ class Backend:
         votes: Ballot = self.here.consensus
         return votes
 
+    @property
+    def bus(self) -> Bus:
+        """The messages, through the first connection."""
+        bus: Bus = self.here.bus
+        return bus
+
     def connect(self, owner: str) -> Any:
         """Open it once more, in this process and as `owner`."""
         return self._connect(owner)
 
     def elsewhere(self, code: str, *args: object) -> Child:
-        """Run `code` in another process, where `locks`, `agents`, `votes` and `memory`, which closes them, are its."""
+        """Run `code` in another process, with its `locks`, `agents`, `votes`, `bus` and `memory`, which closes them."""
         if self._code is None:
             pytest.skip("this backend is of one process only")
-        parts = "locks, agents, votes = memory.locks, memory.agents, memory.consensus"
+        parts = "locks, agents, votes = memory.locks, memory.agents, memory.consensus\nbus = memory.bus"
         return self._start(f"{self._code}\n{parts}\n{code}", *args)
 
     def restart(self) -> None:

@@ -292,7 +292,8 @@ def test_recv_waits_for_another_thread(memory: ntmem.MemorySystem) -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeout", "error"), [(-1, ValueError), (float("inf"), OverflowError), (float("nan"), ValueError), ("1", TypeError)]
+    ("timeout", "error"),
+    [(-1, ValueError), (float("inf"), OverflowError), (float("nan"), ValueError), ("1", TypeError)],
 )
 def test_a_timeout_that_is_none_is_refused(memory: ntmem.MemorySystem, timeout: object, error: type) -> None:
     with memory.watch("desk") as changes, pytest.raises(error):

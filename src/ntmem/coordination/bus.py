@@ -29,6 +29,10 @@ class BusState:
         self.publisher: Publisher | None = None
         self.waiter: Waiter | None = None
 
+    def forget(self) -> None:
+        """Let go of the store, which was closed: its shared memory would stay mapped."""
+        self.publisher = self.waiter = None
+
 
 class SharedBus:
     """Messages between all threads and processes that have a store open. ``memory.bus``.
@@ -86,9 +90,7 @@ class SharedBus:
         check_callback(callback)
         made: Messages | DurableMessages
         if durable is False:
-            made = Messages(
-                self._engine, name, since=since, overflow=overflow, capacity=capacity, waiter=self._waiter()
-            )
+            made = Messages(self._engine, name, since=since, overflow=overflow, capacity=capacity, waiter=self._waiter)
         else:
             if capacity is not None or overflow != "drop_oldest":
                 raise ValueError("of durable messages nothing is dropped: capacity and overflow are for others")

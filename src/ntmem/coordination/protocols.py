@@ -1,9 +1,9 @@
-"""What a backend of locks, of agents, of votes and of messages has to do; ``tests/conformance`` says the same as tests.
+"""What a backend of locks, agents, votes or messages has to do; ``tests/conformance`` says the same as tests.
 
 There is one backend each: the leases in a store's shared memory (:mod:`ntmem.coordination.shared`), the store's
 transactions (:mod:`ntmem.coordination.consensus`), the ring and the stream (:mod:`ntmem.coordination.bus`). One for
-several machines has to promise the same: numbers rise, at most one lease of a resource is current, the dead and the late
-lose theirs; a decision is one, final, and in one order; so are messages, and what is missed is counted.
+several machines has to promise the same: numbers rise, at most one lease of a resource is current, the dead and the
+late lose theirs; a decision is one, final, and in one order; messages are in one order, and what is missed is counted.
 """
 
 from __future__ import annotations

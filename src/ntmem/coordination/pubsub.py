@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .._core.ring import Message, Pattern, PublisherStalled, Ring, RingDamaged, RingReader
 from ..errors import CoordinationError, CorruptionError, DiskFull, Lagged, ReadOnlyError, StoreClosed
-from ..instants import require_int
+from ..instants import require_int, seconds_of
 from ..records import Fence
-from ..subscription import SLICE, Subscription, deadline_of, seconds_of
+from ..subscription import SLICE, Subscription, deadline_of
 from ..tiers.engine import LmdbEngine
 from ..tiers.log import LogEngine
 from ..tiers.reader import QuietEngine
@@ -123,7 +123,7 @@ class Messages(Subscription[Message]):
         since: int | None = None,
         overflow: Overflow = "drop_oldest",
         capacity: int | None = None,
-        waiter: Waiter,
+        waiter: Callable[[], Waiter],
     ) -> None:
         super().__init__()
         if overflow not in ("drop_oldest", "error"):
@@ -140,6 +140,7 @@ class Messages(Subscription[Message]):
         self._since = since
         self._came_first = False
         self._seen = 0
+        self._lagged = 0
         self._told: Message | None = None  # of what it lagged behind was raised
         self._waiter = waiter
         self._reader: RingReader | None = None
@@ -171,7 +172,12 @@ class Messages(Subscription[Message]):
     @property
     def lagged(self) -> int:
         """How many messages, of whatever topic, were overwritten before it looked at them, or dropped by `capacity`."""
-        return 0 if self._reader is None else self._reader.lagged
+        reader = self._reader
+        return self._lagged if reader is None else reader.lagged
+
+    def close(self) -> None:
+        super().close()
+        self._lagged, self._reader = self.lagged, None  # which would keep the shared memory mapped
 
     @property
     def resume_from(self) -> int:
@@ -183,10 +189,12 @@ class Messages(Subscription[Message]):
         if reader is None:
             time.sleep(max(0.0, min(end - time.monotonic(), SLICE)))
             return
-        with damage_told():
+        try:
             found = reader.read(self._batch)
             if not found and reader.wait(max(0.0, min(end - time.monotonic(), SLICE))):
                 found = reader.read(self._batch)
+        except RingDamaged as error:
+            raise CorruptionError(str(error)) from error
         self._ready.extend(found)
 
     def _pop(self, *, first: bool = True) -> Message | None:
@@ -209,8 +217,8 @@ class Messages(Subscription[Message]):
     # -- event loops
 
     def is_ready(self) -> bool:
-        """Whether there is something to receive; for who waits for several. Never waits."""
-        if self._ready or self._closed:
+        """Whether there is something to receive, or to be raised, which it raises. Never waits."""
+        if self._ready:
             return True
         if not self._lock.acquire(blocking=False):  # somebody receives: it is not this one's turn
             return False
@@ -239,10 +247,11 @@ class Messages(Subscription[Message]):
             if found is not None or left <= 0:
                 return found
             news = asyncio.Event()
-            with self._waiter.telling(self, loop, news):
+            with self._waiter().telling(self, loop, news):
                 if not self.is_ready():
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(news.wait(), min(left, _LOOK))
+                    with suppress(TimeoutError):  # wait_for() would swallow a cancellation beside news
+                        async with asyncio.timeout(min(left, _LOOK)):
+                            await news.wait()
 
 
 class Waiter:

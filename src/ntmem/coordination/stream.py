@@ -1,7 +1,7 @@
 """Durable messages: in the log and on disk, numbered without gaps, so that a subscriber misses none.
 
-One stream for all topics of a store. Message n is a record of its own, written together with the note which is the last,
-on the condition that the note is the one it was counted from. So numbers have no gaps and are given once, also where
+One stream for all topics of a store. Message n is a record of its own, written with the note which is the last, on the
+condition that the note is the one it was counted from. So numbers have no gaps and are given once, also where
 messages were trimmed, and who follows looks for the next number alone.
 
 **Invariants**
