@@ -132,6 +132,39 @@ def test_all_die(nursery: Nursery, point: str) -> None:
             assert check(memory.positions) == ["0", "1", "2", "dying"]
 
 
+@pytest.mark.parametrize("point", POINTS)
+def test_transactions_go_on_from_what_the_dead_have_committed(nursery: Nursery, ram: Path, point: str) -> None:
+    """Until somebody has the mutex, the log may be ahead of what the book shows."""
+    with opened(ram) as memory:
+        begin(memory, 1)
+        assert nursery.run(script(ram, f"arm({point!r}, 'kill')", FILL))[0] == "killed"
+        with memory.transaction() as t:
+            t.apply_fill("A", 1, 1, trade_id="next", fee=1)
+        assert t.fills[0].applied
+        assert sorted(check(memory.positions)) == sorted(["0", "next"] + ["dying"] * (point not in BEFORE))
+
+
+@pytest.mark.parametrize("how", ["native", "transaction"])
+def test_who_wakes_a_purged_position_dies_over_it(nursery: Nursery, ram: Path, how: str) -> None:
+    with opened(ram) as memory:
+        book = memory.positions
+        book.apply_fill("A", 1, 10, trade_id="0", fee=1, ts_event=1000)
+        book.apply_fill("A", -1, 15, trade_id="1", fee=1, ts_event=1000)
+        assert book.purge_closed(1) == 1
+    with opened(ram) as memory:
+        book = memory.positions
+        assert book.get("A") is None
+        assert nursery.run(script(ram, "arm('book_copied', 'kill')", "p.ref('A')"))[0] == "killed"
+        with pytest.raises(ntmem.FillTooOld):
+            book.apply_fill("A", 1, 10, trade_id="0", fee=1, ts_event=1000)
+        if how == "native":
+            book.apply_fill("A", 1, 10, trade_id="2", ts_event=memory.now())
+        else:
+            with memory.transaction() as t:
+                t.apply_fill("A", 1, 10, trade_id="2", ts_event=memory.now())
+        assert (book.get("A").realized_pnl, book.get("A").fees, book.quantity("A")) == (5.0, 2.0, 1.0)
+
+
 @pytest.mark.parametrize("end_by", ["continued", "killed"])
 @pytest.mark.parametrize("point", POINTS)
 def test_who_is_stopped_while_it_books(nursery: Nursery, ram: Path, point: str, end_by: str) -> None:

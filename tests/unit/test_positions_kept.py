@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ntmem
-from ntmem import FillTooOld, LimitExceeded, ReadOnlyError
+from ntmem import FillTooOld, LimitExceeded, PositionError, ReadOnlyError
 
 pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.only("shared")]
 
@@ -76,3 +76,48 @@ def test_a_reader_makes_no_keys(tmp_path: Any) -> None:
         with pytest.raises(ReadOnlyError):
             reader.positions.ref("B")
         assert memory.positions.used == 1
+
+
+def test_what_is_defined_is_what_purged_ones_were_booked_with(tmp_path: Any) -> None:
+    with ntmem.open(tmp_path, clock=(clock := ntmem.SimulatedClock(START))) as memory:
+        book = memory.positions
+        book.define("A", price_precision=2, quantity_precision=0, multiplier=10)
+        for number, quantity in enumerate((1, -1)):
+            book.apply_fill("A", quantity, 10, trade_id=f"{number}", ts_event=START)
+        clock.set(START + 100 * SECOND)
+        assert book.purge_closed(10) == 1
+    with ntmem.open(tmp_path) as memory:
+        with pytest.raises(PositionError, match="2 and 0 digits and multiplier 10"):
+            memory.positions.define("A", price_precision=4, quantity_precision=2)
+        memory.positions.define("A", price_precision=2, quantity_precision=0, multiplier=10, currency="USD")
+
+
+def test_what_is_kept_of_a_purged_position_is_listed(tmp_path: Any) -> None:
+    """Cash that came later, and what was opened again and set to nothing."""
+    with ntmem.open(tmp_path, clock=(clock := ntmem.SimulatedClock(START))) as memory:
+        book = memory.positions
+        for symbol in ("A", "B"):
+            for number, quantity in enumerate((1, -1)):
+                book.apply_fill(symbol, quantity, 10, trade_id=f"{number}", ts_event=START)
+        later = START + 95 * SECOND
+        book.apply_cash("A", 3, cash_id="late", ts_event=later)
+        clock.set(START + 100 * SECOND)
+        assert book.purge_closed(10) == 2
+        book.apply_fill("B", 1, 10, trade_id="9", ts_event=later)
+        book.upsert(book.from_ccxt({"symbol": "B", "contracts": 0}))
+    with ntmem.open(tmp_path) as memory:
+        assert memory.positions.get("A").funding == 3.0
+        assert memory.positions.fill("B", "9") is not None
+
+
+def test_an_id_is_unknown_as_soon_as_it_is_purged(tmp_path: Any) -> None:
+    with ntmem.open(tmp_path, clock=(clock := ntmem.SimulatedClock(START)), flush_interval=3600.0) as memory:
+        book = memory.positions
+        for number, quantity in enumerate((1, -1)):
+            book.apply_fill("A", quantity, 10, trade_id=f"{number}", ts_event=START)
+        memory.flush()
+        clock.set(START + 100 * SECOND)
+        assert book.purge_closed(10) == 1
+        with pytest.raises(FillTooOld):
+            book.apply_fill("A", 5, 10, trade_id="0", ts_event=START)
+        assert book.apply_fill("A", 5, 10, trade_id="0", ts_event=START + 99 * SECOND).applied

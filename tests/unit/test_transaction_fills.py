@@ -56,6 +56,9 @@ def test_a_transaction_whose_fill_is_refused_does_nothing(memory: Any, book: Any
             t.apply_fill("B", 1, 1, trade_id="1")
             t.apply_fill("A", 2, 10, **how)
         assert (memory.get("desk", "why"), book.get("A").version, book.get("B")) == (None, before, None)
+    with pytest.raises(ValueError, match="finite"), memory.transaction() as t:
+        t.apply_fill("C", "nan", 1, trade_id="1")
+    assert book.used == 2
     with pytest.raises(VersionConflict), memory.transaction() as t:
         t.put("desk", "why", b"1", if_version=7)
         t.apply_fill("B", 1, 1, trade_id="1")
@@ -131,3 +134,10 @@ def test_fills_do_not_go_past_the_log(tmp_path: Any) -> None:
                 t.put("desk", f"{number}", bytes(1000))
         assert memory.positions.get("A") is None
         assert memory.get("desk", "1") is None
+
+
+def test_records_of_fills_say_when_those_happened(memory: Any, book: Any) -> None:
+    with memory.watch("ntmem") as changes:
+        with memory.transaction() as t:
+            t.apply_fill("A", 1, 10, trade_id="1", ts_event=1_700_000_000_000_000_000)
+        assert {changes.recv(0).ts_event for _ in range(2)} == {1_700_000_000_000_000_000}

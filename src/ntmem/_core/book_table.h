@@ -146,7 +146,7 @@ static inline int book_project_locked(book_table_t *table, const unsigned char *
 
         if (held->version >= version)
             return 1;
-        if (held->ts_mark > position.ts_mark) { /* marks are not in the log */
+        if (held->ts_mark >= position.ts_mark) { /* marks are not in the log */
             position.mark = held->mark;
             position.ts_mark = held->ts_mark;
         }

@@ -355,6 +355,8 @@ static inline int log_repair_locked(const log_t *log)
         word_release(&control->committed.word, position);
         FAILPOINT(repair_committed);
     }
+    if (log->book != NULL)
+        book_recount_locked(log->book);
     if (log->book != NULL && word_acquire(&control->committed.word) != 0) { /* it may have published nothing of it yet */
         const uint64_t last = word_acquire(&control->last.word);
 

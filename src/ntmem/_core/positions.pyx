@@ -95,7 +95,7 @@ def create(Log log not None, rows):
         if len(value) != sizeof(book_position_t) or <unsigned char>value[0] != BOOK_FORMAT:
             raise LogDamaged(f"the position {name!r} on disk is none of this version's")
         memcpy(&body, PyBytes_AS_STRING(value), sizeof(body))
-        if body.quantity == 0 and body.fills_since > body.ts_closed:
+        if body.quantity == 0 and body.fills_since > max(body.ts_closed, body.ts_last):
             continue
         if not book_project_locked(table, <const unsigned char *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
                                    hash_of(name), PyBytes_AS_STRING(value), version):
@@ -287,12 +287,12 @@ cdef class Book:
         cdef bytes name, value
         cdef uint64_t version
         cdef bint has_room
-        if ref is not None:
+        if ref is not None and word_acquire(&ref.slot.sequence) != 0:
             return ref
         name = name_of(names)
-        stored = self._stored(name)
+        stored = self._stored(name)  # of an empty slot, too: who woke it may have died before it was shown
         if stored is None:
-            return None
+            return ref
         value, version = stored
         if len(value) != sizeof(book_position_t):
             raise LogDamaged(f"the position {'/'.join(filter(None, names))} is none of this version's; 'ntmem verify'")
@@ -574,12 +574,13 @@ cdef class Book:
         """
         cdef book_request_t request
         cdef book_request_outcome outcome
-        cdef PositionRef ref = self.made(names)  # so that there is room for it
+        cdef PositionRef ref = self.sought(names)
+        cdef bytes name = name_of(names)
         cdef int64_t now = log_now(&self.log.log)
-        self.prepare(&request, ref.name, now, None, None)
+        self.prepare(&request, name, now, None, None)
         if before is not None:
             request.position = before.body
-        elif book_read(ref.slot, &request.position) == 0:
+        elif ref is None or book_read(ref.slot, &request.position) == 0:
             begin(&request.position, define(names[0]))
         request.fresh = request.position
         if booked is not None:
@@ -593,6 +594,7 @@ cdef class Book:
         outcome = request_apply(&request)
         if outcome != REQUEST_DONE:
             raise self.refusal(outcome, &request, f"id {id!r} of {'/'.join(filter(None, names))}")
+        self.made(names)  # so that there is room for it; what is refused takes none
         return (
             make_fill(names, id, &request.entry, &request.position, 0),
             PyBytes_FromStringAndSize(<char *>&request.entry, sizeof(book_entry_t)),
@@ -680,32 +682,34 @@ cdef class Book:
         return True
 
     cdef bint is_on_disk(self, book_request_t *request) except -1:
-        """Whether the id is on disk; then the entry is what is there."""
+        """Whether the id is on disk and was not purged since; then the entry is what is there."""
         cdef cold_found_t found
         cdef cold_outcome outcome = COLD_FOUND
         cdef MDB_txn *txn = self.env.take_reader()
         cdef bytes booked
-        if txn == NULL:  # the engine may wait, or say why it cannot
-            booked = self.entry(PyBytes_FromStringAndSize(<char *>request.entry_key.key, request.entry_key.key_size))
-            if booked is not None and len(booked) == sizeof(book_entry_t):
-                memcpy(&request.entry, PyBytes_AS_STRING(booked), sizeof(book_entry_t))
-            return booked is not None
-        if self.fills_id == 0:
-            outcome = cold_space(
-                self.env.calls, txn, self.namespaces, <const unsigned char *>PyBytes_AS_STRING(ENTRIES),
-                PyBytes_GET_SIZE(ENTRIES), &self.fills_id
-            )
-        if outcome == COLD_FOUND:
-            outcome = cold_find(
-                self.env.calls, txn, self.records, self.fills_id, request.entry_key.key, request.entry_key.key_size,
-                &found
-            )
-        if outcome == COLD_FOUND and found.value_size == sizeof(book_entry_t):
-            memcpy(&request.entry, found.value, sizeof(book_entry_t))
-        self.env.give_reader(txn)
-        if outcome != COLD_FOUND and outcome != COLD_ABSENT:
-            raise LogDamaged(f"the record of an id in {self.log.region.path}'s data file is damaged; 'ntmem verify'")
-        return outcome == COLD_FOUND
+        if txn != NULL:
+            if self.fills_id == 0:
+                outcome = cold_space(
+                    self.env.calls, txn, self.namespaces, <const unsigned char *>PyBytes_AS_STRING(ENTRIES),
+                    PyBytes_GET_SIZE(ENTRIES), &self.fills_id
+                )
+            if outcome == COLD_FOUND:
+                outcome = cold_find(
+                    self.env.calls, txn, self.records, self.fills_id, request.entry_key.key,
+                    request.entry_key.key_size, &found
+                )
+            self.env.give_reader(txn)
+            if outcome == COLD_ABSENT:
+                return False
+            if outcome != COLD_FOUND:
+                raise LogDamaged(
+                    f"the record of an id in {self.log.region.path}'s data file is damaged; 'ntmem verify'"
+                )
+        # It is on disk, and perhaps purged since; or the disk could not be read: the engine may wait, or say why.
+        booked = self.entry(PyBytes_FromStringAndSize(<char *>request.entry_key.key, request.entry_key.key_size))
+        if booked is not None and len(booked) == sizeof(book_entry_t):
+            memcpy(&request.entry, PyBytes_AS_STRING(booked), sizeof(book_entry_t))
+        return booked is not None
 
     cdef object known(
         self, tuple names, str id, const book_request_t *request, quantity, price, amount, int sign, bint cash,

@@ -531,12 +531,16 @@ def expiry_of(change: Change, known: int, now: int) -> int:
     return 0 if change.ttl_ns is None else min(max(now, known) + change.ttl_ns, MAX_INSTANT)
 
 
+class OwnConflict(VersionConflict):
+    """What a part of the store has based a change of its own on has changed; it tries again."""
+
+
 def check_version(change: Change, live: Stored | None) -> None:
     """Raise :class:`VersionConflict` if ``if_version`` is not the version that is served."""
     expected, found = change.if_version or 0, 0 if live is None else live.version
     if expected != found:
         what = f"has version {found}" if found else "does not exist"
-        raise VersionConflict(
+        raise (OwnConflict if change.own else VersionConflict)(
             f"{change.key.decode()!r} {what}, if_version was {expected}; read it again and decide anew",
             expected=expected,
             found=found,

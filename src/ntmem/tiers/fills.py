@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .._core.fill import Fill, entry_key, settled
-from ..errors import StorageError, VersionConflict
+from ..errors import StorageError
 from ..records import Change
-from .engine import Outcome
+from .engine import Outcome, OwnConflict
 from .guards import ENTRIES, POSITIONS
 from .positions import Key, Positions
 
@@ -38,24 +38,32 @@ class _Plan:
     def __init__(self, book: Positions, orders: Sequence[Order]) -> None:
         self._book = book
         self._fills: list[tuple[Fill, bool]] = []  # and whether it was known
-        self._entries: dict[bytes, bytes] = {}
+        self._entries: dict[bytes, tuple[Fill, bytes]] = {}
         self._positions: dict[Key, tuple[Fill, bytes]] = {}  # the last fill of each, and what follows from it
         for order in orders:
             key = entry_key(order.key, order.trade_id)
-            booked = self._entries.get(key) or book.entry(key)
+            booked = self._entries[key][1] if key in self._entries else book.entry(key)
             held = self._positions.get(order.key)
             before = None if held is None else held[0].position
             fill, entry, after = book.draft_fill(*order, booked=booked, before=before)
             self._fills.append((fill, booked is not None))
             if booked is None:
-                self._entries[key] = entry
+                self._entries[key] = fill, entry
                 self._positions[order.key] = fill, after
 
     def changes(self) -> list[Change]:
         """Return what is to be written, on the condition that it :meth:`holds`."""
-        entries = [Change("put", ENTRIES, key, entry, if_version=0, own=True) for key, entry in self._entries.items()]
+        entries = [
+            Change("put", ENTRIES, key, entry, if_version=0, ts_event=fill.ts_event, own=True)
+            for key, (fill, entry) in self._entries.items()
+        ]
         return entries + [
-            Change("put", POSITIONS, "\x1f".join(key).encode(), after, if_version=fill.position.version, own=True)
+            Change(
+                *("put", POSITIONS, "\x1f".join(key).encode(), after),
+                if_version=fill.position.version,
+                ts_event=fill.ts_event,
+                own=True,
+            )
             for key, (fill, after) in self._positions.items()
         ]
 
@@ -82,9 +90,9 @@ def commit_fills(
         group = changes + plan.changes()
         try:
             outcomes = commit(group) if group else []
-        except VersionConflict:
-            if plan.holds():
-                raise
+        except OwnConflict:
+            if plan.holds():  # by what the book shows: the writer that is further is just booking, or has died over it
+                book.catch_up()
             continue
         return outcomes[: len(changes)], plan.settle(outcomes[len(changes) :])
     raise StorageError(f"what the fills are of changed {_ATTEMPTS} times while they were booked; try again")

@@ -645,6 +645,15 @@ class LogEngine(LmdbEngine):
         finally:
             self.log.unlock()
 
+    def catch_up(self) -> None:
+        """Take the log's mutex once: what its last owner did not come to is done then."""
+
+        def take() -> None:
+            with self._locked():
+                pass
+
+        self._translated(take)
+
     @contextmanager
     def _exclusive(self, *, changes_values: bool = True) -> Iterator[None]:
         """Keep other writers out, everything in LMDB and readers there, while a block writes there itself."""

@@ -25,7 +25,7 @@ from .._core.position import Position, check_names, scaled
 from .._core.positions import Book, BookFull, Conflicting, PositionRef, TooOld, create
 from .._core.positions import sections as native_sections
 from .._core.region import Region
-from .._core.text import html_of_positions
+from .._core.text import exact, html_of_positions
 from ..errors import (
     FillConflict,
     FillTooOld,
@@ -188,14 +188,12 @@ class Positions(Book):
             currency,
         )
         definition = _definition(given)
-        for position in self.each():
-            if position.symbol == symbol and (
-                (position.price_precision, position.quantity_precision, position.multiplier_decimal)
-                != (given.price_precision, given.quantity_precision, given.multiplier)
-            ):
+        for _, stored in self._live().entries_of(POSITIONS, symbol.encode() + b"\x1f"):  # those that were purged, too
+            booked = _precisions(stored.value)
+            if booked != definition[:4]:
                 raise PositionError(
-                    f"{symbol!r} was booked with {position.price_precision} and {position.quantity_precision} digits "
-                    f"and multiplier {position.multiplier_decimal.normalize()}; define it before its first fill"
+                    f"{symbol!r} was booked with {booked[0]} and {booked[1]} digits and multiplier "
+                    f"{exact(Decimal(booked[2]).scaleb(-booked[3]))}; define it before its first fill"
                 )
         said = {"price": definition[0], "quantity": definition[1], "multiplier": str(given.multiplier)}
         value = _CODEC.encode({**said, "currency": currency})
@@ -331,6 +329,10 @@ class Positions(Book):
         return self._translated(
             lambda: self.draft(names, self._define, trade_id, quantity, price, fee, sign, ts_event, booked, before)
         )
+
+    def catch_up(self) -> None:
+        """Return when the book shows what is committed: a writer between the two is waited for, a dead one's is shown."""
+        self._writable().catch_up()
 
     def _commit(self, changes: list[Change], fence: FenceLike | None = None) -> None:
         self._writable().commit(changes, fence=None if fence is None else fence_of(fence))
@@ -808,6 +810,11 @@ def _definition(said: Instrument) -> tuple[int, int, int, int, bytes]:
     if len(currency) > _CURRENCY_BYTES or b"\0" in currency:
         raise ValueError(f"currency has at most {_CURRENCY_BYTES} bytes, was {said.currency!r}")
     return said.price_precision, said.quantity_precision, mantissa, places, currency
+
+
+def _precisions(record: bytes) -> tuple[int, int, int, int]:
+    """Return what the record of a position was booked with, as of :func:`_definition`."""
+    return record[1], record[2], int.from_bytes(record[8:16], "little", signed=True), record[3]
 
 
 def _ms(timestamp: Any) -> int | None:
