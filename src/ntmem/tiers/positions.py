@@ -331,7 +331,7 @@ class Positions(Book):
         )
 
     def catch_up(self) -> None:
-        """Return when the book shows what is committed: a writer between the two is waited for, or, dead, made up for."""
+        """Return when the book shows what is committed: who writes is waited for, who has died is made up for."""
         self._writable().catch_up()
 
     def _commit(self, changes: list[Change], fence: FenceLike | None = None) -> None:
