@@ -9,7 +9,9 @@ b'3'
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ._core.ring import Message
 from .broker import PubSubBroker
@@ -58,6 +60,12 @@ from .view import NamespaceView
 from .watching import WatchedChange
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "delta":  # which needs numpy
+        return import_module(".delta", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def get_include() -> str:

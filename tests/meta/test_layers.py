@@ -14,7 +14,8 @@ LAYERS = [  # top to bottom; a module may import from its own layer and from low
     {"system", "transaction", "view", "watching"},
     {"reasoningbank", "coordination", "remote"},
     {"tiers"},
-    {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats", "subscription"},
+    {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats", "subscription"}
+    | {"delta"},
     {"_core"},
 ]
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}

@@ -39,7 +39,7 @@ from ntmem._core.keyhash cimport KEYHASH_SEED, keyhash_bytes, keys_equal, whole_
 from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport *
 from ntmem._core.logrecords cimport Claim
-from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Environment, mdb_calls_t
+from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Environment
 
 
 cdef extern from "Python.h":

@@ -32,7 +32,7 @@ from ntmem._core.keyhash cimport keyhash
 from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport *
 from ntmem._core.logrecords cimport Claim, key_fill
-from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Environment, mdb_calls_t
+from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Environment
 from ntmem._core.position cimport Position, begin, decimal_of, mantissa_of, name_of, small
 
 from ntmem._core.logrecords import LogDamaged, WriterStalled
