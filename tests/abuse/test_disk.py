@@ -236,7 +236,7 @@ def test_a_process_that_may_write_only_so_much(ram: Path, start: Start) -> None:
         f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, ({6 * MIB}, -1))  # the shared region has to fit
-memory = ntmem.open(sys.argv[1], log_bytes={LOG})
+memory = ntmem.open(sys.argv[1], log_bytes={LOG}, bus_bytes=1 << 16)
 n = 0
 while True:
     try: memory.put("a", f"k{{n}}", bytes(20_000), durable=True); n += 1

@@ -87,10 +87,10 @@ def test_the_failpoints_are_those_of_the_design(nursery, root):
     nursery.child.tell(json.dumps({"code": script}))
     names = json.loads(nursery.child.line())
     assert json.loads(nursery.child.line())[0] == "done"
-    own = [name for name in names if not name.startswith(("flush_", "hot_", "fence_", "lease_", "book_"))]
+    own = [name for name in names if not name.startswith(("flush_", "hot_", "fence_", "lease_", "book_", "ring_"))]
     assert own == BEFORE + BETWEEN + AFTER + REPAIR + READER
     page = "".join(
-        (root / f"docs/design/{name}.md").read_text() for name in ("log", "flusher", "hot", "locks", "positions")
+        (root / f"docs/design/{name}.md").read_text() for name in ("log", "flusher", "hot", "locks", "positions", "bus")
     )
     assert [name for name in names if f"`{name}`" not in page and f"`{name}_k`" not in page] == []
 
