@@ -71,20 +71,21 @@ def test_fan_out(benchmark, tmp_path, receivers):
     note(benchmark, f"to {receivers} receivers", times)
 
 
-@pytest.mark.parametrize("stuck", [False, True])
-def test_publish(benchmark, tmp_path, stuck):
-    """Beside nobody, and beside a subscriber that is stopped."""
+def test_publish_beside_a_stopped_subscriber_to_nobody(ratio_to, tmp_path):
+    """In turns, into two stores."""
     with ExitStack() as stack:
-        memory = stack.enter_context(ntmem.open(tmp_path / "store"))
-        if stuck:
-            stopped = stack.enter_context(child("drain", tmp_path))
-            stopped.send_signal(signal.SIGSTOP)
+        alone, followed = (stack.enter_context(ntmem.open(tmp_path / name)) for name in ("alone", "followed/store"))
+        stopped = stack.enter_context(child("drain", tmp_path / "followed"))
+        stopped.send_signal(signal.SIGSTOP)
 
-        def publish(publish=memory.publish, payload=bytes(64)):
-            for _ in range(1_000):
-                publish("bulk", payload)
+        def publishing(publish, payload=bytes(64)):
+            def run():
+                for _ in range(1_000):
+                    publish("bulk", payload)
 
-        benchmark.pedantic(publish, rounds=200, warmup_rounds=5)
+            return run
+
+        ratio_to(publishing(followed.publish), publishing(alone.publish), calls=1_000)
 
 
 def test_bulk(benchmark, tmp_path):

@@ -116,10 +116,12 @@ static inline int ntmem_map_(int file, const struct stat *data, ntmem_book_t *bo
         if (ntmem_load_(section, 4) == 6) {
             const unsigned char *table = book->base + ntmem_load_(section + 8, 8);
 
-            if (memcmp(table, "ntbook01", 8) != 0)
+            const uint64_t slots = ntmem_load_(table + 8, 8);
+
+            if (memcmp(table, "ntbook01", 8) != 0 || slots == 0 || (slots & (slots - 1)) != 0)
                 break;
             book->gone = (const uint64_t *)(book->base + 4096 + NTMEM_GONE_);
-            book->slot_count = ntmem_load_(table + 8, 8);
+            book->slot_count = slots;
             book->used = (const uint64_t *)(table + 16);
             book->slots = (const ntmem_slot_t *)(table + 64);
             return 1;
@@ -179,28 +181,72 @@ static inline int ntmem_is_over(const ntmem_book_t *book) { return __atomic_load
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
-/* The slot of a key, for as long as the book is mapped; NULL: there is none yet. Looks at every slot: keep it. */
+static inline uint64_t ntmem_fold_(uint64_t a, uint64_t b)
+{
+    __extension__ typedef unsigned __int128 wide;
+    const wide product = (wide)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* By which slots are found: folded multiplication, as wyhash. */
+static inline uint64_t ntmem_hash_(const char *name, size_t size)
+{
+    const uint64_t secret = 0xa0761d6478bd642full;
+    const unsigned char *at = (const unsigned char *)name;
+    uint64_t seed = 0xfa6c7af919255d37ull; /* of the namespace of positions */
+    uint64_t a = 0, b = 0;
+    size_t left = size;
+
+    for (; left > 16; left -= 16, at += 16)
+        seed = ntmem_fold_(ntmem_load_(at, 8) ^ secret, ntmem_load_(at + 8, 8) ^ seed);
+    if (size > 16) {
+        a = ntmem_load_(at + left - 16, 8);
+        b = ntmem_load_(at + left - 8, 8);
+    } else if (size >= 4) {
+        const size_t inner = (size >> 3) << 2;
+        a = ntmem_load_(at, 4) << 32 | ntmem_load_(at + inner, 4);
+        b = ntmem_load_(at + size - 4, 4) << 32 | ntmem_load_(at + size - 4 - inner, 4);
+    } else if (size > 0) {
+        a = (uint64_t)at[0] << 16 | (uint64_t)at[size >> 1] << 8 | at[size - 1];
+    }
+    return ntmem_fold_(secret ^ size, ntmem_fold_(a ^ secret, b ^ seed));
+}
+
+/* The slot of a key, for as long as the book is mapped; NULL: there is none yet. */
 static inline const ntmem_slot_t *ntmem_find(const ntmem_book_t *book, const char *symbol, const char *account,
                                              const char *strategy, const char *position_id)
 {
-    char name[256];
-    const int size = snprintf(name, sizeof name, "%s\x1f%s\x1f%s\x1f%s", symbol, account, strategy, position_id);
-    uint64_t i;
+    const char *parts[4] = {symbol, account, strategy, position_id};
+    const uint64_t mask = book->slot_count - 1;
+    char name[240];
+    size_t size = 0, i;
+    uint64_t hash;
 
-    if (size < 0 || size > 240)
-        return NULL;
-    for (i = 0; i < book->slot_count; i++) {
-        const ntmem_slot_t *slot = &book->slots[i];
+    for (i = 0; i < 4; i++) {
+        const size_t part = strlen(parts[i]);
 
-        if (__atomic_load_n(&slot->hash, __ATOMIC_ACQUIRE) != 0 && slot->name_size == (uint32_t)size &&
-            memcmp(slot->name, name, (size_t)size) == 0)
+        if (size + part + (i != 0) > sizeof name)
+            return NULL;
+        if (i != 0)
+            name[size++] = '\x1f';
+        memcpy(name + size, parts[i], part);
+        size += part;
+    }
+    hash = ntmem_hash_(name, size);
+    for (i = 0; i <= mask; i++) {
+        const ntmem_slot_t *slot = &book->slots[(hash + i) & mask];
+        const uint64_t found = __atomic_load_n(&slot->hash, __ATOMIC_ACQUIRE);
+
+        if (found == hash && slot->name_size == size && memcmp(slot->name, name, size) == 0)
             return slot;
+        if (found == 0)
+            return NULL;
     }
     return NULL;
 }
 
-/* Copies the newest state; 0: nothing was booked yet. Never torn: two bookings while 176 bytes are copied, and they are
- * copied again. */
+/* Copies the newest state; 0: nothing was booked yet. Never torn: what is booked while 176 bytes are copied makes it copy
+ * again. */
 static inline int ntmem_read(const ntmem_slot_t *slot, ntmem_position_t *position)
 {
     for (;;) {
