@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,36 +16,11 @@ from pathlib import Path
 import pytest
 from hostile import HANG, Start
 from polling import auntil
+from watchdog import Watchdog
 
 import ntmem
 
 WAITERS = 300
-
-
-class Watchdog:
-    """Sees the callbacks of this thread's loops. Those in `blocked` have waited in the kernel."""
-
-    def __init__(self) -> None:
-        self.callbacks = 0
-        self.blocked: list[str] = []
-
-    def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Look from now on."""
-        run = asyncio.Handle._run  # type: ignore[attr-defined]
-
-        def watched(handle: asyncio.Handle) -> None:
-            before = switches()
-            run(handle)
-            self.callbacks += 1
-            if switches() != before:
-                self.blocked.append(repr(handle))
-
-        monkeypatch.setattr(asyncio.Handle, "_run", watched)
-
-
-def switches() -> int:
-    """Return how often this thread has given up its processor of its own accord."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def account_for_polls(
     problems = []
     if sorted(each.seq or 0 for each in decisions.values()) != list(range(1, len(decisions) + 1)):
         problems.append("the numbers of the decisions have gaps")
-    approved = 0
+    approved = sum(each.status == "approved" for each in decisions.values())
     for number in range(fed):
         name = poll_at(number)
         if name is None:
@@ -61,7 +61,6 @@ def account_for_polls(
         if found is None:
             problems.append(f"{name!r} was never decided")
         elif found.status == "approved":
-            approved += 1
             for agent, booked in fills.items():
                 held = sum((quantity for step, quantity in booked if step <= number + 1), Decimal(0))
                 if held and number + 1 < fed:

@@ -524,7 +524,7 @@ class LogEngine(LmdbEngine):
                 max_lag=self.max_lag,
                 locked=locked,
                 fence=None if fence is None else self._claim(fence),
-                shows=any(change.namespace == POSITIONS for change in changes),
+                shows=any(change.own and change.namespace == POSITIONS for change in changes),
             )
         except _REFUSALS:  # of anything else it is not known whether the group was committed
             for staged in draft.staged:
