@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from msgspec.structs import fields, replace
 
@@ -44,6 +44,9 @@ from .transaction import Transaction, make_change
 from .values import Codec, codec_named
 from .view import NamespaceView
 from .watching import Changes
+
+if TYPE_CHECKING:
+    from .tiers.observations import Observations
 
 AnyNamespace = str | tuple[str, ...]
 
@@ -109,6 +112,7 @@ class MemorySystem(DirectCalls):
         self._writer = writer
         self._registered = Registered()
         self._bus = BusState()
+        self._seen: Observations | None = None
 
     # -- life
 
@@ -127,6 +131,9 @@ class MemorySystem(DirectCalls):
         self._live = None
         self._use(None)
         self._bus.forget()
+        if self._seen is not None:
+            self._seen.close()
+            self._seen = None
         self._release()
 
     def __enter__(self) -> Self:
@@ -629,6 +636,20 @@ class MemorySystem(DirectCalls):
                 "open it with engine='shared'"
             )
         return Positions(engine, self._engine)
+
+    # -- observations
+
+    @property
+    def observations(self) -> Observations:
+        """What was seen, by namespace and symbol; keep it at hand: ``o = memory.observations``."""
+        from .tiers.observations import Observations
+
+        engine, known = self._engine(), self._seen
+        if known is None or known.engine is not engine:
+            if known is not None:
+                known.close()
+            known = self._seen = Observations(engine, self._engine, distills=self.config.enable_compression)
+        return known
 
     # -- durability, facts
 

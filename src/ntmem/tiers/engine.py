@@ -158,6 +158,10 @@ class LmdbEngine:
 
         return self._read(look)
 
+    def fetch(self, labels: tuple[str, ...], keys: Sequence[tuple[Any, bytes]]) -> dict[Any, bytes]:
+        """Do what :meth:`get_many` does, for a part of the store that keeps what it needs itself; names are any."""
+        return self.get_many(labels, keys)
+
     def get_record(self, labels: tuple[str, ...], key: bytes, as_of: int | None) -> Record | None:
         """Return the record served now (None), or the one a reader at `as_of` was served."""
 
@@ -336,6 +340,10 @@ class LmdbEngine:
                 "store with engine='shared'"
             )
         return self._write_all(changes, None, lambda tables: None)
+
+    def drop(self, labels: tuple[str, ...], keys: Sequence[bytes]) -> None:
+        """Delete keys of a namespace of the store's own, whatever they hold."""
+        self.commit([Change("delete", labels, key, own=True) for key in keys])
 
     def _write_all(
         self, changes: Sequence[Change], fence: Fence | None, first: Callable[[Tables], None]

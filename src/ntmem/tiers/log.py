@@ -27,6 +27,7 @@ from zlib import crc32
 
 from .._core.bulk import gather
 from .._core.direct import Direct
+from .._core.hot import HotTable
 from .._core.leases import LeaseTable
 from .._core.log import (
     Conflict,
@@ -375,15 +376,24 @@ class LogEngine(LmdbEngine):
                 continue
 
     def get_many(self, labels: tuple[str, ...], keys: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+        return self._gathered(labels, keys, self.store.hot)
+
+    def fetch(self, labels: tuple[str, ...], keys: Sequence[tuple[Any, bytes]]) -> dict[Any, bytes]:
+        return self._gathered(labels, keys, None)
+
+    def _gathered(
+        self, labels: tuple[str, ...], keys: Sequence[tuple[Any, bytes]], hot: HotTable | None
+    ) -> dict[Any, bytes]:
+        """Return the values of those keys that have one, as of one moment; what is found goes into `hot`."""
         space = encoded(labels)
         wanted = [(space, key) for _, key in keys]
         self._check_open()
         self._rules_of(self._rules_now(), space, labels)
 
-        def look(tables: LiveTables) -> dict[str, bytes]:
+        def look(tables: LiveTables) -> dict[Any, bytes]:
             rules = self._rules_now().spaces.get(space)
             if rules is not None and not rules.history:
-                gathered = gather(self.log, self.store.hot, tables, self.store.databases, space, list(keys))
+                gathered = gather(self.log, hot, tables, self.store.databases, space, list(keys))
                 if gathered is not None:
                     return gathered
             found = {}
@@ -460,6 +470,35 @@ class LogEngine(LmdbEngine):
                 kept = f"version {version} is acknowledged and kept, but not on disk yet"
                 raise type(error)(f"{error} ({kept})") from error
         return outcomes
+
+    def put_new(self, labels: tuple[str, ...], values: Sequence[tuple[bytes, bytes]], absent_at: int) -> int:
+        """Put keys into a namespace of the store's own; return the version of the first, or 0 if that key is there.
+
+        They were not there before this position of the log, and are there in order: without the first there is none.
+        0 is returned, too, if the log does not go back to that position, and :class:`ValueTooLarge` is raised for what
+        does not fit it.
+        """
+        self._check_writable()
+        now, space = self.log.now(), encoded(labels)
+        records: list[tuple[Any, ...]] = [
+            (KIND_PUT, 0, space, key, self.writer, value, now, now, 0) for key, value in values
+        ]
+        records[0] += (0, 0, True)
+
+        def put() -> int:
+            try:
+                return self.log.append(records, self.max_lag, snapshot=absent_at, now=now, max_lag=self.max_lag)
+            except (Conflict, LookAgain):
+                return 0
+
+        return self._translated(put)
+
+    def drop(self, labels: tuple[str, ...], keys: Sequence[bytes]) -> None:
+        """Delete keys of a namespace of the store's own, whatever they hold; they are few enough for one group."""
+        self._check_writable()
+        now, space = self.log.now(), encoded(labels)
+        records = [(KIND_DELETE, 0, space, key, self.writer, b"", now, now, 0) for key in keys]
+        self._translated(lambda: self.log.append(records, self.max_lag, now=now))
 
     def _claim(self, fence: Fence) -> Claim:
         self._check_open()

@@ -1,0 +1,26 @@
+from typing import final
+
+from ntmem._core.log import Log
+
+@final
+class RowLayout:
+    names: tuple[str, ...]
+    kinds: bytes
+    number: int
+    earliest: int
+    def __init__(self, names: tuple[str, ...], kinds: bytes, number: int, earliest: int) -> None: ...
+
+@final
+class Tail:
+    series: int
+    next: int
+    def __init__(self, series: int) -> None: ...
+    def settle(self, next: int, position: int, layouts: list[RowLayout]) -> None: ...
+
+@final
+class RowLog:
+    def __init__(self, log: Log, space: bytes, writer: bytes, *, writes: bool, max_lag: float) -> None: ...
+    def append(self, tail: Tail, ts_event: object, ts_known: object, fields: dict[str, float]) -> int: ...
+    def follow(self, series: int, first: int, most: int) -> list[bytes]: ...
+    def reaches(self, position: int) -> bool: ...
+    def newest(self, space: bytes, key: bytes) -> tuple[int, int] | None: ...

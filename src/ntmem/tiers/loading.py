@@ -1,0 +1,120 @@
+"""History in bulk: a table becomes blocks at once, coded quickly; distillation codes them well later.
+
+The blocks are written as pending, in groups that leave others room to write in between. One last group adds all of them
+to the series, so a table is seen whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from ..errors import CorruptionError
+from ..records import Change
+from .series import (
+    BLOCK_ROWS,
+    BLOCKS,
+    BULK,
+    ROWS,
+    Rows,
+    SeriesRow,
+    block_entry,
+    encode_block,
+    encode_jump,
+    row_key,
+)
+from .seriesstate import Changed, Draft, Series
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEW = 1024
+"""Rows that are not worth a block: they are written as live ones."""
+
+_GROUP_BYTES = 1 << 20
+_ATTEMPTS = 100
+
+
+@lru_cache(1)
+def _coders() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2, thread_name_prefix="ntmem-code")
+
+
+def drafts_of(rows: Rows, names: tuple[str, ...], kinds: str, number: int, dtype: np.dtype[Any]) -> list[Draft]:
+    """Return rows as they stand alone."""
+    table = np.zeros(len(rows.ts_event), dtype)
+    table["layout"], table["ts_event"], table["ts_known"] = number, rows.ts_event, rows.ts_known
+    for place, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        table[str(place)] = rows.columns[kind + name].values
+    data, size = table.tobytes(), dtype.itemsize
+    return [Draft(data[begin : begin + size]) for begin in range(0, len(data), size)]
+
+
+def load(series: Series, rows: Rows, names: tuple[str, ...], kinds: str) -> None:
+    """Add rows to a series in blocks: all of them or none."""
+    for _ in range(_ATTEMPTS):
+        coded = []
+        count = -(-len(rows.ts_event) // BLOCK_ROWS)
+        base = series.reserve_blocks(count, series.engine.now())
+        waiting: list[Change] = []
+        key_of = series.ensure().id
+        for number, (data, entry) in enumerate(_coded(rows, count), base):
+            entry["id"] = number
+            coded.append(entry)
+            waiting.append(Change("put", BLOCKS, row_key(key_of, number), data, own=True))
+            if sum(len(change.value) for change in waiting) >= _GROUP_BYTES:
+                series.engine.commit(waiting)
+                waiting = []
+        if waiting:
+            series.engine.commit(waiting)
+        if _added(series, np.concatenate(coded), base, count, names, kinds, int(rows.ts_known.min())):
+            return
+    raise CorruptionError(f"rows could not be added to {series.key!r}: their blocks were taken away {_ATTEMPTS} times")
+
+
+def _coded(rows: Rows, count: int) -> Iterator[tuple[bytes, NDArray[Any]]]:
+    """Yield blocks and what the series is to know of them; the first row has number 0. Coded on two threads."""
+    total = len(rows.ts_event)
+    cuts = [total * place // count for place in range(count + 1)]
+
+    def code(first: int, end: int) -> tuple[bytes, NDArray[Any]]:
+        part = rows.part(first, end)
+        data = encode_block(part, "fast")
+        return data, block_entry(part, first, 0, len(data), BULK)
+
+    if count == 1:
+        return iter([code(0, total)])
+    return _coders().map(code, cuts[:-1], cuts[1:])
+
+
+def _added(
+    series: Series, entries: NDArray[Any], base: int, count: int, names: tuple[str, ...], kinds: str, known: int
+) -> bool:
+    """Add blocks that were written to the series; False: they were given up for lost meanwhile."""
+    total = int(entries["rows"].sum())
+    first = 0
+
+    def add(row: SeriesRow) -> SeriesRow | None:
+        nonlocal first
+        pending = tuple(it for it in row.pending if it.first != base)
+        if len(pending) == len(row.pending):
+            return None
+        first, _ = series.end(row)
+        placed = entries.copy()
+        placed["first"] += np.uint64(first)
+        new = row.with_layout(names, kinds, known)[0].with_blocks(placed)
+        return msgspec.structs.replace(new, pending=pending)
+
+    def jump(row: SeriesRow) -> list[Change]:
+        return [Change("put", ROWS, row_key(row.id, first), encode_jump(total), if_version=0, own=True)]
+
+    while True:
+        try:
+            return series.update(add, jump, durable=True)
+        except Changed:  # somebody has just written a row where the first was to be
+            continue

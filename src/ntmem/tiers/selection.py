@@ -1,0 +1,282 @@
+"""What a reader of a series asks for: which parts to look into, which rows of them, in which order, in which columns.
+
+A part is a block or some live rows. What the series knows of a part (the bounds of its times) decides whether it is read
+at all; then its times are, and only where a row is wanted the fields that are asked for.
+
+**Invariant** (I7): with `as_of` nothing of a row known later has an influence: neither on which rows there are nor on
+their order, nor on which fields there are and of which type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+
+from ..errors import CorruptionError
+from .liverows import Gone, LivePart
+from .series import RESERVED, SORTED, TIMES, Column, Layout, SeriesRow, StoredBlock, widened
+from .seriesstate import Changed, Series
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ATTEMPTS = 1000
+
+
+_SPECIAL = {"row": "i", "metadata": "o", "embedding": "o"}
+_DTYPES = {"i": "<i8", "f": "<f8", "o": "O"}
+
+
+class Field(NamedTuple):
+    """A column of the result: "i" int64, "f" float64, "o" objects."""
+
+    name: str
+    kind: str
+
+
+class Part(Protocol):
+    """What rows are picked from."""
+
+    @property
+    def ts_event(self) -> NDArray[np.int64]:
+        """Of all rows."""
+
+    @property
+    def ts_known(self) -> NDArray[np.int64]:
+        """Of all rows."""
+
+    def columns(self, names: Iterable[str]) -> dict[str, Column]:
+        """Return those columns of fields that there are."""
+
+    def metadata(self) -> list[bytes] | None:
+        """Return that of each row."""
+
+
+class Pick(NamedTuple):
+    """Rows of a part, by their numbers, as the result has them."""
+
+    numbers: NDArray[np.int64]
+    table: NDArray[Any]
+
+
+class Shape(NamedTuple):
+    """The columns of a result, its type, and what parts are asked for."""
+
+    fields: tuple[Field, ...]
+    dtype: np.dtype[Any]
+    columns: tuple[str, ...]
+
+
+@lru_cache(1024)
+def shape_of(layouts: tuple[Layout, ...], wanted: tuple[str, ...] | None) -> Shape:
+    """Return what a result of rows of these layouts is like, with all fields or those that are wanted.
+
+    A field is of whole numbers if it is so in all the layouts; if one lacks it, it is float64.
+
+    Raises
+    ------
+    KeyError
+        There is no such field, though there are rows.
+    """
+    every = [dict(zip(it.names, it.kinds, strict=True)) for it in layouts]
+    names = list(dict.fromkeys(name for layout in every for name in layout))
+    kinds = {name: "i" if all(layout.get(name) == "i" for layout in every) else "f" for name in names}
+    for name in wanted or ():
+        if every and name not in kinds and name not in RESERVED:
+            raise KeyError(f"there is no field {name!r}; there are {', '.join(names)}")
+    chosen = names if wanted is None else [it for it in dict.fromkeys(wanted) if it not in ("ts_event", "ts_known")]
+    fields = tuple(Field(name, _SPECIAL.get(name) or kinds.get(name, "f")) for name in chosen)
+    dtype = np.dtype([*TIMES, *((field.name, _DTYPES[field.kind]) for field in fields)])
+    return Shape(fields, dtype, tuple(kind + field.name for field in fields for kind in "fi" if field.kind != "o"))
+
+
+class Query:
+    """One question to a series, as of an instant, for some fields."""
+
+    def __init__(self, series: Series, as_of: int, wanted: Sequence[str] | None) -> None:
+        self._series = series
+        self._as_of = as_of
+        self._wanted = wanted
+
+    def range(self, start: int, end: int) -> NDArray[Any]:
+        """Return the rows with start <= ts_event < end, by ts_event and number."""
+        return self._consistent(lambda view: view.range(start, end))
+
+    def recent(self, count: int) -> NDArray[Any]:
+        """Return the last `count` rows by ts_event and number, in that order."""
+        return self._consistent(lambda view: view.recent(count))
+
+    def _consistent(self, ask: Callable[[View], NDArray[Any]]) -> NDArray[Any]:
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._series.lock:  # live rows are copied before others may be added
+                    row, live = self._series.live()
+                    known = () if row is None else tuple(it for it in row.layouts if it.earliest <= self._as_of)
+                    shape = shape_of(known, self._wanted)
+                    if row is None:
+                        return np.empty(0, shape.dtype)
+                    return ask(View(self._series, row, live, self._as_of, shape))
+            except (Changed, Gone):  # it was distilled meanwhile
+                continue
+        raise CorruptionError(f"{self._series.key!r} cannot be read as it says it stands; restore a backup")
+
+
+class View:
+    """A series as of one moment, and what is asked of it."""
+
+    def __init__(
+        self, series: Series, row: SeriesRow, live: Sequence[LivePart], as_of: int, shape: Shape
+    ) -> None:
+        self._series = series
+        self._entries = row.entries
+        self._live = live
+        self._as_of = as_of
+        self._fields, self._dtype, self._columns = shape
+
+    # -- which rows
+
+    def range(self, start: int, end: int) -> NDArray[Any]:
+        """Return the rows with start <= ts_event < end."""
+        picks = [
+            self._pick_live(part, start, end)
+            for part in self._live
+            if part.event_max >= start and part.event_min < end and part.known_min <= self._as_of
+        ]
+        all_of = self._entries
+        wanted = (all_of["event_max"] >= start) & (all_of["event_min"] < end) & (all_of["known_min"] <= self._as_of)
+        picks += [self._pick_of_block(entry, start, end) for entry in all_of[wanted]]
+        return self._joined(picks)
+
+    def recent(self, count: int) -> NDArray[Any]:
+        """Return the last rows."""
+        picks: list[Pick] = []
+        found = 0
+        least = 0  # no row that is older is among the last, with what was picked so far
+        parts = sorted(self._live, key=lambda part: part.event_max)
+        blocks = self._entries[self._series.by_event()]
+        place = 0
+        while parts or place < len(blocks):
+            newest = int(blocks["event_max"][place]) if place < len(blocks) else -1
+            if parts and parts[-1].event_max >= newest:
+                part = parts.pop()
+                newest, known = part.event_max, part.known_min
+            else:
+                part, known = None, int(blocks["known_min"][place])
+                place += 1
+            if newest < least:
+                break
+            if known > self._as_of:
+                continue
+            pick = self._pick_of_block(blocks[place - 1], 0, None, count) if part is None else (
+                self._pick_live(part, 0, None, count)
+            )
+            picks.append(pick)
+            found += len(pick.numbers)
+            if found >= count:
+                events = np.concatenate([it.table["ts_event"] for it in picks])
+                least = int(np.partition(events, found - count)[found - count])
+        return self._joined(picks)[-count:]
+
+    # -- what of them
+
+    def _pick_live(self, part: LivePart, start: int, end: int | None, last: int | None = None) -> Pick:
+        return self._pick(part, part.numbers, part.is_sorted, part.known_max, start, end, last)
+
+    def _pick_of_block(self, entry: Any, start: int, end: int | None, last: int | None = None) -> Pick:
+        block = self._series.block(int(entry["id"]))
+        numbers = np.arange(int(entry["first"]), int(entry["first"]) + int(entry["rows"]))
+        return self._pick(block, numbers, bool(entry["flags"] & SORTED), int(entry["known_max"]), start, end, last)
+
+    def _pick(
+        self,
+        part: LivePart | StoredBlock,
+        numbers: NDArray[np.int64],
+        is_sorted: bool,
+        known_max: int,
+        start: int,
+        end: int | None,
+        last: int | None,
+    ) -> Pick:
+        """Return the rows of a part in a range (`end` None: no end); the last ones only, if they are in order."""
+        event = part.ts_event
+        if is_sorted:
+            high = len(event) if end is None else int(np.searchsorted(event, end))
+            low = int(np.searchsorted(event, start)) if start else 0
+            rows: Any = slice(low, high)
+            if known_max > self._as_of:
+                rows = low + np.flatnonzero(part.ts_known[low:high] <= self._as_of)
+                if last is not None:
+                    rows = rows[-last:]
+            elif last is not None:
+                rows = slice(max(low, high - last), high)
+        else:
+            mask = event >= start
+            if end is not None:
+                mask &= event < end
+            if known_max > self._as_of:
+                mask &= part.ts_known <= self._as_of
+            rows = np.flatnonzero(mask)
+        picked = numbers[rows]
+        if not len(picked):
+            return Pick(picked, np.empty(0, self._dtype))
+        table = part.table(rows, self._dtype) if isinstance(part, LivePart) else None
+        return Pick(picked, self._filled(part, picked, rows) if table is None else table)
+
+    def _filled(self, part: Part, numbers: NDArray[np.int64], rows: Any) -> NDArray[Any]:
+        table = np.empty(len(numbers), self._dtype)
+        table["ts_event"], table["ts_known"] = part.ts_event[rows], part.ts_known[rows]
+        columns = {
+            name: Column(it.values[rows], None if it.present is None else it.present[rows])
+            for name, it in part.columns(self._columns).items()
+        }
+        for name, kind in self._fields:
+            if name == "row":
+                table[name] = numbers
+            elif name == "metadata":
+                table[name] = _objects(_metadata(part, rows, len(numbers)))
+            elif name == "embedding":
+                vectors = self._series.vectors(numbers.tolist())
+                found = [vectors.get(number) for number in numbers.tolist()]
+                table[name] = _objects([None if it is None else np.frombuffer(it, "<f4").copy() for it in found])
+            elif kind == "i":
+                table[name] = columns["i" + name].values
+            else:
+                table[name] = widened(columns, len(numbers), name)
+        return table
+
+    def _joined(self, picks: Sequence[Pick]) -> NDArray[Any]:
+        picks = [pick for pick in picks if len(pick.numbers)]
+        if not picks:
+            return np.empty(0, self._dtype)
+        picks = sorted(picks, key=lambda pick: int(pick.numbers[0]))
+        if len(picks) == 1:
+            numbers, table = picks[0]
+        else:
+            numbers = np.concatenate([pick.numbers for pick in picks])
+            table = np.empty(len(numbers), self._dtype)
+            end = 0
+            for pick in picks:
+                begin, end = end, end + len(pick.numbers)
+                table[begin:end] = pick.table
+        event = table["ts_event"]
+        if (event[1:] < event[:-1]).any() or (numbers[1:] < numbers[:-1]).any():
+            table = table[np.lexsort((numbers, event))]
+        return table
+
+
+def _metadata(part: Part, rows: Any, count: int) -> list[Any]:
+    every = part.metadata()
+    if every is None:
+        return [None] * count
+    return [msgspec.msgpack.decode(every[i]) if every[i] else None for i in np.arange(len(every))[rows].tolist()]
+
+
+def _objects(values: Sequence[Any]) -> NDArray[Any]:
+    found = np.empty(len(values), object)  # filled one by one: arrays would make more dimensions of it
+    for place, value in enumerate(values):
+        found[place] = value
+    return found

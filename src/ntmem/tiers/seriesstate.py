@@ -1,0 +1,386 @@
+"""A series as this process knows it: what the store says of it, its live rows, where it ends, and how it is changed.
+
+**Invariants**
+
+- I1: what was acknowledged is seen. The row of the series is read anew when its key was written since; live rows are
+  followed up to the first number that is not taken, and that counts only if no row was distilled meanwhile.
+- I2: rows become visible by one group. Blocks are written before, as `pending`; the group that adds them to the series
+  takes that away, and is refused if somebody did so before, who took their writer for dead.
+- A number is given to one row. Who writes one on the condition that it is not taken looks, then, whether blocks cover
+  it: in that case others had taken it and it was distilled, and what was written means nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from .._core.logrecords import ValueTooLarge
+from .._core.rows import RowLayout, RowLog, Tail
+from ..errors import CorruptionError, VersionConflict
+from ..records import Change
+from .engine import LmdbEngine
+from .liverows import Budget, Gone, LivePart
+from .log import LogEngine, encoded
+from .series import (
+    BLOCKS,
+    JUMP,
+    ROWS,
+    SERIES,
+    VECTORS,
+    Pending,
+    SeriesRow,
+    StoredBlock,
+    decode_series,
+    encode_series,
+    jump_of,
+    layout_number,
+    row_key,
+    series_key,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FOLLOWED = 512  # rows at once
+_PROBES = 32
+_MOST = 1 << 48
+_ATTEMPTS = 1000
+_IDS = b"\0ids"  # no series has this key
+
+
+class Draft(NamedTuple):
+    """A row to be written: its value, and its embedding (None: it has none)."""
+
+    value: bytes
+    vector: bytes | None = None
+
+
+class Changed(Exception):
+    """The series was changed meanwhile: look again."""
+
+
+class Series:
+    """One series of one engine.
+
+    **Thread safety**: all methods may be called from any thread.
+    """
+
+    def __init__(
+        self, engine: LmdbEngine, rows: RowLog | None, labels: tuple[str, ...], symbol: bytes, budget: Budget
+    ) -> None:
+        self.engine = engine
+        self.labels = labels
+        self.key = series_key(labels, symbol)
+        self.lock = threading.RLock()
+        self.tail: Tail | None = None
+        self._rows = rows
+        self._budget = budget
+        self._row: SeriesRow | None = None
+        self._version = 0
+        self._token: tuple[int, int] | None = None
+        self._starts: NDArray[Any] = np.empty(0, np.int64)
+        self._ends: NDArray[Any] = np.empty(0, np.int64)
+        self._by_event: NDArray[Any] | None = None
+        self._parts: list[LivePart] = []
+        self._open: dict[int, LivePart] = {}  # those that are not full, by layout
+        self._next = 0  # number of the first row that was not followed
+        self._absent_at: int | None = None  # of the log: it was not there before
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether a change is acknowledged only when it is on disk. (LMDB's own are, without waiting.)"""
+        return isinstance(self.engine, LogEngine) and self.engine.waits_for_disk
+
+    # -- what the store says of it
+
+    def row(self) -> SeriesRow | None:
+        """Return what the store says of the series now; the same object while that does not change."""
+        with self.lock:
+            token = None if self._rows is None else self._rows.newest(encoded(SERIES), self.key)
+            if token is not None and token == self._token:
+                return self._row
+            record = self.engine.get_record(SERIES, self.key, None)
+            if record is None or record.value is None:
+                self._row, self._version = None, 0
+            elif record.version != self._version:
+                self._take(decode_series(record.value))
+                self._version = record.version
+            self._token = token
+            return self._row
+
+    def _take(self, row: SeriesRow) -> None:
+        entries = row.entries
+        self._row, self._by_event = row, None
+        self._starts = entries["first"].astype(np.int64)
+        self._ends = self._starts + entries["rows"]
+        for part in self._parts:
+            covered = self._are_covered(part.numbers)
+            if covered.all():
+                self._budget.drop(part)
+            elif covered.any():
+                try:
+                    part.keep(~covered)
+                except Gone:
+                    self._forget()
+                    return
+        self._parts = [part for part in self._parts if not self._are_covered(part.numbers).all()]
+        self._open = {number: part for number, part in self._open.items() if part in self._parts}
+
+    def _forget(self) -> None:
+        """Follow the live rows from the first on."""
+        for part in self._parts:
+            self._budget.drop(part)
+        self._parts, self._open, self._next, self._absent_at = [], {}, 0, None
+
+    def _are_covered(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        if not len(self._starts):
+            return np.zeros(len(numbers), np.bool_)
+        place = np.searchsorted(self._starts, numbers, "right") - 1
+        return (place >= 0) & (numbers < self._ends[place])
+
+    def _uncovered(self, number: int) -> int:
+        """Return the first number from this one on that no block covers."""
+        while True:
+            place = int(np.searchsorted(self._starts, number, "right")) - 1
+            if place < 0 or number >= self._ends[place]:
+                return number
+            number = int(self._ends[place])
+
+    def covered_from_zero(self, row: SeriesRow) -> int:
+        """Return the first number that no block covers, as of `row`."""
+        with self.lock:
+            return self._uncovered(0) if self._row is row else row.clean
+
+    def by_event(self) -> NDArray[Any]:
+        """Return the blocks' places, the one with the newest row first."""
+        assert self._row is not None
+        if self._by_event is None:
+            self._by_event = np.argsort(self._row.entries["event_max"], kind="stable")[::-1]
+        return self._by_event
+
+    def update(
+        self,
+        change: Callable[[SeriesRow], SeriesRow | None],
+        also: Callable[[SeriesRow], list[Change]] = lambda row: [],
+        *,
+        durable: bool = False,
+    ) -> bool:
+        """Change what the store says of the series, and with it, in one group, what `also` returns.
+
+        `change` returns None to leave it; that is returned as False. `durable`: wait for the disk if the store's writes
+        do. Raises :class:`Changed` where `also` does not fit.
+        """
+        for _ in range(_ATTEMPTS):
+            row, version = self._current()
+            new = change(row)
+            if new is None:
+                return False
+            group = [Change("put", SERIES, self.key, encode_series(new), if_version=version, own=True), *also(new)]
+            try:
+                self.engine.commit(group, durable and self.waits_for_disk)
+                return True
+            except VersionConflict:
+                if len(group) > 1 and self.row() is row:
+                    raise Changed from None
+        raise CorruptionError(f"{self.key!r} changed {_ATTEMPTS} times while it was to be changed")
+
+    def _current(self) -> tuple[SeriesRow, int]:
+        with self.lock:
+            row = self.row()
+            if row is not None:
+                return row, self._version
+        number = self.engine.commit([Change("incr", SERIES, _IDS, delta=1, own=True)])[0].number
+        return SeriesRow(number), 0
+
+    def ensure(self) -> SeriesRow:
+        """Return what the store says of the series, which is made if there is none."""
+        row = self.row()
+        if row is None:
+            self.update(lambda row: row)
+            row = self.row()
+        assert row is not None
+        return row
+
+    def block(self, number: int) -> StoredBlock:
+        """Return a block; raise :class:`Changed` if it is gone."""
+        row = self._row
+        data = None if row is None else self.engine.get(BLOCKS, row_key(row.id, number))
+        if data is None:
+            raise Changed
+        return StoredBlock(data)
+
+    # -- its live rows
+
+    def live(self) -> tuple[SeriesRow | None, list[LivePart]]:
+        """Return what the store says of the series, and all rows that no block has, as of one moment."""
+        with self.lock:
+            for _ in range(_ATTEMPTS):
+                row = self.row()
+                if row is None:
+                    return None, []
+                self._follow(row)
+                if self.row() is row:
+                    self._budget.shrink()
+                    return row, list(self._parts)
+            raise CorruptionError(f"{self.key!r} has a row that leads to blocks which it does not have")
+
+    def _follow(self, row: SeriesRow) -> None:
+        log = self.engine.log if isinstance(self.engine, LogEngine) else None
+        while True:
+            self._next = self._uncovered(self._next)
+            following = self._starts[np.searchsorted(self._starts, self._next) :]
+            most = min(_FOLLOWED, int(following[0]) - self._next if len(following) else _FOLLOWED)
+            absent_at = 0 if log is None else log.committed  # before anything is looked for
+            found = [] if self._rows is None else self._rows.follow(row.id, self._next, most)
+            if not found and not self._is_end():
+                numbers = range(self._next, self._next + most)
+                fetched = self.fetch(numbers)
+                found = [fetched[number] for number in takewhile(fetched.__contains__, numbers)]
+            if not found:
+                self._absent_at = absent_at
+                return
+            if not self._take_rows(row, found):
+                return
+
+    def _is_end(self) -> bool:
+        return self._rows is not None and self._absent_at is not None and self._rows.reaches(self._absent_at)
+
+    def _take_rows(self, row: SeriesRow, found: Sequence[bytes]) -> bool:
+        """Add rows from `_next` on; False: they lead to blocks that `row` does not have yet."""
+        begin = 0
+        while begin < len(found):
+            number = layout_number(found[begin])
+            if number == JUMP or number >= len(row.layouts):
+                return False
+            end = begin + 1
+            while end < len(found) and layout_number(found[end]) == number:
+                end += 1
+            self._add(row, number, found[begin:end])
+            begin = end
+        return True
+
+    def _add(self, row: SeriesRow, number: int, rows: Sequence[bytes]) -> None:
+        part = self._open.get(number)
+        if part is None or part.is_full:
+            part = self._open[number] = LivePart(row.layouts[number], self.fetch, self._budget)
+            self._parts.append(part)
+        part.add(self._next, rows)
+        self._next += len(rows)
+
+    def fetch(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Return the rows that stand under these numbers."""
+        assert self._row is not None
+        series = self._row.id
+        return self.engine.fetch(ROWS, [(number, row_key(series, number)) for number in numbers])
+
+    def vectors(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Return the embeddings of these rows."""
+        assert self._row is not None
+        series = self._row.id
+        return self.engine.fetch(VECTORS, [(number, row_key(series, number)) for number in numbers])
+
+    # -- writing rows
+
+    def end(self, row: SeriesRow) -> tuple[int, int]:
+        """Return the number that is not taken yet, and a position of the log before which it was not.
+
+        Complexity: three looks at 32 keys each, whatever there is.
+        """
+        log = self.engine.log if isinstance(self.engine, LogEngine) else None
+        absent_at = 0 if log is None else log.committed
+        known = self._next if self.tail is None else max(self._next, self.tail.next)
+        low = self._uncovered(max(known - 1, int(self._ends[-1]) if len(self._ends) else 0))
+        if not self.fetch([low]):  # `low` is taken, and `high` is not
+            return low, absent_at
+        probes = [low + (1 << power) for power in range(_MOST.bit_length())]
+        while True:
+            taken = self.fetch(probes)
+            low = max((low, *taken))
+            high = min(probe for probe in probes if probe > low)
+            if high == low + 1:
+                return high, absent_at
+            step = max(1, (high - low) // _PROBES)
+            probes = [*range(low + step, high, step), high]
+
+    def write(self, make: Callable[[SeriesRow], Sequence[Draft]]) -> int:
+        """Write live rows that follow each other; return the number of the first. They come as one group."""
+        for _ in range(_ATTEMPTS):
+            row = self.ensure()
+            drafts = make(row)
+            row = self.ensure()  # which has their layouts now
+            first, absent_at = self.end(row)
+            if self.row() is not row or not self._put(row, first, drafts, absent_at):
+                continue
+            self._settle(row, first + len(drafts), absent_at, layout_number(drafts[-1].value))
+            return first
+        raise CorruptionError(f"{self.key!r} changed {_ATTEMPTS} times while it was to be written to")
+
+    def _put(self, row: SeriesRow, first: int, drafts: Sequence[Draft], absent_at: int) -> bool:
+        values = [(row_key(row.id, number), draft.value) for number, draft in enumerate(drafts, first)]
+        vectors = [
+            Change("put", VECTORS, row_key(row.id, number), draft.vector, own=True)
+            for number, draft in enumerate(drafts, first)
+            if draft.vector is not None
+        ]
+        if not vectors and isinstance(self.engine, LogEngine):
+            try:
+                version = self.engine.put_new(ROWS, values, absent_at)
+                if version and self.waits_for_disk:
+                    self.engine.wait_durable(version + len(values) - 1, None)
+                return version > 0
+            except ValueTooLarge:
+                pass
+        changes = [Change("put", ROWS, key, value, if_version=0, own=True) for key, value in values]
+        try:
+            self.engine.commit([*changes, *vectors], self.waits_for_disk)
+        except VersionConflict:
+            return False
+        self.row()
+        if not self._are_covered(np.array([first])).any():
+            return True
+        self.engine.drop(ROWS, [key for key, _ in values])  # others had been there, and were distilled
+        return False
+
+    def _settle(self, row: SeriesRow, next_number: int, absent_at: int, used: int) -> None:
+        if self._rows is None:
+            return
+        layouts = [
+            RowLayout(layout.names, layout.kinds.encode(), number, layout.earliest)
+            for number, layout in enumerate(row.layouts)
+        ]
+        layouts.insert(0, layouts.pop(used))
+        with self.lock:
+            self.tail = self.tail or Tail(row.id)
+            self.tail.settle(next_number, absent_at, layouts)
+
+    def layout(self, names: tuple[str, ...], kinds: str, known: int) -> tuple[SeriesRow, int]:
+        """Return what the store says of the series, and the number of a layout; its rows are known from `known` on."""
+        row = self.ensure()
+        number = row.layout_of(names, kinds)
+        if number is None or known < row.layouts[number].earliest:
+            self.update(lambda row: row.with_layout(names, kinds, known)[0])
+            row = self.ensure()
+            number = row.layout_of(names, kinds)
+        assert number is not None
+        return row, number
+
+    # -- blocks
+
+    def reserve_blocks(self, count: int, now: int) -> int:
+        """Note that so many blocks are going to be written; return the number of the first."""
+        first = 0
+
+        def reserve(row: SeriesRow) -> SeriesRow:
+            nonlocal first
+            first = row.next_block
+            pending = (*row.pending, Pending(first, count, now))
+            return msgspec.structs.replace(row, next_block=first + count, pending=pending)
+
+        self.update(reserve)
+        return first
