@@ -201,7 +201,7 @@ class View:
         end: int | None,
         last: int | None,
     ) -> Pick:
-        """Return the rows of a part in a range (`end` None: no end); the last ones only, if they are in order."""
+        """Return the rows of a part in a range (`end` None: no end), or the last of them."""
         event = part.ts_event
         if is_sorted:
             high = len(event) if end is None else int(np.searchsorted(event, end))
@@ -220,6 +220,8 @@ class View:
             if known_max > self._as_of:
                 mask &= part.ts_known <= self._as_of
             rows = np.flatnonzero(mask)
+            if last is not None:
+                rows = _last(rows, event[rows], last)
         picked = numbers[rows]
         if not len(picked):
             return Pick(picked, np.empty(0, self._dtype))
@@ -266,6 +268,15 @@ class View:
         if (event[1:] < event[:-1]).any() or (numbers[1:] < numbers[:-1]).any():
             table = table[np.lexsort((numbers, event))]
         return table
+
+
+def _last(rows: NDArray[np.intp], event: NDArray[np.int64], count: int) -> NDArray[np.intp]:
+    """Return the last of some rows, by ts_event and number; they come by number."""
+    if len(rows) <= count:
+        return rows
+    least = np.partition(event, len(event) - count)[len(event) - count]
+    later = rows[event > least]
+    return np.sort(np.concatenate((later, rows[event == least][len(later) - count :])))
 
 
 def _metadata(part: Part, rows: Any, count: int) -> list[Any]:

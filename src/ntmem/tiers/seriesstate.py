@@ -147,7 +147,7 @@ class Series:
     def _uncovered(self, number: int) -> int:
         """Return the first number from this one on that no block covers."""
         while True:
-            place = int(np.searchsorted(self._starts, number, "right")) - 1
+            place = int(self._starts.searchsorted(number, "right")) - 1
             if place < 0 or number >= self._ends[place]:
                 return number
             number = int(self._ends[place])
@@ -234,8 +234,8 @@ class Series:
         log = self.engine.log if isinstance(self.engine, LogEngine) else None
         while True:
             self._next = self._uncovered(self._next)
-            following = self._starts[np.searchsorted(self._starts, self._next) :]
-            most = min(_FOLLOWED, int(following[0]) - self._next if len(following) else _FOLLOWED)
+            behind = int(self._starts.searchsorted(self._next))
+            most = min(_FOLLOWED, int(self._starts[behind]) - self._next if behind < len(self._starts) else _FOLLOWED)
             absent_at = 0 if log is None else log.committed  # before anything is looked for
             found = [] if self._rows is None else self._rows.follow(row.id, self._next, most)
             if not found and not self._is_end():
