@@ -268,11 +268,13 @@ cdef class RowLog:
         return log_bound(&self.log.log) <= position
 
     def newest(self, bytes space not None, bytes key not None):
-        """Return what changes whenever this key is written, and now and then without that; None: it is being written."""
+        """Return what changes whenever this key is written, and at times without that; None: it is being written."""
         cdef uint64_t seed, word, floor
         self.log.check_process()
         seed = keyhash_bytes(<const unsigned char *>PyBytes_AS_STRING(space), len(space), KEYHASH_SEED)
         seed = keyhash_bytes(<const unsigned char *>PyBytes_AS_STRING(key), len(key), seed)
         floor = word_acquire(&self.log.log.control.floor.word)
         word = word_acquire(&self.log.log.slots[seed & (self.log.log.slot_count - 1)])
-        return None if word > log_limit(&self.log.log) else (word, floor)  # a slot is linked before its group is committed
+        if word > log_limit(&self.log.log):  # a slot is linked before its group is committed
+            return None
+        return word, floor

@@ -193,17 +193,18 @@ def _pieces(row: SeriesRow, live: NDArray[np.int64]) -> list[_Piece]:
 def _groups(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
     """Yield pieces that follow each other and make one block at most; live ones are cut to fill it."""
     group: list[_Piece] = []
-    for piece in pieces:
+    for whole in pieces:
+        rest = whole
         if group:
             room = BLOCK_ROWS - (group[-1].end - group[0].first)
-            follows = piece.first == group[-1].end
-            if not follows or piece.end - piece.first > room:
-                if follows and piece.entry is None and room > 0:
-                    group.append(_Piece(piece.first, piece.first + room))
-                    piece = _Piece(piece.first + room, piece.end)
+            follows = rest.first == group[-1].end
+            if not follows or rest.end - rest.first > room:
+                if follows and rest.entry is None and room > 0:
+                    group.append(_Piece(rest.first, rest.first + room))
+                    rest = _Piece(rest.first + room, rest.end)
                 yield group
                 group = []
-        group.append(piece)
+        group.append(rest)
     if group:
         yield group
 
@@ -257,7 +258,7 @@ def _live_rows(part: LivePart, mask: NDArray[np.bool_]) -> Rows:
     )
 
 
-# ---- what is left over ------------------------------------------------------------------------------------------------
+# ---- what is left over -----------------------------------------------------------------------------------------------
 
 
 def _sweep(series: Series, now: int) -> None:
@@ -267,7 +268,7 @@ def _sweep(series: Series, now: int) -> None:
         return
     dead = [it for it in row.pending if it.since + _GIVEN_UP < now]
     if dead:
-        lost = [number for it in dead for number in range(it.first, it.first + it.count)]
+        lost = [number for it in dead for number in range(it.first, it.first + it.blocks)]
 
         def give_up(row: SeriesRow) -> SeriesRow:
             pending = tuple(it for it in row.pending if it not in dead)

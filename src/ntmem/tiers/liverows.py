@@ -1,7 +1,7 @@
 """Rows that stand alone in the store, gathered in arrays of this process: the part of a series that is hot.
 
-A :class:`LivePart` holds rows of one layout, up to ``PART_ROWS``. The bytes of full ones may be given up and are fetched
-again when they are needed; what they are selected by stays.
+A :class:`LivePart` holds rows of one layout, up to ``PART_ROWS``. The bytes of full ones may be given up and are
+fetched again when they are needed; what they are selected by stays.
 
 **Thread safety**: a part belongs to its series, under whose lock it is used.
 """

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 
 from .._core.rows import RowLog, Tail
+from ..errors import ReadOnlyError
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, duration_ns, instant_ns, require_int
 from ..namespace import encode_key, labels_of
-from ..errors import ReadOnlyError
 from .distilling import Background, DistillReport, distill
 from .engine import LmdbEngine
 from .liverows import Budget
@@ -204,9 +204,7 @@ class Observations:
             self._distill_soon(series)
         return number
 
-    def extend(
-        self, namespace: AnyNamespace, symbol: str, columns: Any, *, known_after: Duration | None = None
-    ) -> int:
+    def extend(self, namespace: AnyNamespace, symbol: str, columns: Any, *, known_after: Duration | None = None) -> int:
         """Add rows in bulk, all or none, and return how many.
 
         Parameters
@@ -299,17 +297,13 @@ class Observations:
             raise ValueError(f"end must not lie before start, was {behind} and {first}")
         return self._query(namespace, symbol, fields, as_of).range(first, behind)
 
-    def _query(
-        self, namespace: AnyNamespace, symbol: str, fields: Sequence[str] | None, as_of: AsOf
-    ) -> Query:
+    def _query(self, namespace: AnyNamespace, symbol: str, fields: Sequence[str] | None, as_of: AsOf) -> Query:
         engine = self._handle()
         if isinstance(fields, str):
             raise TypeError(f"fields must be a sequence of names, was the string {fields!r}; pass [{fields!r}]")
-        if as_of is None:
-            known = engine.now()
-        else:
-            known = MAX_INSTANT if as_of is LATEST else instant_ns(as_of, "as_of")
-        return Query(self._of(namespace, symbol), known, None if fields is None else tuple(fields))
+        series = self._of(namespace, symbol)
+        limit = MAX_INSTANT if as_of is LATEST else None if as_of is None else instant_ns(as_of, "as_of")
+        return Query(series, engine.now() if limit is None else limit, None if fields is None else tuple(fields))
 
     def symbols(self, namespace: AnyNamespace) -> list[str]:
         """Return the symbols of which there are rows in a namespace, sorted."""

@@ -1,7 +1,7 @@
 """What a reader of a series asks for: which parts to look into, which rows of them, in which order, in which columns.
 
-A part is a block or some live rows. What the series knows of a part (the bounds of its times) decides whether it is read
-at all; then its times are, and only where a row is wanted the fields that are asked for.
+A part is a block or some live rows. What the series knows of a part (the bounds of its times) decides whether it is
+read at all; then its times are, and only where a row is wanted the fields that are asked for.
 
 **Invariant** (I7): with `as_of` nothing of a row known later has an influence: neither on which rows there are nor on
 their order, nor on which fields there are and of which type.
@@ -128,9 +128,7 @@ class Query:
 class View:
     """A series as of one moment, and what is asked of it."""
 
-    def __init__(
-        self, series: Series, row: SeriesRow, live: Sequence[LivePart], as_of: int, shape: Shape
-    ) -> None:
+    def __init__(self, series: Series, row: SeriesRow, live: Sequence[LivePart], as_of: int, shape: Shape) -> None:
         self._series = series
         self._entries = row.entries
         self._live = live
@@ -171,8 +169,10 @@ class View:
                 break
             if known > self._as_of:
                 continue
-            pick = self._pick_of_block(blocks[place - 1], 0, None, count) if part is None else (
-                self._pick_live(part, 0, None, count)
+            pick = (
+                self._pick_of_block(blocks[place - 1], 0, None, count)
+                if part is None
+                else (self._pick_live(part, 0, None, count))
             )
             picks.append(pick)
             found += len(pick.numbers)

@@ -83,7 +83,6 @@ class Layout(NamedTuple):
         """Of the part of a row that has a fixed size; the fields are called 0, 1, ..."""
         return np.dtype(_HEAD_FIELDS + [(str(i), _TYPES[kind]) for i, kind in enumerate(self.kinds)])
 
-
     @property
     def named(self) -> np.dtype[Any]:
         """Of a row as its readers see it."""
@@ -94,7 +93,7 @@ class Pending(NamedTuple):
     """Blocks that are being written and belong to no series yet, since an instant."""
 
     first: int
-    count: int
+    blocks: int
     since: int
 
 
@@ -196,11 +195,6 @@ def encode_jump(rows: int) -> bytes:
 def layout_number(row: bytes) -> int:
     """Return the number of a row's layout, or `JUMP`."""
     return int.from_bytes(row[:2], "little")
-
-
-def jump_of(row: bytes) -> int:
-    """Return how many rows a jump leaps over."""
-    return int(_HEAD.unpack_from(row)[3])
 
 
 def metadata_of(row: bytes) -> bytes:
@@ -397,6 +391,4 @@ class StoredBlock:
 
     def whole(self) -> Rows:
         """Return all there is."""
-        return Rows(
-            self.ts_event, self.ts_known, self.columns(self.names), self.metadata(), self.array("v")
-        )
+        return Rows(self.ts_event, self.ts_known, self.columns(self.names), self.metadata(), self.array("v"))

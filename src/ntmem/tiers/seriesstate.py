@@ -38,7 +38,6 @@ from .series import (
     StoredBlock,
     decode_series,
     encode_series,
-    jump_of,
     layout_number,
     row_key,
     series_key,
