@@ -57,7 +57,7 @@ class MemoryConfig(Struct, frozen=True):
     agentdb_url : None
         Reserved for a remote vector tier; anything but None is refused by this version.
     enable_compression : bool
-        Reserved for delta distillation; nothing to compress in this version.
+        Whether observations are distilled in the background; `memory.observations.distill()` does it either way.
     max_memory_bytes : int
         Budget of everything kept in shared memory: the hot tier gets what log and messages leave of it. The LMDB engine
         keeps nothing but the kernel's page cache.

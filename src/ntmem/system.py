@@ -697,6 +697,7 @@ class MemorySystem(DirectCalls):
         return MemoryStats(
             **engine.hot_facts(),
             **engine.lock_facts(),
+            observation_bytes=0 if self._seen is None else self._seen.nbytes,
             l3_size_bytes=sizes["file"],
             total_trajectories=0,
             engine=engine.name,

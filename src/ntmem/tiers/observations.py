@@ -114,6 +114,11 @@ class Observations:
         if self._background is not None:
             self._background.close()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of live rows that are kept in arrays."""
+        return self._budget.nbytes
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("observations cannot be pickled; pass the store, whose they are")
 

@@ -104,13 +104,13 @@ class Query:
 
     def range(self, start: int, end: int) -> NDArray[Any]:
         """Return the rows with start <= ts_event < end, by ts_event and number."""
-        return self._consistent(lambda view: view.range(start, end))
+        return self._consistent(lambda view: view.take_range(start, end), lambda view: view.add_range(start, end))
 
     def recent(self, count: int) -> NDArray[Any]:
         """Return the last `count` rows by ts_event and number, in that order."""
-        return self._consistent(lambda view: view.recent(count))
+        return self._consistent(lambda view: view.take_recent(count), lambda view: view.add_recent(count))
 
-    def _consistent(self, ask: Callable[[View], NDArray[Any]]) -> NDArray[Any]:
+    def _consistent(self, take: Callable[[View], None], add: Callable[[View], NDArray[Any]]) -> NDArray[Any]:
         for _ in range(_ATTEMPTS):
             try:
                 with self._series.lock:  # live rows are copied before others may be added
@@ -119,79 +119,82 @@ class Query:
                     shape = shape_of(known, self._wanted)
                     if row is None:
                         return np.empty(0, shape.dtype)
-                    return ask(View(self._series, row, live, self._as_of, shape))
+                    view = View(self._series, row, live, self._as_of, shape)
+                    take(view)
+                return add(view)
             except (Changed, Gone):  # it was distilled meanwhile
                 continue
         raise CorruptionError(f"{self._series.key!r} cannot be read as it says it stands; restore a backup")
 
 
 class View:
-    """A series as of one moment, and what is asked of it."""
+    """A series as of one moment, and what is asked of it: taken from live rows first, then added from blocks."""
 
     def __init__(self, series: Series, row: SeriesRow, live: Sequence[LivePart], as_of: int, shape: Shape) -> None:
         self._series = series
         self._entries = row.entries
-        self._live = live
+        self._live = [part for part in live if part.known_min <= as_of]
         self._as_of = as_of
         self._fields, self._dtype, self._columns = shape
+        self._picks: list[Pick] = []
+        self._newest_first: NDArray[Any] | None = None
 
     # -- which rows
 
-    def range(self, start: int, end: int) -> NDArray[Any]:
-        """Return the rows with start <= ts_event < end."""
-        picks = [
-            self._pick_live(part, start, end)
-            for part in self._live
-            if part.event_max >= start and part.event_min < end and part.known_min <= self._as_of
-        ]
-        all_of = self._entries
-        wanted = (all_of["event_max"] >= start) & (all_of["event_min"] < end) & (all_of["known_min"] <= self._as_of)
-        picks += [self._pick_of_block(entry, start, end) for entry in all_of[wanted]]
-        return self._joined(picks)
+    def take_range(self, start: int, end: int) -> None:
+        """Take the live rows with start <= ts_event < end."""
+        for part in self._live:
+            if part.event_max >= start and part.event_min < end:
+                self._take_live(part, start, end)
 
-    def recent(self, count: int) -> NDArray[Any]:
-        """Return the last rows."""
-        picks: list[Pick] = []
-        found = 0
-        least = 0  # no row that is older is among the last, with what was picked so far
-        parts = sorted(self._live, key=lambda part: part.event_max)
-        blocks = self._entries[self._series.by_event()]
-        place = 0
-        while parts or place < len(blocks):
-            newest = int(blocks["event_max"][place]) if place < len(blocks) else -1
-            if parts and parts[-1].event_max >= newest:
-                part = parts.pop()
-                newest, known = part.event_max, part.known_min
-            else:
-                part, known = None, int(blocks["known_min"][place])
-                place += 1
-            if newest < least:
+    def add_range(self, start: int, end: int) -> NDArray[Any]:
+        """Return them with those of blocks."""
+        it = self._entries
+        for entry in it[(it["event_max"] >= start) & (it["event_min"] < end) & (it["known_min"] <= self._as_of)]:
+            self._take_of_block(entry, start, end)
+        return self._joined()
+
+    def take_recent(self, count: int) -> None:
+        """Take the live rows that may be among the last."""
+        least = 0
+        for part in sorted(self._live, key=lambda part: part.event_max, reverse=True):
+            if part.event_max < least:
                 break
-            if known > self._as_of:
-                continue
-            pick = (
-                self._pick_of_block(blocks[place - 1], 0, None, count)
-                if part is None
-                else (self._pick_live(part, 0, None, count))
-            )
-            picks.append(pick)
-            found += len(pick.numbers)
-            if found >= count:
-                events = np.concatenate([it.table["ts_event"] for it in picks])
-                least = int(np.partition(events, found - count)[found - count])
-        return self._joined(picks)[-count:]
+            self._take_live(part, 0, None, count)
+            least = self._least(count)
+        self._newest_first = self._entries[self._series.by_event()]
+
+    def add_recent(self, count: int) -> NDArray[Any]:
+        """Return the last rows of these and of blocks."""
+        assert self._newest_first is not None
+        least = self._least(count)
+        for entry in self._newest_first:
+            if entry["event_max"] < least:
+                break
+            if entry["known_min"] <= self._as_of:
+                self._take_of_block(entry, 0, None, count)
+                least = self._least(count)
+        return self._joined()[-count:]
+
+    def _least(self, count: int) -> int:
+        """Return the ts_event before which no row can be among the last, with what was taken so far."""
+        found = sum(len(pick.numbers) for pick in self._picks)
+        if found < count:
+            return 0
+        events = np.concatenate([pick.table["ts_event"] for pick in self._picks])
+        return int(np.partition(events, found - count)[found - count])
 
     # -- what of them
 
-    def _pick_live(self, part: LivePart, start: int, end: int | None, last: int | None = None) -> Pick:
-        return self._pick(part, part.numbers, part.is_sorted, part.known_max, start, end, last)
+    def _take_live(self, part: LivePart, start: int, end: int | None, last: int | None = None) -> None:
+        self._take(part, part.numbers, part.is_sorted, part.known_max, start, end, last)
 
-    def _pick_of_block(self, entry: Any, start: int, end: int | None, last: int | None = None) -> Pick:
+    def _take_of_block(self, entry: Any, start: int, end: int | None, last: int | None = None) -> None:
         block = self._series.block(int(entry["id"]))
         numbers = np.arange(int(entry["first"]), int(entry["first"]) + int(entry["rows"]))
-        return self._pick(block, numbers, bool(entry["flags"] & SORTED), int(entry["known_max"]), start, end, last)
+        self._take(block, numbers, bool(entry["flags"] & SORTED), int(entry["known_max"]), start, end, last)
 
-    def _pick(
+    def _take(
         self,
         part: LivePart | StoredBlock,
         numbers: NDArray[np.int64],
@@ -200,8 +203,8 @@ class View:
         start: int,
         end: int | None,
         last: int | None,
-    ) -> Pick:
-        """Return the rows of a part in a range (`end` None: no end), or the last of them."""
+    ) -> None:
+        """Take the rows of a part in a range (`end` None: no end), or the last of them."""
         event = part.ts_event
         if is_sorted:
             high = len(event) if end is None else int(np.searchsorted(event, end))
@@ -223,10 +226,9 @@ class View:
             if last is not None:
                 rows = _last(rows, event[rows], last)
         picked = numbers[rows]
-        if not len(picked):
-            return Pick(picked, np.empty(0, self._dtype))
-        table = part.table(rows, self._dtype) if isinstance(part, LivePart) else None
-        return Pick(picked, self._filled(part, picked, rows) if table is None else table)
+        if len(picked):
+            table = part.table(rows, self._dtype) if isinstance(part, LivePart) else None
+            self._picks.append(Pick(picked, self._filled(part, picked, rows) if table is None else table))
 
     def _filled(self, part: Part, numbers: NDArray[np.int64], rows: Any) -> NDArray[Any]:
         table = np.empty(len(numbers), self._dtype)
@@ -250,11 +252,10 @@ class View:
                 table[name] = widened(columns, len(numbers), name)
         return table
 
-    def _joined(self, picks: Sequence[Pick]) -> NDArray[Any]:
-        picks = [pick for pick in picks if len(pick.numbers)]
-        if not picks:
+    def _joined(self) -> NDArray[Any]:
+        if not self._picks:
             return np.empty(0, self._dtype)
-        picks = sorted(picks, key=lambda pick: int(pick.numbers[0]))
+        picks = sorted(self._picks, key=lambda pick: int(pick.numbers[0]))
         if len(picks) == 1:
             numbers, table = picks[0]
         else:
