@@ -644,12 +644,10 @@ class MemorySystem(DirectCalls):
         """What was seen, by namespace and symbol; keep it at hand: ``o = memory.observations``."""
         from .tiers.observations import Observations
 
-        engine, known = self._engine(), self._seen
-        if known is None or known.engine is not engine:
-            if known is not None:
-                known.close()
-            known = self._seen = Observations(engine, self._engine, distills=self.config.enable_compression)
-        return known
+        engine = self._engine()
+        if self._seen is None:
+            self._seen = Observations(engine, self._engine, distills=self.config.enable_compression)
+        return self._seen
 
     # -- durability, facts
 

@@ -231,7 +231,7 @@ cdef class RowLog:
     def follow(self, uint32_t series, uint64_t first, Py_ssize_t most):
         """Return the values of rows `first`, `first` + 1, ... as far as the log has them, `most` at most.
 
-        One that is not plain (it is large, or marked) ends that, too.
+        And whether the log has nothing of the next one; else the disk knows more, or it is not plain.
         """
         cdef unsigned char[KEY] key
         cdef whole_key_t wanted
@@ -240,6 +240,7 @@ cdef class RowLog:
         cdef uint64_t limit
         cdef log_find_outcome outcome
         cdef list found = []
+        cdef bint absent = False
         self.log.check_process()
         limit = log_limit(&self.log.log)
         while len(found) < most:
@@ -247,7 +248,8 @@ cdef class RowLog:
             outcome = log_find(&self.log.log, &wanted, limit, &position, &header)
             if outcome == LOG_DAMAGED:
                 raise self.log.damage(f"the index leads {wanted.key[:KEY]!r} to bytes that are no record")
-            if outcome != LOG_FOUND or header.kind != LOG_KIND_PUT or header.flags:
+            absent = outcome != LOG_FOUND
+            if absent or header.kind != LOG_KIND_PUT or header.flags:
                 break
             value = PyBytes_FromStringAndSize(NULL, header.value_size)
             log_copy(
@@ -260,7 +262,7 @@ cdef class RowLog:
                 break
             found.append(value)
             first += 1
-        return found
+        return found, absent
 
     def reaches(self, uint64_t position):
         """Whether the log has everything that was written from this position on."""

@@ -6,6 +6,7 @@ to the series, so a table is seen whole or not at all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -43,6 +44,9 @@ _ATTEMPTS = 100
 @lru_cache(1)
 def _coders() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2, thread_name_prefix="ntmem-code")
+
+
+os.register_at_fork(after_in_child=_coders.cache_clear)  # a child has none of its parent's threads
 
 
 def drafts_of(rows: Rows, names: tuple[str, ...], kinds: str, number: int, dtype: np.dtype[Any]) -> list[Draft]:
@@ -104,7 +108,7 @@ def _added(
         pending = tuple(it for it in row.pending if it.first != base)
         if len(pending) == len(row.pending):
             return None
-        first, _ = series.end(row)
+        first, _ = series.end()
         placed = entries.copy()
         placed["first"] += np.uint64(first)
         new = row.with_layout(names, kinds, known)[0].with_blocks(placed)

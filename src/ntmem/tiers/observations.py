@@ -96,8 +96,12 @@ class Observations:
     """
 
     def __init__(self, engine: LmdbEngine, handle: Callable[[], LmdbEngine], *, distills: bool) -> None:
-        self.engine = engine
         self._handle = handle
+        self._use(engine)
+        self._background = Background(self._distill_live) if distills and not engine.read_only else None
+
+    def _use(self, engine: LmdbEngine) -> None:
+        self.engine = engine
         self._rows: RowLog | None = None
         if isinstance(engine, LogEngine):
             writes = not engine.read_only and not engine.waits_for_disk
@@ -106,7 +110,12 @@ class Observations:
         self._tails: dict[Any, Tail] = {}  # by namespace and symbol as users write them
         self._known: dict[Any, Series] = {}  # the same
         self._budget = Budget(_LIVE_BYTES)
-        self._background = Background(self._distill_live) if distills and not engine.read_only else None
+
+    def _now_engine(self) -> LmdbEngine:
+        engine = self._handle()
+        if engine is not self.engine:  # this is a reader, and somebody writes since
+            self._use(engine)
+        return engine
 
     def close(self) -> None:
         """Let a step of distillation that is being done end, and take no more rows without looking at the handle."""
@@ -170,7 +179,7 @@ class Observations:
             if tail is not None:
                 number = self._rows.append(tail, ts_event, ts_known, fields)
                 if number >= 0:
-                    if not number % BLOCK_ROWS:
+                    if number % BLOCK_ROWS == BLOCK_ROWS - 1:
                         self._distill_soon(self._known[namespace, symbol])
                     return number
         return self._append(namespace, symbol, ts_event, fields, embedding, metadata, ts_known)
@@ -205,7 +214,7 @@ class Observations:
                 self._tails, self._known = {}, {}
             self._known[namespace, symbol] = series
             self._tails[namespace, symbol] = series.tail
-        if not number % BLOCK_ROWS:
+        if number % BLOCK_ROWS == BLOCK_ROWS - 1:
             self._distill_soon(series)
         return number
 
@@ -303,7 +312,7 @@ class Observations:
         return self._query(namespace, symbol, fields, as_of).range(first, behind)
 
     def _query(self, namespace: AnyNamespace, symbol: str, fields: Sequence[str] | None, as_of: AsOf) -> Query:
-        engine = self._handle()
+        engine = self._now_engine()
         if isinstance(fields, str):
             raise TypeError(f"fields must be a sequence of names, was the string {fields!r}; pass [{fields!r}]")
         series = self._of(namespace, symbol)
@@ -313,11 +322,11 @@ class Observations:
     def symbols(self, namespace: AnyNamespace) -> list[str]:
         """Return the symbols of which there are rows in a namespace, sorted."""
         stem = series_stem(labels_of(namespace))
-        return [key[len(stem) :].decode() for key, _ in self._handle().entries_of(SERIES, stem)]
+        return [key[len(stem) :].decode() for key, _ in self._now_engine().entries_of(SERIES, stem)]
 
     def info(self, namespace: AnyNamespace, symbol: str) -> SeriesInfo | None:
         """Return what there is of a series, and what it takes; None: there is none."""
-        self._handle()
+        self._now_engine()
         series = self._of(namespace, symbol)
         with series.lock:
             row, parts = series.live()
@@ -383,7 +392,7 @@ class Observations:
     # -- which series
 
     def _writable(self) -> LmdbEngine:
-        engine = self._handle()
+        engine = self._now_engine()
         if engine.read_only:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
         return engine

@@ -61,6 +61,7 @@ class Pick(NamedTuple):
 
     numbers: NDArray[np.int64]
     table: NDArray[Any]
+    in_order: bool
 
 
 class Shape(NamedTuple):
@@ -162,13 +163,14 @@ class View:
                 break
             self._take_live(part, 0, None, count)
             least = self._least(count)
-        self._newest_first = self._entries[self._series.by_event()]
+        self._newest_first = self._series.by_event()
 
     def add_recent(self, count: int) -> NDArray[Any]:
         """Return the last rows of these and of blocks."""
         assert self._newest_first is not None
         least = self._least(count)
-        for entry in self._newest_first:
+        for place in self._newest_first:
+            entry = self._entries[place]
             if entry["event_max"] < least:
                 break
             if entry["known_min"] <= self._as_of:
@@ -181,6 +183,8 @@ class View:
         found = sum(len(pick.numbers) for pick in self._picks)
         if found < count:
             return 0
+        if len(self._picks) == 1 and self._picks[0].in_order:
+            return int(self._picks[0].table["ts_event"][-count])
         events = np.concatenate([pick.table["ts_event"] for pick in self._picks])
         return int(np.partition(events, found - count)[found - count])
 
@@ -228,7 +232,8 @@ class View:
         picked = numbers[rows]
         if len(picked):
             table = part.table(rows, self._dtype) if isinstance(part, LivePart) else None
-            self._picks.append(Pick(picked, self._filled(part, picked, rows) if table is None else table))
+            table = self._filled(part, picked, rows) if table is None else table
+            self._picks.append(Pick(picked, table, is_sorted))
 
     def _filled(self, part: Part, numbers: NDArray[np.int64], rows: Any) -> NDArray[Any]:
         table = np.empty(len(numbers), self._dtype)
@@ -257,7 +262,9 @@ class View:
             return np.empty(0, self._dtype)
         picks = sorted(self._picks, key=lambda pick: int(pick.numbers[0]))
         if len(picks) == 1:
-            numbers, table = picks[0]
+            numbers, table, in_order = picks[0]
+            if in_order:
+                return table
         else:
             numbers = np.concatenate([pick.numbers for pick in picks])
             table = np.empty(len(numbers), self._dtype)

@@ -46,7 +46,7 @@ from .series import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FOLLOWED = 512  # rows at once
+_FEW, _FOLLOWED = 8, 512  # rows at once: in the first look at the disk, in others
 _PROBES = 32
 _MOST = 1 << 48
 _ATTEMPTS = 1000
@@ -223,31 +223,34 @@ class Series:
                 row = self.row()
                 if row is None:
                     return None, []
-                self._follow(row)
-                if self.row() is row:
+                if self._follow(row) and self.row() is row:
                     self._budget.shrink()
                     return row, list(self._parts)
             raise CorruptionError(f"{self.key!r} has a row that leads to blocks which it does not have")
 
-    def _follow(self, row: SeriesRow) -> None:
+    def _follow(self, row: SeriesRow) -> bool:
+        """Bring on what came; False: it leads to what `row` does not have yet."""
         log = self.engine.log if isinstance(self.engine, LogEngine) else None
+        batch = _FEW
         while True:
             self._next = self._uncovered(self._next)
             behind = int(self._starts.searchsorted(self._next))
             most = min(_FOLLOWED, int(self._starts[behind]) - self._next if behind < len(self._starts) else _FOLLOWED)
             absent_at = 0 if log is None else log.committed  # before anything is looked for
-            found = [] if self._rows is None else self._rows.follow(row.id, self._next, most)
-            if not found and not self._is_end():
-                numbers = range(self._next, self._next + most)
+            found, absent = ([], False) if self._rows is None else self._rows.follow(row.id, self._next, most)
+            if not found and not (absent and self._is_all_in_log()):
+                numbers = range(self._next, self._next + min(most, batch))
                 fetched = self.fetch(numbers)
                 found = [fetched[number] for number in takewhile(fetched.__contains__, numbers)]
+                batch = _FOLLOWED
             if not found:
                 self._absent_at = absent_at
-                return
+                return True
             if not self._take_rows(row, found):
-                return
+                return False
 
-    def _is_end(self) -> bool:
+    def _is_all_in_log(self) -> bool:
+        """Whether the next row, if there is one, is in the log."""
         return self._rows is not None and self._absent_at is not None and self._rows.reaches(self._absent_at)
 
     def _take_rows(self, row: SeriesRow, found: Sequence[bytes]) -> bool:
@@ -286,7 +289,7 @@ class Series:
 
     # -- writing rows
 
-    def end(self, row: SeriesRow) -> tuple[int, int]:
+    def end(self) -> tuple[int, int]:
         """Return the number that is not taken yet, and a position of the log before which it was not.
 
         Complexity: three looks at 32 keys each, whatever there is.
@@ -313,7 +316,7 @@ class Series:
             row = self.ensure()
             drafts = make(row)
             row = self.ensure()  # which has their layouts now
-            first, absent_at = self.end(row)
+            first, absent_at = self.end()
             if self.row() is not row or not self._put(row, first, drafts, absent_at):
                 continue
             self._settle(row, first + len(drafts), absent_at, layout_number(drafts[-1].value))
