@@ -1,0 +1,234 @@
+"""Products and distances of vectors, and the best of many by an exact scan; by the best instructions of the processor.
+
+Layout
+------
+``kernels.h`` has a set of functions for each kind of processor, ``scan.h`` the scan. A set is chosen by name, by
+default the best that runs here, or what the environment variable ``NTMEM_KERNELS`` says.
+
+Invariants
+----------
+1. All sets give the same int8 products, bit for bit, so results do not depend on the machine; float sums may differ in
+   the last bits.
+2. Results of a scan are in one total order: higher values first, and of equal ones the lower row.
+3. While the GIL is released only C memory is touched, and the buffers are held.
+"""
+
+import os
+
+import numpy as np
+
+cimport cython
+from libc.math cimport isnan
+from libc.stdint cimport int8_t, int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+
+cdef extern from "scan.h" nogil:
+    ctypedef struct kernels_t:
+        const char *name
+        int32_t (*dot_i8)(const int8_t *a, const int8_t *b, size_t n) noexcept nogil
+        float (*dot_f16)(const uint16_t *a, const uint16_t *b, size_t n) noexcept nogil
+        float (*dot_f32)(const float *a, const float *b, size_t n) noexcept nogil
+        float (*squared_f16)(const uint16_t *a, const uint16_t *b, size_t n) noexcept nogil
+        float (*squared_f32)(const float *a, const float *b, size_t n) noexcept nogil
+
+    ctypedef struct scan_rows_t:
+        const int8_t *rows
+        size_t stride, count
+        const float *steps
+        const float *squares
+        const uint64_t *allowed
+
+    ctypedef struct scanned_t:
+        float value
+        uint32_t row
+
+    const kernels_t *kernels_at(size_t place) noexcept
+    float quantize_i8(const float *vector, size_t n, int8_t *to) noexcept
+    size_t scan_best(
+        const kernels_t *kernels, const scan_rows_t *rows, const int8_t *query, float query_step, size_t dimension,
+        scanned_t *found, size_t k
+    ) noexcept
+
+MOST_DIMENSIONS = 65_536
+
+
+def available():
+    """Return the names of the sets that run on this machine, the best first."""
+    names, place = [], 0
+    while kernels_at(place) != NULL:
+        names.append((<bytes>kernels_at(place).name).decode())
+        place += 1
+    return tuple(names)
+
+
+def quantize(const float[:, ::1] vectors not None):
+    """Return float32 vectors as int8, and the step of each: a vector is about its bytes times its step.
+
+    Steps are the largest number's 127th part, so an error is half of it at most; zeroes have step 0.
+
+    Raises
+    ------
+    ValueError
+        A number is NaN or infinite; says in which row.
+    """
+    cdef size_t count = vectors.shape[0], dimension = vectors.shape[1], row
+    cdef float step
+    done = np.empty((count, dimension), np.int8)
+    steps = np.empty(count, np.float32)
+    cdef int8_t[:, ::1] to = done
+    cdef float[::1] sizes = steps
+    cdef Py_ssize_t wrong = -1
+    if count and dimension:
+        with nogil:
+            for row in range(count):
+                step = quantize_i8(&vectors[row, 0], dimension, &to[row, 0])
+                sizes[row] = step
+                if isnan(step):
+                    wrong = row
+                    break
+    if wrong >= 0:
+        raise ValueError(f"vectors hold finite numbers, row {wrong} has NaN or infinity")
+    return done, steps
+
+
+@cython.final
+cdef class Kernels:
+    """One set of kernels.
+
+    Parameters
+    ----------
+    name : str, optional
+        One of :func:`available`; by default ``NTMEM_KERNELS``, or else the best.
+
+    Raises
+    ------
+    ValueError
+        There is no such set, or it does not run on this machine.
+
+    Notes
+    -----
+    **Thread safety**: all methods may be called from any thread. **Complexity**: O(dimension) a pair.
+    """
+
+    cdef const kernels_t *kernels
+
+    def __init__(self, str name=None):
+        cdef size_t place = 0
+        wanted = name or os.environ.get("NTMEM_KERNELS") or available()[0]
+        if wanted not in available():
+            raise ValueError(f"there are no kernels {wanted!r} on this machine; there are {', '.join(available())}")
+        while (<bytes>kernels_at(place).name).decode() != wanted:
+            place += 1
+        self.kernels = kernels_at(place)
+
+    @property
+    def name(self):
+        """Of this set."""
+        return (<bytes>self.kernels.name).decode()
+
+    def dot(self, a, b):
+        """Return the product of two vectors of int8 (-127 to 127; an int), float16 or float32 (a float)."""
+        kind = pair_of(a, b)
+        if kind == np.int8:
+            return self.dot_i8(a, b)
+        if kind == np.float32:
+            return self.floats(a, b, False)
+        return self.halves(a.view(np.uint16), b.view(np.uint16), False)
+
+    def squared(self, a, b):
+        """Return the squared distance of two vectors of float16 or float32."""
+        kind = pair_of(a, b)
+        if kind == np.int8:
+            raise TypeError("the distance of int8 vectors follows from their steps and products; see scan")
+        if kind == np.float32:
+            return self.floats(a, b, True)
+        return self.halves(a.view(np.uint16), b.view(np.uint16), True)
+
+    cdef object dot_i8(self, const int8_t[::1] a, const int8_t[::1] b):
+        return self.kernels.dot_i8(&a[0], &b[0], a.shape[0])
+
+    cdef object floats(self, const float[::1] a, const float[::1] b, bint distance):
+        return (self.kernels.squared_f32 if distance else self.kernels.dot_f32)(&a[0], &b[0], a.shape[0])
+
+    cdef object halves(self, const uint16_t[::1] a, const uint16_t[::1] b, bint distance):
+        return (self.kernels.squared_f16 if distance else self.kernels.dot_f16)(&a[0], &b[0], a.shape[0])
+
+    def scan(
+        self, const int8_t[:, ::1] rows not None, const float[::1] steps not None, const int8_t[::1] query not None,
+        float query_step, size_t k, *, const float[::1] squares=None, const uint64_t[::1] allowed=None
+    ):
+        """Return the rows that are best for a query, and their values.
+
+        Parameters
+        ----------
+        rows : int8, shape (n, d)
+            From -127 to 127, times `steps`, shape (n,), they are the vectors.
+        query : int8, shape (d,)
+        query_step : float
+        k : int
+            1 or more.
+        squares : float32, shape (n,), optional
+            Squared lengths of the vectors: values are -|a - b|^2 + |a|^2 then, of which |a|^2, of the query, is left to
+            the caller. By default they are products.
+        allowed : uint64, shape (n / 64 rounded up,), optional
+            A bit for each row, the lowest first: others are left out.
+
+        Returns
+        -------
+        rows : uint32, values : float32
+            At most `k`, the best first; of equal values the lower row first.
+
+        Notes
+        -----
+        **Thread safety**: the GIL is released; nobody may write to the arrays meanwhile. **Complexity**: O(n d), or
+        O(n / 64 + m d) for m rows that are allowed.
+        """
+        cdef scan_rows_t what
+        cdef size_t count = rows.shape[0], dimension = rows.shape[1], found = 0, i
+        cdef scanned_t *best
+        if k < 1 or dimension < 1 or dimension > 65536 or <size_t>query.shape[0] != dimension:
+            raise ValueError(
+                f"k must be 1 or more, was {k}, and the query have the dimensions of the rows, 1 to 65536: it has "
+                f"{query.shape[0]}, they {dimension}"
+            )
+        if <size_t>steps.shape[0] != count or (squares is not None and <size_t>squares.shape[0] != count):
+            raise ValueError(f"steps and squares must be as many as the {count} rows")
+        if allowed is not None and <size_t>allowed.shape[0] != (count + 63) // 64:
+            raise ValueError(f"allowed must have {(count + 63) // 64} words for {count} rows, had {allowed.shape[0]}")
+        if count == 0:
+            return np.empty(0, np.uint32), np.empty(0, np.float32)
+        k = min(k, count)
+        what.rows, what.stride, what.count, what.steps = &rows[0, 0], dimension, count, &steps[0]
+        what.squares = NULL
+        what.allowed = NULL
+        if squares is not None:
+            what.squares = &squares[0]
+        if allowed is not None:
+            what.allowed = &allowed[0]
+        best = <scanned_t *>malloc(k * sizeof(scanned_t))
+        if best == NULL:
+            raise MemoryError(f"no memory for {k} rows")
+        try:
+            with nogil:
+                found = scan_best(self.kernels, &what, &query[0], query_step, dimension, best, k)
+            numbers, values = np.empty(found, np.uint32), np.empty(found, np.float32)
+            for i in range(found):
+                numbers[i] = best[i].row
+                values[i] = best[i].value
+            return numbers, values
+        finally:
+            free(best)
+
+
+def pair_of(a, b):
+    """Return the type of two vectors that go together, or raise what is wrong with them."""
+    for each in (a, b):
+        if not isinstance(each, np.ndarray) or each.dtype not in (np.int8, np.float16, np.float32):
+            raise TypeError(f"vectors are arrays of int8, float16 or float32, one was {type(each).__name__}")
+    if a.ndim != 1 or a.shape != b.shape or a.dtype != b.dtype or not 0 < len(a) <= MOST_DIMENSIONS:
+        raise ValueError(
+            f"two vectors have one type and 1 to {MOST_DIMENSIONS} dimensions, were {a.dtype} of {a.shape} and "
+            f"{b.dtype} of {b.shape}"
+        )
+    return a.dtype
