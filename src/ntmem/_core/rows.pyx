@@ -8,7 +8,8 @@ each field of its layout, then what is of no fixed size. ``ntmem/tiers/series.py
 Invariants
 ----------
 1. A row is written on the condition that its number is not taken. What is not in the log is known to be absent because
-   it was absent at `position`, and the log has everything since; else Python looks (I1).
+   it was absent at `position`, and the log has everything since; else Python looks (I1). What was written past the log
+   meanwhile has raised the epoch, and maybe nothing else.
 2. From the look at `is_shut` to the commit the GIL is kept and no Python runs (I2).
 """
 
@@ -113,6 +114,7 @@ cdef class Tail:
     cdef readonly uint32_t series
     cdef readonly uint64_t next         # number of the next row, if nobody else has taken it
     cdef uint64_t position              # of the log, before which there was no such row
+    cdef uint64_t epoch                 # as of then: whoever writes past the log raises it
     cdef bint known
     cdef list layouts                   # the one written last, first
 
@@ -120,9 +122,9 @@ cdef class Tail:
         self.series = series
         self.layouts = []
 
-    def settle(self, uint64_t next, uint64_t position, list layouts not None):
-        """Take over what was found: no row `next` before this position of the log."""
-        self.next, self.position, self.layouts, self.known = next, position, layouts, True
+    def settle(self, uint64_t next, uint64_t position, uint64_t epoch, list layouts not None):
+        """Take over what was found: no row `next` before this position of the log, and its epoch then."""
+        self.next, self.position, self.epoch, self.layouts, self.known = next, position, epoch, layouts, True
 
 
 @cython.final
@@ -218,7 +220,7 @@ cdef class RowLog:
         append.count = 1
         append.bytes = sizeof(log_group_t) + record_bytes(&draft.record)
         append.snapshot = tail.position
-        append.epoch = LOG_ANY_EPOCH
+        append.epoch = tail.epoch
         append.now = now
         append.max_lag = self.max_lag
         if (append.bytes > log_group_limit(&self.log.log) or draft.record.value_size > log_value_limit(&self.log.log)
@@ -264,19 +266,20 @@ cdef class RowLog:
             first += 1
         return found, absent
 
-    def reaches(self, uint64_t position):
-        """Whether the log has everything that was written from this position on."""
+    def reaches(self, uint64_t position, uint64_t epoch):
+        """Whether the log has everything that was written from this position on, as of this epoch."""
         self.log.check_process()
-        return log_bound(&self.log.log) <= position
+        return log_bound(&self.log.log) <= position and word_acquire(&self.log.log.control.epoch.word) == epoch
 
     def newest(self, bytes space not None, bytes key not None):
         """Return what changes whenever this key is written, and at times without that; None: it is being written."""
-        cdef uint64_t seed, word, floor
+        cdef uint64_t seed, word, floor, epoch
         self.log.check_process()
         seed = keyhash_bytes(<const unsigned char *>PyBytes_AS_STRING(space), len(space), KEYHASH_SEED)
         seed = keyhash_bytes(<const unsigned char *>PyBytes_AS_STRING(key), len(key), seed)
         floor = word_acquire(&self.log.log.control.floor.word)
+        epoch = word_acquire(&self.log.log.control.epoch.word)  # of what is written past the log: raised behind it
         word = word_acquire(&self.log.log.slots[seed & (self.log.log.slot_count - 1)])
         if word > log_limit(&self.log.log):  # a slot is linked before its group is committed
             return None
-        return word, floor
+        return word, floor, epoch

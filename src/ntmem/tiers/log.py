@@ -201,7 +201,7 @@ class LogEngine(LmdbEngine):
     # -- clock and facts
 
     def now(self) -> int:
-        self._check_open()
+        self.check_open()
         return self.log.now()
 
     def set_time(self, ns: int) -> None:
@@ -213,7 +213,7 @@ class LogEngine(LmdbEngine):
             raise ValueError(f"a clock never goes back: ts was {ns}, the store is at {at}")
 
     def clock_facts(self) -> tuple[str, int, int]:
-        self._check_open()
+        self.check_open()
         now = self.log.now()
         return ("simulated", now, 0) if self.log.clock[0] else ("system", now, max(0, now - wall_ns()))
 
@@ -244,20 +244,21 @@ class LogEngine(LmdbEngine):
         return {f"lock_{name}": count for name, count in counts.items()}
 
     def last_version(self) -> int:
-        self._check_open()
+        self.check_open()
         return self._version(self.log.next_sequence - 1)
 
     def _version(self, sequence: int) -> int:
         return self.log.region.generation << 44 | sequence
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise :class:`StoreClosed` if nothing can be read or written any more."""
         if self.store.closed:
             self.store.refuse()
         if self.log.is_gone:
             raise StoreClosed("the store is being closed; open it again")
 
     def _check_writable(self) -> None:
-        self._check_open()
+        self.check_open()
         if self.read_only:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
 
@@ -284,7 +285,7 @@ class LogEngine(LmdbEngine):
         return namespace_id
 
     def _unflushed(self, labels: tuple[str, ...], key: bytes) -> LogRecord | None:
-        self._check_open()
+        self.check_open()
         try:
             return self.log.get(encoded(labels), key)
         except LogDamaged as error:
@@ -387,7 +388,7 @@ class LogEngine(LmdbEngine):
         """Return the values of those keys that have one, as of one moment; what is found goes into `hot`."""
         space = encoded(labels)
         wanted = [(space, key) for _, key in keys]
-        self._check_open()
+        self.check_open()
         self._rules_of(self._rules_now(), space, labels)
 
         def look(tables: LiveTables) -> dict[Any, bytes]:
@@ -420,7 +421,7 @@ class LogEngine(LmdbEngine):
 
     def _entries(self, labels: tuple[str, ...], prefix: bytes, start: bytes) -> Iterator[Entry]:
         space = encoded(labels)
-        self._check_open()
+        self.check_open()
         unflushed = self._collected(space).get(space, {})
         keys = sorted(key for key in unflushed if key >= start and key.startswith(prefix))
         served = super()._entries(labels, prefix, start)
@@ -440,7 +441,7 @@ class LogEngine(LmdbEngine):
             return self._find(labels, record.key)
 
     def namespaces(self, prefix: tuple[str, ...]) -> list[tuple[str, ...]]:
-        self._check_open()
+        self.check_open()
         unflushed = self._collected(encoded(prefix))
 
         def look(tables: Tables) -> list[tuple[str, ...]]:
@@ -471,12 +472,19 @@ class LogEngine(LmdbEngine):
                 raise type(error)(f"{error} ({kept})") from error
         return outcomes
 
-    def put_new(self, labels: tuple[str, ...], values: Sequence[tuple[bytes, bytes]], absent_at: int) -> int:
+    @property
+    def mark(self) -> tuple[int, int]:
+        """Position and epoch of the log: what was looked for afterwards, in vain, was not there before."""
+        return self.log.committed, self.log.epoch
+
+    def put_new(
+        self, labels: tuple[str, ...], values: Sequence[tuple[bytes, bytes]], absent_at: tuple[int, int]
+    ) -> int:
         """Put keys into a namespace of the store's own; return the version of the first, or 0 if that key is there.
 
-        They were not there before this position of the log, and are there in order: without the first there is none.
-        0 is returned, too, if the log does not go back to that position, and :class:`ValueTooLarge` is raised for what
-        does not fit it.
+        They were not there at this mark, and are there in order: without the first there is none. 0 is returned, too,
+        if the log does not go back to the mark or somebody has written past it since, and :class:`ValueTooLarge` is
+        raised for what does not fit it.
         """
         self._check_writable()
         now, space = self.log.now(), encoded(labels)
@@ -487,24 +495,28 @@ class LogEngine(LmdbEngine):
 
         def put() -> int:
             try:
-                return self.log.append(records, self.max_lag, snapshot=absent_at, now=now, max_lag=self.max_lag)
-            except (Conflict, LookAgain):
+                return self.log.append(
+                    records, self.max_lag, snapshot=absent_at[0], epoch=absent_at[1], now=now, max_lag=self.max_lag
+                )
+            except (Conflict, LookAgain, NewRules):
                 return 0
 
         return self._translated(put)
 
     def drop(self, labels: tuple[str, ...], keys: Sequence[bytes]) -> None:
-        """Delete keys of a namespace of the store's own, whatever they hold."""
+        """Delete keys of a namespace of the store's own, whatever they hold, in as many groups as it takes."""
         self._check_writable()
         now, space = self.log.now(), encoded(labels)
         records = [(KIND_DELETE, 0, space, key, self.writer, b"", now, now, 0) for key in keys]
         try:
             self._translated(lambda: self.log.append(records, self.max_lag, now=now))
-        except ValueTooLarge:  # for a small log
-            super().drop(labels, keys)
+        except ValueTooLarge:
+            half = len(keys) // 2
+            self.drop(labels, keys[:half])
+            self.drop(labels, keys[half:])
 
     def _claim(self, fence: Fence) -> Claim:
-        self._check_open()
+        self.check_open()
         claim = None
         if self.leases is not None and 0 < fence.number < 2**63:
             claim = self.leases.claim(fence.resource.encode(errors="replace"), fence.number)
@@ -788,17 +800,17 @@ class LogEngine(LmdbEngine):
 
     @property
     def flush_lag(self) -> float:
-        self._check_open()
+        self.check_open()
         return self.log.lag
 
     def flush(self, timeout: float | None) -> None:
         """Return when everything acknowledged by now is on disk."""
-        self._check_open()
+        self.check_open()
         self._translated(lambda: self._wait_flushed(self.log.committed, timeout))
 
     def wait_durable(self, version: int, timeout: float | None) -> None:
         """Return when the change with this version is on disk."""
-        self._check_open()
+        self.check_open()
         if version > self.last_version():
             raise ValueError(f"version {version} was not handed out yet, the newest is {self.last_version()}")
         if version >= self._version(0):
@@ -815,7 +827,7 @@ class LogEngine(LmdbEngine):
         waited = 0.0
         while not reached(_SLICE if timeout is None else min(_SLICE, max(timeout - waited, 0))):
             waited += _SLICE
-            self._check_open()
+            self.check_open()
             trouble = self.log.trouble
             if trouble is not None and trouble != _PAST_LIMIT:
                 raise Trouble(*trouble)

@@ -97,25 +97,28 @@ class Observations:
 
     def __init__(self, engine: LmdbEngine, handle: Callable[[], LmdbEngine], *, distills: bool) -> None:
         self._handle = handle
+        self._budget = Budget(_LIVE_BYTES)
+        self._series: dict[tuple[tuple[str, ...], bytes], Series] = {}
+        self._tails: dict[Any, Tail] = {}  # by namespace and symbol as users write them
+        self._known: dict[Any, Series] = {}  # the same
         self._use(engine)
         self._background = Background(self._distill_live) if distills and not engine.read_only else None
 
     def _use(self, engine: LmdbEngine) -> None:
-        self.engine = engine
-        self._rows: RowLog | None = None
+        rows = None
         if isinstance(engine, LogEngine):
             writes = not engine.read_only and not engine.waits_for_disk
-            self._rows = RowLog(engine.log, encoded(ROWS), engine.writer, writes=writes, max_lag=engine.max_lag)
-        self._series: dict[tuple[tuple[str, ...], bytes], Series] = {}
-        self._tails: dict[Any, Tail] = {}  # by namespace and symbol as users write them
-        self._known: dict[Any, Series] = {}  # the same
-        self._budget = Budget(_LIVE_BYTES)
+            rows = RowLog(engine.log, encoded(ROWS), engine.writer, writes=writes, max_lag=engine.max_lag)
+        self._rows, self._source = (
+            rows,
+            (engine, rows),
+        )  # before the series: none that is made from now on is of the old
+        self._series, self._tails, self._known = {}, {}, {}
 
-    def _now_engine(self) -> LmdbEngine:
-        engine = self._handle()
-        if engine is not self.engine:  # this is a reader, and somebody writes since
-            self._use(engine)
-        return engine
+    @property
+    def engine(self) -> LmdbEngine:
+        """Through which the store is read and written."""
+        return self._source[0]
 
     def close(self) -> None:
         """Let a step of distillation that is being done end, and take no more rows without looking at the handle."""
@@ -204,7 +207,7 @@ class Observations:
         series = self._of(namespace, symbol)
 
         def draft(row: SeriesRow) -> list[Draft]:
-            fitting, kinds, ordered = _fitting(row, names, values)
+            fitting, kinds, ordered = _fitting(row, names, values, known)
             _, number = series.layout(fitting, kinds, known)
             return [Draft(encode_row(number, flags, event, known, kinds, ordered, extra), vector)]
 
@@ -312,7 +315,7 @@ class Observations:
         return self._query(namespace, symbol, fields, as_of).range(first, behind)
 
     def _query(self, namespace: AnyNamespace, symbol: str, fields: Sequence[str] | None, as_of: AsOf) -> Query:
-        engine = self._now_engine()
+        engine = self._open()
         if isinstance(fields, str):
             raise TypeError(f"fields must be a sequence of names, was the string {fields!r}; pass [{fields!r}]")
         series = self._of(namespace, symbol)
@@ -322,11 +325,11 @@ class Observations:
     def symbols(self, namespace: AnyNamespace) -> list[str]:
         """Return the symbols of which there are rows in a namespace, sorted."""
         stem = series_stem(labels_of(namespace))
-        return [key[len(stem) :].decode() for key, _ in self._now_engine().entries_of(SERIES, stem)]
+        return [key[len(stem) :].decode() for key, _ in self._open().entries_of(SERIES, stem)]
 
     def info(self, namespace: AnyNamespace, symbol: str) -> SeriesInfo | None:
         """Return what there is of a series, and what it takes; None: there is none."""
-        self._now_engine()
+        self._open()
         series = self._of(namespace, symbol)
         with series.lock:
             row, parts = series.live()
@@ -391,8 +394,16 @@ class Observations:
 
     # -- which series
 
+    def _open(self) -> LmdbEngine:
+        engine = self._handle()
+        if engine is not self.engine:  # this one only reads, and somebody writes now
+            self._use(engine)
+        if isinstance(engine, LogEngine):
+            engine.check_open()
+        return engine
+
     def _writable(self) -> LmdbEngine:
-        engine = self._now_engine()
+        engine = self._open()
         if engine.read_only:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
         return engine
@@ -403,7 +414,7 @@ class Observations:
         if series is None:
             if len(self._series) >= _SERIES:
                 self._series, self._tails, self._known = {}, {}, {}
-            made = Series(self.engine, self._rows, labels, name, self._budget)
+            made = Series(*self._source, labels, name, self._budget)
             series = self._series.setdefault((labels, name), made)
         return series
 
@@ -430,11 +441,14 @@ def _number(name: str, value: Any) -> float | int:
 
 
 def _fitting(
-    row: SeriesRow, names: tuple[str, ...], values: Sequence[float | int]
+    row: SeriesRow, names: tuple[str, ...], values: Sequence[float | int], known: int
 ) -> tuple[tuple[str, ...], str, Sequence[float | int]]:
-    """Return names, kinds and values as of the newest layout that holds them, or else as of a new one."""
+    """Return names, kinds and values as of the newest layout that holds them, or else as of a new one.
+
+    A layout of rows that are known only later is none: who reads as of before them must not be shown a sign of it.
+    """
     given = dict(zip(names, values, strict=True))
-    for layout in reversed(row.layouts):
+    for layout in reversed([layout for layout in row.layouts if layout.earliest <= known]):
         if layout.names == names or given.keys() == set(layout.names):
             ordered = [given[name] for name in layout.names]
             if all(

@@ -55,6 +55,10 @@ class Part(Protocol):
     def metadata(self) -> list[bytes] | None:
         """Return that of each row."""
 
+    @property
+    def embedded(self) -> NDArray[np.bool_] | None:
+        """Which rows have an embedding; None: none has."""
+
 
 class Pick(NamedTuple):
     """Rows of a part, by their numbers, as the result has them."""
@@ -83,7 +87,8 @@ def shape_of(layouts: tuple[Layout, ...], wanted: tuple[str, ...] | None) -> Sha
     KeyError
         There is no such field, though there are rows.
     """
-    every = [dict(zip(it.names, it.kinds, strict=True)) for it in layouts]
+    in_order = sorted(layouts, key=lambda it: (it.earliest, it.names, it.kinds))  # their numbers tell of later rows
+    every = [dict(zip(it.names, it.kinds, strict=True)) for it in in_order]
     names = list(dict.fromkeys(name for layout in every for name in layout))
     kinds = {name: "i" if all(layout.get(name) == "i" for layout in every) else "f" for name in names}
     for name in wanted or ():
@@ -248,7 +253,9 @@ class View:
             elif name == "metadata":
                 table[name] = _objects(_metadata(part, rows, len(numbers)))
             elif name == "embedding":
-                vectors = self._series.vectors(numbers.tolist())
+                embedded = part.embedded
+                having = numbers[:0] if embedded is None else numbers[embedded[rows]]
+                vectors = self._series.vectors(having.tolist())
                 found = [vectors.get(number) for number in numbers.tolist()]
                 table[name] = _objects([None if it is None else np.frombuffer(it, "<f4").copy() for it in found])
             elif kind == "i":

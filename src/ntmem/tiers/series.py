@@ -389,6 +389,11 @@ class StoredBlock:
         different = msgspec.msgpack.decode(inflate.decompress(self._block.metadata, _MOST_METADATA), type=list[bytes])
         return [different[number] if number >= 0 else b"" for number in numbers.tolist()]
 
+    @property
+    def embedded(self) -> NDArray[np.bool_] | None:
+        """Which rows have an embedding; None: none has."""
+        return self.array("v")
+
     def whole(self) -> Rows:
         """Return all there is."""
-        return Rows(self.ts_event, self.ts_known, self.columns(self.names), self.metadata(), self.array("v"))
+        return Rows(self.ts_event, self.ts_known, self.columns(self.names), self.metadata(), self.embedded)

@@ -82,14 +82,14 @@ class Series:
         self._budget = budget
         self._row: SeriesRow | None = None
         self._version = 0
-        self._token: tuple[int, int] | None = None
+        self._token: tuple[int, int, int] | None = None
         self._starts: NDArray[Any] = np.empty(0, np.int64)
         self._ends: NDArray[Any] = np.empty(0, np.int64)
         self._by_event: NDArray[Any] | None = None
         self._parts: list[LivePart] = []
         self._open: dict[int, LivePart] = {}  # those that are not full, by layout
         self._next = 0  # number of the first row that was not followed
-        self._absent_at: int | None = None  # of the log: it was not there before
+        self._absent_at: tuple[int, int] | None = None  # mark of the log: it was not there before
 
     @property
     def waits_for_disk(self) -> bool:
@@ -230,13 +230,12 @@ class Series:
 
     def _follow(self, row: SeriesRow) -> bool:
         """Bring on what came; False: it leads to what `row` does not have yet."""
-        log = self.engine.log if isinstance(self.engine, LogEngine) else None
         batch = _FEW
         while True:
             self._next = self._uncovered(self._next)
             behind = int(self._starts.searchsorted(self._next))
             most = min(_FOLLOWED, int(self._starts[behind]) - self._next if behind < len(self._starts) else _FOLLOWED)
-            absent_at = 0 if log is None else log.committed  # before anything is looked for
+            absent_at = self._mark()  # before anything is looked for
             found, absent = ([], False) if self._rows is None else self._rows.follow(row.id, self._next, most)
             if not found and not (absent and self._is_all_in_log()):
                 numbers = range(self._next, self._next + min(most, batch))
@@ -251,7 +250,7 @@ class Series:
 
     def _is_all_in_log(self) -> bool:
         """Whether the next row, if there is one, is in the log."""
-        return self._rows is not None and self._absent_at is not None and self._rows.reaches(self._absent_at)
+        return self._rows is not None and self._absent_at is not None and self._rows.reaches(*self._absent_at)
 
     def _take_rows(self, row: SeriesRow, found: Sequence[bytes]) -> bool:
         """Add rows from `_next` on; False: they lead to blocks that `row` does not have yet."""
@@ -289,22 +288,28 @@ class Series:
 
     # -- writing rows
 
-    def end(self) -> tuple[int, int]:
-        """Return the number that is not taken yet, and a position of the log before which it was not.
+    def _mark(self) -> tuple[int, int]:
+        return self.engine.mark if isinstance(self.engine, LogEngine) else (0, 0)
+
+    def end(self) -> tuple[int, tuple[int, int]]:
+        """Return the number that is not taken yet, and a mark of the log at which it was not.
 
         Complexity: three looks at 32 keys each, whatever there is.
         """
-        log = self.engine.log if isinstance(self.engine, LogEngine) else None
-        absent_at = 0 if log is None else log.committed
+        absent_at = self._mark()
         known = self._next if self.tail is None else max(self._next, self.tail.next)
         low = self._uncovered(max(known - 1, int(self._ends[-1]) if len(self._ends) else 0))
         if not self.fetch([low]):  # `low` is taken, and `high` is not
             return low, absent_at
-        probes = [low + (1 << power) for power in range(_MOST.bit_length())]
+        doubling = [1 << power for power in range(_MOST.bit_length())]
+        probes = [low + distance for distance in doubling]
         while True:
             taken = self.fetch(probes)
             low = max((low, *taken))
-            high = min(probe for probe in probes if probe > low)
+            high = min((probe for probe in probes if probe > low), default=0)
+            if not high:  # others have written on meanwhile
+                probes = [low + distance for distance in doubling]
+                continue
             if high == low + 1:
                 return high, absent_at
             step = max(1, (high - low) // _PROBES)
@@ -323,10 +328,10 @@ class Series:
             return first
         raise CorruptionError(f"{self.key!r} changed {_ATTEMPTS} times while it was to be written to")
 
-    def _put(self, row: SeriesRow, first: int, drafts: Sequence[Draft], absent_at: int) -> bool:
+    def _put(self, row: SeriesRow, first: int, drafts: Sequence[Draft], absent_at: tuple[int, int]) -> bool:
         values = [(row_key(row.id, number), draft.value) for number, draft in enumerate(drafts, first)]
         vectors = [
-            Change("put", VECTORS, row_key(row.id, number), draft.vector, own=True)
+            Change("put", VECTORS, row_key(row.id, number), draft.vector, if_version=0, own=True)
             for number, draft in enumerate(drafts, first)
             if draft.vector is not None
         ]
@@ -339,6 +344,11 @@ class Series:
             except ValueTooLarge:
                 pass
         changes = [Change("put", ROWS, key, value, if_version=0, own=True) for key, value in values]
+        if len(values) > 1:  # where the first is covered by then, the others need not be
+            with self.lock:
+                if self.row() is not row:
+                    return False
+                changes.append(Change("put", SERIES, self.key, encode_series(row), if_version=self._version, own=True))
         try:
             self.engine.commit([*changes, *vectors], self.waits_for_disk)
         except VersionConflict:
@@ -347,9 +357,11 @@ class Series:
         if not self._are_covered(np.array([first])).any():
             return True
         self.engine.drop(ROWS, [key for key, _ in values])  # others had been there, and were distilled
+        if vectors:
+            self.engine.drop(VECTORS, [it.key for it in vectors])
         return False
 
-    def _settle(self, row: SeriesRow, next_number: int, absent_at: int, used: int) -> None:
+    def _settle(self, row: SeriesRow, next_number: int, absent_at: tuple[int, int], used: int) -> None:
         if self._rows is None:
             return
         layouts = [
@@ -359,7 +371,7 @@ class Series:
         layouts.insert(0, layouts.pop(used))
         with self.lock:
             self.tail = self.tail or Tail(row.id)
-            self.tail.settle(next_number, absent_at, layouts)
+            self.tail.settle(next_number, *absent_at, layouts)
 
     def layout(self, names: tuple[str, ...], kinds: str, known: int) -> tuple[SeriesRow, int]:
         """Return what the store says of the series, and the number of a layout; its rows are known from `known` on."""

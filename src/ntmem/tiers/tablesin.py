@@ -68,7 +68,7 @@ def _instants(array: NDArray[Any], name: str) -> NDArray[np.int64]:
         if (in_ns.astype(array.dtype) != array).any():
             raise ValueError(f"column {name!r} has instants that int64 nanoseconds cannot hold (1970 to 2262)")
         array = in_ns.view(np.int64)
-    elif array.dtype.kind not in "iu":
+    elif len(array) and array.dtype.kind not in "iu":
         raise TypeError(f"column {name!r} must be int64 nanoseconds UTC or datetime64, was {array.dtype}")
     if len(array) and (int(array.min()) < 0 or int(array.max()) > MAX_INSTANT):
         raise ValueError(f"column {name!r} must lie between 1970 and 2262 in nanoseconds UTC")
