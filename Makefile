@@ -18,13 +18,14 @@ LOCK_STEPS ?= 100000
 LOCK_ATTEMPTS ?= 1000000
 BUS_MESSAGES ?= 1000000
 BUS_KILLS ?= 10000
+DELTA_DAMAGE ?= 1000000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot positions locks bus crash mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot positions locks bus delta crash mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -61,6 +62,9 @@ bus: $(VENV)/testable  ## messages, votes and their processes, many of them, kil
 		tests/concurrency/test_bus_processes.py tests/crash/test_ring_kill.py tests/crash/test_stream_kill.py \
 		tests/crash/test_consensus_kill.py
 
+delta: $(VENV)/testable  ## damage coded series and tables, and decode them (DELTA_DAMAGE=)
+	@NTMEM_DELTA_DAMAGE=$(DELTA_DAMAGE) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_delta_damage.py
+
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py
 
@@ -80,6 +84,7 @@ $(VENV)-failpoints/crashable:
 SANITIZED ?= tests/unit tests/concurrency
 
 asan: export NTMEM_SANITIZE = address,undefined
+asan: SANITIZED += tests/abuse/test_delta_damage.py
 asan:  ## native tests under the address and undefined behaviour sanitizers (SANITIZED=)
 	@$(MAKE) --no-print-directory $(VENV)-asan/testable VENV=$(VENV)-asan
 	@tests/sanitize/run.sh $(VENV)-asan/bin/pytest $(SANITIZED)

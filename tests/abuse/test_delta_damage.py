@@ -25,6 +25,7 @@ def samples():
     prices[::90] = np.nan
     wide = generator.integers(-(2**63), 2**63 - 1, 300)
     wide[::2] = 0
+    spread = np.where(np.arange(12_003) & 512, 5, 60)
     return [
         *(walk, prices, wide, walk * 1000 + generator.integers(0, 3, 2000), np.zeros(500), np.zeros(0)),
         np.round(np.round(prices, 2).astype(np.float32).astype(np.float64), 6),
@@ -32,6 +33,9 @@ def samples():
         np.convolve(np.nan_to_num(prices), np.ones(20) / 20),
         np.log(generator.integers(1, 90, 3000) * 1.25),
         *(np.arange(300) ** 2, walk.astype(np.int16), np.repeat(walk[:40], 50).astype(np.uint8)),
+        *(np.repeat(prices[:100], 7), generator.choice(np.array([0.5, np.nan]), 700)),
+        *(generator.normal(0, 50, 12_003).astype(np.int64), (generator.normal(0, 1, 12_003) * spread).astype(np.int64)),
+        *(generator.random(4100) < 0.03, 10**18 + 10**9 * np.arange(900) + generator.integers(-(10**6), 10**6, 900)),
     ]
 
 
@@ -67,6 +71,13 @@ def mended(copy):
     copy[20:24] = bytes(4)
     copy[20:24] = struct.pack("<I", core.crc(bytes(copy[:28])))
     return copy
+
+
+@pytest.fixture(autouse=True, params=["vectors", "any processor"])
+def vectors(request):
+    core.use_vectors(request.param == "vectors")
+    yield
+    core.use_vectors(True)
 
 
 def test_an_error_or_the_exact_numbers():

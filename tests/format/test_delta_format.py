@@ -42,7 +42,21 @@ def samples():
     }
     for dtype in ["bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "uint64", "float32"]:
         made[f"of_{dtype}"] = (walk[:600] % 50).astype(dtype)
-    return made
+    return made | samples_of_runs_and_lanes()
+
+
+def samples_of_runs_and_lanes():
+    generator = np.random.default_rng(13)
+    few = np.array([3, 5, 8, -7])
+    spread = np.where(np.arange(12_003) & 512, 5, 60)
+    return {
+        "runs": np.repeat(few[generator.integers(0, 4, 300)] / 4, generator.integers(1, 20, 300)),
+        "turns": np.cumsum(generator.random(3000) < 0.03) % 2 == 0,
+        "bits": generator.choice(np.array([-1, 1], dtype=np.int16), 1003),
+        "lanes": generator.normal(0, 50, 12_003).astype(np.int64),  # the last row is not full
+        "lanes_of_contexts": (generator.normal(0, 1, 12_003) * spread).astype(np.int64),
+        "phase": 10**18 + 10**9 * np.arange(3000) + generator.integers(-(10**6), 10**6, 3000),
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ntmem import delta
+from ntmem._core import delta as core
 from ntmem.errors import CorruptionError
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
@@ -54,6 +55,62 @@ def test_a_market_takes_few_bytes():
     assert len(delta.encode(singles)) * 30 < singles.nbytes  # printed from float32: the decimal is found behind it
     assert len(delta.encode(times)) * 10 < times.nbytes
     assert len(delta.encode(np.arange(50_000) * 60_000_000_000)) < 60
+
+
+def kinds():
+    """Series that every part of the decoder is needed for."""
+    generator = np.random.default_rng(8)
+    steps = generator.integers(-300, 301, 20_003)
+    return {
+        "constant": np.full(9000, 2.5),
+        "bool": np.full(9000, True),
+        "ramp": np.arange(9000) * 1000,
+        "down": 5 - np.arange(9000, dtype=np.uint64) * 7,
+        "runs": np.repeat(generator.normal(0, 1, 900), generator.integers(1, 30, 900)),
+        "short": np.repeat(generator.integers(0, 99, 6000, dtype=np.int16), 3),
+        "turns": np.cumsum(generator.random(9001) < 0.03) % 2 == 0,
+        "bits": generator.choice(np.array([np.nan, -0.0]), 9001),
+        "bytes": generator.choice(np.array([-1, 1], dtype=np.int8), 9001),
+        "lanes": generator.normal(0, 1e6, 20_003).astype(np.int64),
+        "contexts": generator.normal(0, np.where(np.arange(20_003) & 512, 5, 60)).astype(np.int64),
+        "decimals": np.round(500 + np.cumsum(steps) / 100, 2),
+        "singles": np.round(500 + np.cumsum(steps) / 100, 2).astype(np.float32),
+        "twice": np.round(np.round(500 + np.cumsum(steps) / 100, 2).astype(np.float32).astype(np.float64), 6),
+        "near": np.round(generator.normal(0, 900, 9000), 2) / 3 * 3.3 - 0.7,
+        "table": np.log(generator.integers(1, 90, 9000) * 1.25) / 7,
+        "mantissa": generator.normal(0, 1, 9000),
+        "jitter": 10**18 + 10**9 * np.arange(9000) + generator.integers(-(10**6), 10**6, 9000),
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("level", ["fast", "best"])
+def test_processors_agree(kind, level):
+    """With vectors or without, the same bytes are made and read."""
+    numbers = kinds()[kind]
+    try:
+        with_vectors = delta.encode(numbers, level=level)
+        core.use_vectors(False)
+        assert delta.encode(numbers, level=level) == with_vectors
+        assert same(delta.decode(with_vectors), numbers)
+    finally:
+        core.use_vectors(True)
+    assert same(delta.decode(with_vectors), numbers)
+
+
+def test_what_repeats_takes_next_to_nothing():
+    turns = np.cumsum(np.random.default_rng(4).random(50_000) < 0.01) % 2 == 0
+    for level in ("fast", "best"):
+        assert len(delta.encode(np.repeat(np.arange(99.0), 500), level=level)) < 150
+        assert len(delta.encode(turns, level=level)) * 80 < turns.nbytes
+        assert len(delta.encode(np.full(16_384, np.pi), level=level)) < 60
+        assert len(delta.encode(np.arange(16_384) * 60_000_000_000, level=level)) < 60
+
+
+@pytest.mark.parametrize("least", [-(2**63), -(2**63) + 1, 2**63 - 1 - 10**12])
+def test_jitter_at_the_ends_of_the_range(least):
+    numbers = 10**9 * np.arange(1000) + np.random.default_rng(6).integers(0, 10**6, 1000) + least
+    assert same(delta.decode(delta.encode(numbers)), numbers)
 
 
 def test_views_that_are_not_contiguous():

@@ -28,7 +28,14 @@ cdef extern from "crc.h" nogil:
     uint32_t crc32c(const void *data, size_t size) noexcept
 
 
-cdef extern from "delta_block.h" nogil:
+cdef extern from "delta_scratch.h" nogil:
+    void *scratch_take(size_t size) noexcept
+    void scratch_give(void *bytes, bint keep) noexcept
+
+
+cdef extern from "delta_block_read.h" nogil:
+    void delta_vectors_use(bint wanted) noexcept
+    void lanes_begin() noexcept
     enum:
         DELTA_BLOCK
         DELTA_SLACK
@@ -48,7 +55,7 @@ cdef extern from "delta_block.h" nogil:
         unsigned char *out
     ) noexcept
     int block_decode(
-        block_room_t *room, unsigned type, const unsigned char *data, size_t data_size, const guess_t *guess,
+        block_room_t *room, unsigned type, unsigned char *data, size_t data_size, const guess_t *guess,
         size_t n, unsigned char *numbers
     ) noexcept
     float block_estimate(
@@ -56,10 +63,15 @@ cdef extern from "delta_block.h" nogil:
     ) noexcept
 
 
+lanes_begin()
+delta_vectors_use(True)
+
+
 cdef enum:
     MAGIC = 0x3144544E
     HEADER = 24
     FLAG_GUESSED = 1
+    KEPT = 16384  # scratch of longer blocks is not kept
 
 
 ctypedef struct header_t:
@@ -115,8 +127,8 @@ def encode(
     cdef size_t used = HEADER + 4 * n_blocks
     cdef size_t room = used + n_blocks * (block * width + 5) + block_room(block) + 8
     cdef const unsigned char *first = &numbers[0] if size else NULL
+    cdef block_work_t *work = <block_work_t *>scratch_take(sizeof(block_work_t))
     cdef unsigned char *out = <unsigned char *>malloc(room)
-    cdef block_work_t *work = <block_work_t *>malloc(sizeof(block_work_t))
     cdef header_t header
     cdef uint32_t word
     cdef size_t number, begin, n, taken
@@ -150,7 +162,7 @@ def encode(
         return (<const unsigned char *>out)[:used]
     finally:
         free(out)
-        free(work)
+        scratch_give(work, block <= KEPT)
 
 
 cdef header_t header_of(const unsigned char[::1] data, uint32_t **sizes) except *:
@@ -230,10 +242,10 @@ def decode(
         guess = guess_of(kind, left, right, size)
         if (kind != 0) != (header.flags & FLAG_GUESSED):
             raise Damaged("the series is coded by other columns: decode it with them")
-        copy = <unsigned char *>malloc(most + DELTA_SLACK)
-        room = <block_room_t *>malloc(sizeof(block_room_t))
-        if copy == NULL or room == NULL:
+        room = <block_room_t *>scratch_take(sizeof(block_room_t) + most + DELTA_SLACK)
+        if room == NULL:
             raise MemoryError(f"no memory to decode a block of {header.block} numbers")
+        copy = <unsigned char *>(room + 1)
         moved = guess
         with nogil:
             at = HEADER + 4 * <size_t>n_blocks
@@ -271,8 +283,7 @@ def decode(
             raise ValueError(f"numbers must have room for whole blocks, had {size} bytes, blocks have {done}")
     finally:
         free(sizes)
-        free(copy)
-        free(room)
+        scratch_give(room, header.block <= KEPT)
 
 
 def estimate(
@@ -290,13 +301,18 @@ def estimate(
     if n == 0:
         return 0.0
     first = &numbers[0]
-    work = <block_work_t *>malloc(sizeof(block_work_t))
+    work = <block_work_t *>scratch_take(sizeof(block_work_t))
     if work == NULL:
         raise MemoryError("no memory for an estimate")
     with nogil:
         bits = block_estimate(work, type, first, n, &guess, 0)
-    free(work)
+    scratch_give(work, n <= KEPT)
     return bits
+
+
+def use_vectors(bint wanted):
+    """Whether to use AVX2 where the processor has it: tests compare both."""
+    delta_vectors_use(wanted)
 
 
 def crc(const unsigned char[::1] data not None):

@@ -59,53 +59,84 @@ static inline void ans_normalise(const uint32_t *counts, unsigned n, unsigned lo
 }
 
 typedef struct {
-    uint64_t reciprocal; /* ceil(2^44 / frequency): exact for states of 32 bits and frequencies to 2^12 */
-    uint32_t limit;      /* of the state's upper bits: from here on a word goes out first */
-    uint16_t frequency, start;
+    uint64_t reciprocal;  /* ceil(2^63 / frequency): exact for states of 32 bits and frequencies to 2^12 */
+    uint32_t limit;       /* of the state's upper bits: from here on a word goes out first */
+    uint16_t rest, start; /* rest: of the whole, what other symbols have */
 } ans_code_t;
+
+static inline void ans_codes(const ans_model_t *model, ans_code_t *codes)
+{
+    for (unsigned c = 0; c < model->n_contexts; c++) {
+        uint32_t start = 0;
+        for (unsigned i = 0; i < model->n_symbols; i++) {
+            const uint32_t f = model->frequency[c][i];
+            codes[c * ANS_SYMBOLS + i] = (ans_code_t){f ? (((uint64_t)1 << 63) + f - 1) / f : 0,
+                                                      f << (32 - model->log - 16),
+                                                      (uint16_t)((1u << model->log) - f), (uint16_t)start};
+            start += f;
+        }
+    }
+}
+
+/* One symbol: whether a word goes out is a mask, as in decoding. */
+#define ANS_PUT(X, CODE)                                                                                               \
+    do {                                                                                                               \
+        const ans_code_t *const code = (CODE);                                                                         \
+        const uint32_t out = (X) >> 16 >= code->limit;                                                                 \
+        const uint16_t word = (uint16_t)(X);                                                                           \
+        uint32_t quotient;                                                                                             \
+        memcpy(end - 2, &word, 2);                                                                                     \
+        end -= out * 2;                                                                                                \
+        (X) >>= out * 16;                                                                                              \
+        quotient = (uint32_t)((unsigned __int128)((uint64_t)(X)*2) * code->reciprocal >> 64);                          \
+        (X) += quotient * code->rest + code->start;                                                                    \
+    } while (0)
+
+__attribute__((always_inline)) static inline unsigned char *ans_encode_as(const ans_model_t *model,
+                                                                          const uint8_t *symbols, size_t n,
+                                                                          unsigned char *end, const ans_code_t *codes,
+                                                                          int contexts)
+{
+    const size_t each = (n + ANS_LANES - 1) / ANS_LANES, full = n / each;
+    const size_t shared = full == ANS_LANES ? each : full == ANS_LANES - 1 ? n - full * each : 0;
+    uint32_t state[ANS_LANES];
+
+    for (size_t lane = 0; lane < ANS_LANES; lane++)
+        state[lane] = ANS_LOW;
+    for (size_t t = each; t-- > 0;)
+        if (t < shared) {
+#pragma GCC unroll 8
+            for (size_t lane = ANS_LANES; lane-- > 0;) {
+                const uint8_t *symbol = symbols + lane * each + t;
+                const unsigned context = contexts && t > 0 ? model->context_of[symbol[-1]] : 0;
+                ANS_PUT(state[lane], codes + context * ANS_SYMBOLS + *symbol);
+            }
+        } else
+#pragma GCC unroll 8
+            for (size_t lane = ANS_LANES; lane-- > 0;) { /* the last lanes may be shorter */
+                const size_t i = lane * each + t;
+                if (i < n) {
+                    const unsigned context = contexts && t > 0 ? model->context_of[symbols[i - 1]] : 0;
+                    ANS_PUT(state[lane], codes + context * ANS_SYMBOLS + symbols[i]);
+                }
+            }
+    end -= sizeof state;
+    memcpy(end, state, sizeof state);
+    return end;
+}
 
 /* Codes `n` symbols. Stores words from `end` down and returns where they begin;
  * `codes` is room for ANS_CONTEXTS * ANS_SYMBOLS. */
 static inline unsigned char *ans_encode(const ans_model_t *model, const uint8_t *symbols, size_t n, unsigned char *end,
                                         ans_code_t *codes)
 {
-    const size_t each = (n + ANS_LANES - 1) / ANS_LANES;
-    uint32_t state[ANS_LANES];
-
-    for (unsigned c = 0; c < model->n_contexts; c++) {
-        uint32_t start = 0;
-        for (unsigned i = 0; i < model->n_symbols; i++) {
-            const uint32_t f = model->frequency[c][i];
-            codes[c * ANS_SYMBOLS + i] = (ans_code_t){
-                f ? (((uint64_t)1 << 44) + f - 1) / f : 0, f << (32 - model->log - 16), (uint16_t)f, (uint16_t)start};
-            start += f;
-        }
-    }
-    for (size_t lane = 0; lane < ANS_LANES; lane++)
-        state[lane] = ANS_LOW;
-    for (size_t t = each; t-- > 0;)
-        for (size_t lane = ANS_LANES; lane-- > 0;) {
-            const size_t i = lane * each + t;
-            unsigned context;
-            ans_code_t code;
-            uint32_t x = state[lane];
-            uint64_t quotient;
-            if (i >= n)
-                continue; /* the last lanes may be shorter */
-            context = model->n_contexts > 1 && t > 0 ? model->context_of[symbols[i - 1]] : 0;
-            code = codes[context * ANS_SYMBOLS + symbols[i]];
-            if (x >> 16 >= code.limit) {
-                end -= 2;
-                memcpy(end, &x, 2);
-                x >>= 16;
-            }
-            quotient = (uint64_t)((unsigned __int128)x * code.reciprocal >> 44);
-            state[lane] = (uint32_t)((quotient << model->log) + (x - quotient * code.frequency) + code.start);
-        }
-    end -= sizeof state;
-    memcpy(end, state, sizeof state);
-    return end;
+    ans_codes(model, codes);
+    return model->n_contexts > 1 ? ans_encode_as(model, symbols, n, end, codes, 1)
+                                 : ans_encode_as(model, symbols, n, end, codes, 0);
 }
+
+#define ANS_BEYOND 8 /* slots that are written together */
+#define ANS_TABLE ((ANS_CONTEXTS << ANS_LOG_MAX) + ANS_BEYOND)
 
 /* A slot of a table: symbol, frequency - 1 above bit 8, slot - start above bit 20. */
 static inline int ans_table_fill(const ans_model_t *model, uint32_t *table)
@@ -116,8 +147,9 @@ static inline int ans_table_fill(const ans_model_t *model, uint32_t *table)
             const uint32_t f = model->frequency[c][i];
             if (f > (1u << model->log) - slot)
                 return -1;
-            for (uint32_t k = 0; k < f; k++)
-                table[slot + k] = i | (f - 1) << 8 | k << 20;
+            for (uint32_t k = 0; k < f; k += ANS_BEYOND) /* what stands beyond is overwritten by the next */
+                for (uint32_t j = 0; j < ANS_BEYOND; j++)
+                    table[slot + k + j] = i | (f - 1) << 8 | (k + j) << 20;
             slot += f;
         }
         if (slot != 1u << model->log)
@@ -204,7 +236,7 @@ __attribute__((always_inline)) static inline int ans_decode_as(const uint32_t *t
                : -1;
 }
 
-/* `table` is room for ANS_CONTEXTS << ANS_LOG_MAX. Every symbol stored is below model->n_symbols. */
+/* `table` is room for ANS_TABLE. Every symbol stored is below model->n_symbols. */
 static inline int ans_decode(const ans_model_t *model, uint32_t *table, const unsigned char *at,
                              const unsigned char *end, uint8_t *symbols, size_t n)
 {

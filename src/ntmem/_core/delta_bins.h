@@ -10,7 +10,7 @@
 #ifndef NTMEM_DELTA_BINS_H
 #define NTMEM_DELTA_BINS_H
 
-#include "delta_bytes.h"
+#include "delta_sort.h"
 
 #define BINS_MAX 256
 #define BINS_GROUPS 256                      /* quantiles aimed at */
@@ -29,34 +29,6 @@ static inline float delta_log2(float number)
     bits = (bits & 0x7FFFFF) | 0x3F800000;
     memcpy(&mantissa, &bits, sizeof mantissa);
     return exponent + (-0.33582878f * mantissa + 2.0f) * mantissa - 0.65871759f;
-}
-
-/* Sorts by bytes from the lowest, only those that differ anywhere; `spare` has the same room. Returns which of the two
- * holds the result. */
-static inline uint64_t *bins_sort(uint64_t *numbers, uint64_t *spare, size_t n)
-{
-    uint64_t any = 0;
-
-    for (size_t i = 0; i < n; i++)
-        any |= numbers[i];
-    for (unsigned shift = 0; shift < 64 && any >> shift; shift += 8) {
-        uint32_t place[256] = {0}, total = 0;
-        uint64_t *sorted = spare;
-        if ((any >> shift & 255) == 0)
-            continue;
-        for (size_t i = 0; i < n; i++)
-            place[numbers[i] >> shift & 255]++;
-        for (unsigned digit = 0; digit < 256; digit++) {
-            const uint32_t count = place[digit];
-            place[digit] = total;
-            total += count;
-        }
-        for (size_t i = 0; i < n; i++)
-            sorted[place[numbers[i] >> shift & 255]++] = numbers[i];
-        spare = numbers;
-        numbers = sorted;
-    }
-    return numbers;
 }
 
 typedef struct {
@@ -173,33 +145,52 @@ __attribute__((always_inline)) static inline void bins_search(const uint64_t *lo
 
 #define BINS_DIRECT 65536
 
+typedef struct {
+    uint64_t any;
+    uint64_t count;
+} bins_tally_t;
+
 /* Tells the bin of each number, counts them, and makes bins as wide as they have to be. `direct` is room for
  * BINS_DIRECT bytes. */
 static inline void bins_assign(bins_t *bins, const uint64_t *numbers, size_t n, uint64_t range, uint8_t *symbols,
                                uint32_t *counts, uint8_t *direct)
 {
-    uint64_t any[BINS_MAX] = {0}, low[BINS_MAX];
+    uint64_t low[BINS_MAX];
+    bins_tally_t tally[2][BINS_MAX]; /* two: one tally would wait for itself where a bin repeats */
 
-    memset(counts, 0, BINS_MAX * sizeof *counts);
     for (unsigned i = 0; i < BINS_MAX; i++)
         low[i] = i < bins->n ? bins->low[i] : UINT64_MAX;
-    if (range < BINS_DIRECT && range < 4 * n) {
+    memset(tally[0], 0, bins->n * sizeof tally[0][0]);
+    memset(tally[1], 0, bins->n * sizeof tally[1][0]);
+    if (bins->n == 1)
+        memset(symbols, 0, n);
+    else if (range < BINS_DIRECT && range < 4 * n) {
         for (unsigned i = 0; i < bins->n; i++) {
             const uint64_t end = i + 1 < bins->n ? bins->low[i + 1] : range + 1;
             memset(direct + bins->low[i], (int)i, end - bins->low[i]);
         }
         for (size_t i = 0; i < n; i++)
             symbols[i] = direct[numbers[i]];
-    } else if (bins->n <= 16)
+    } else if (bins->n <= 8)
+        bins_search(low, bins->n, 4, numbers, n, symbols);
+    else if (bins->n <= 16)
         bins_search(low, bins->n, 8, numbers, n, symbols);
+    else if (bins->n <= 32)
+        bins_search(low, bins->n, 16, numbers, n, symbols);
+    else if (bins->n <= 64)
+        bins_search(low, bins->n, 32, numbers, n, symbols);
     else
         bins_search(low, bins->n, 128, numbers, n, symbols);
     for (size_t i = 0; i < n; i++) {
-        counts[symbols[i]]++;
-        any[symbols[i]] |= numbers[i] - low[symbols[i]];
+        bins_tally_t *const one = &tally[i & 1][symbols[i]];
+        one->count++;
+        one->any |= numbers[i] - low[symbols[i]];
     }
-    for (unsigned i = 0; i < bins->n; i++)
-        bins->width[i] = (uint8_t)delta_width(any[i]);
+    memset(counts, 0, BINS_MAX * sizeof *counts);
+    for (unsigned i = 0; i < bins->n; i++) {
+        counts[i] = (uint32_t)(tally[0][i].count + tally[1][i].count);
+        bins->width[i] = (uint8_t)delta_width(tally[0][i].any | tally[1][i].any);
+    }
 }
 
 #endif

@@ -48,6 +48,7 @@ static inline unsigned char *delta_put(unsigned char *out, uint64_t number)
 typedef struct {
     const unsigned char *at, *end; /* DELTA_SLACK readable bytes stand behind `end` */
     int damaged;
+    unsigned char *begin; /* what has been read may be overwritten */
 } delta_reader_t;
 
 static inline uint64_t delta_take_byte(delta_reader_t *reader)
@@ -119,6 +120,17 @@ static inline void delta_bits_put(delta_bits_t *bits, uint64_t number, unsigned 
         bits->count -= 64;
         bits->held = bits->count ? number >> (width - bits->count) : 0;
     }
+}
+
+/* As delta_bits_put, without a branch: `width` is at most 56, and so have all been that were put. */
+static inline void delta_bits_put_short(delta_bits_t *bits, uint64_t number, unsigned width)
+{
+    bits->held |= number << bits->count;
+    memcpy(bits->at, &bits->held, sizeof bits->held);
+    bits->count += width;
+    bits->at += bits->count >> 3;
+    bits->held >>= bits->count & 56;
+    bits->count &= 7;
 }
 
 static inline unsigned char *delta_bits_end(delta_bits_t *bits)

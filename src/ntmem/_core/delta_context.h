@@ -8,8 +8,8 @@
 #ifndef NTMEM_DELTA_CONTEXT_H
 #define NTMEM_DELTA_CONTEXT_H
 
-#include "delta_ans.h"
 #include "delta_bins.h"
+#include "delta_lanes.h"
 
 #define CONTEXT_ROUNDS 4
 #define CONTEXT_LEAST 1024 /* numbers: below, the tables cost more than they save */
@@ -67,24 +67,29 @@ static inline void context_move(context_work_t *work, unsigned n, unsigned conte
     }
 }
 
-/* Gives `model` contexts if that makes the symbols shorter. */
-static inline void context_choose(context_work_t *work, ans_model_t *model, const uint8_t *symbols, size_t n,
+/* Gives `model` contexts if that makes the symbols shorter; returns about how many bits they take. */
+static inline float context_choose(context_work_t *work, ans_model_t *model, const uint8_t *symbols, size_t n,
                                   const uint32_t *counts)
 {
     const unsigned n_symbols = model->n_symbols;
-    const size_t each = (n + ANS_LANES - 1) / ANS_LANES;
+    const size_t each = (n + ANS_LANES - 1) / ANS_LANES, rows = n / LANES;
     const float plain = context_cost(counts, n_symbols);
     float best = plain;
-    uint8_t first_of_lanes[ANS_LANES];
+    uint8_t first[ANS_LANES + 2 * LANES]; /* symbols in context 0, whatever came before: of lanes, and left over */
+    size_t n_first = 0;
 
     if (n < CONTEXT_LEAST)
-        return;
+        return plain;
     for (unsigned a = 0; a < n_symbols; a++)
         memset(work->after[a], 0, n_symbols * sizeof work->after[a][0]);
     for (size_t i = 1; i < n; i++)
         work->after[symbols[i - 1]][symbols[i]]++;
     for (size_t lane = 0; lane < ANS_LANES; lane++)
-        first_of_lanes[lane] = lane * each < n ? symbols[lane * each] : 0;
+        first[n_first++] = symbols[lane * each < n ? lane * each : 0];
+    for (size_t lane = 0; lane < LANES; lane++)
+        first[n_first++] = symbols[lane * rows];
+    for (size_t i = rows * LANES; i < n; i++)
+        first[n_first++] = symbols[i];
     for (unsigned contexts = 2; contexts <= ANS_CONTEXTS; contexts += 2) {
         float cost = (float)(2 * n_symbols);
         uint32_t upto = 0;
@@ -97,8 +102,8 @@ static inline void context_choose(context_work_t *work, ans_model_t *model, cons
             context_move(work, n_symbols, contexts);
         }
         context_sum(work, n_symbols, contexts);
-        for (size_t lane = 0; lane < ANS_LANES; lane++) /* these stand in context 0, whatever came before */
-            work->sum[0][first_of_lanes[lane]]++;
+        for (size_t i = 0; i < n_first; i++)
+            work->sum[0][first[i]]++;
         for (unsigned c = 0; c < contexts; c++)
             cost += context_cost(work->sum[c], n_symbols);
         if (cost >= best)
@@ -109,6 +114,7 @@ static inline void context_choose(context_work_t *work, ans_model_t *model, cons
         for (unsigned c = 0; c < contexts; c++)
             ans_normalise(work->sum[c], n_symbols, model->log, model->frequency[c]);
     }
+    return best;
 }
 
 #endif

@@ -17,6 +17,7 @@
 #define NTMEM_DELTA_NUMBER_H
 
 #include "delta_bytes.h"
+#include "delta_vector.h"
 
 /* Numbers of the format: they never change meaning. */
 enum {
@@ -211,8 +212,8 @@ static inline void form_from_singles(form_t form, const float *numbers, size_t n
     for (size_t i = 0; i < n; i++)                                                                                     \
     integers[i] = (uint64_t)(int64_t)((const TYPE *)numbers)[i]
 
-static inline void form_from(unsigned type, form_t form, const void *numbers, size_t n, uint64_t *integers,
-                             uint8_t *wrong)
+static inline void form_from_plain(unsigned type, form_t form, const void *numbers, size_t n, uint64_t *integers,
+                                   uint8_t *wrong)
 {
     if (type == NUMBER_FLOAT64) {
         form_from_doubles(form, numbers, n, integers, wrong);
@@ -248,13 +249,22 @@ static inline void form_from(unsigned type, form_t form, const void *numbers, si
     }
 }
 
+DELTA_TWICE(void, form_from, form_from_plain,
+            (unsigned type, form_t form, const void *numbers, size_t n, uint64_t *integers, uint8_t *wrong),
+            (type, form, numbers, n, integers, wrong))
+
 /* How far numbers are from their decimals, in steps of the last bit: with these, any number comes back. */
-static inline void form_apart(form_t form, const double *numbers, const uint64_t *integers, size_t n, uint64_t *apart)
+static inline void form_apart_plain(form_t form, const double *numbers, const uint64_t *integers, size_t n,
+                                    uint64_t *apart)
 {
     for (size_t i = 0; i < n; i++)
         apart[i] = order_double(bits_of_double(numbers[i])) -
                    order_double(bits_of_double(form_decimal(FORM_DECIMAL, integers[i], number_tens[form.digits], 1.0)));
 }
+
+DELTA_TWICE(void, form_apart, form_apart_plain,
+            (form_t form, const double *numbers, const uint64_t *integers, size_t n, uint64_t *apart),
+            (form, numbers, integers, n, apart))
 
 static inline void form_near(form_t form, const uint64_t *integers, const uint64_t *apart, size_t n, double *numbers)
 {

@@ -37,11 +37,11 @@ static inline size_t table_make(stream_work_t *work, uint64_t *numbers, size_t n
     /* Order as unsigned numbers: the table need not be in the order of its numbers. */
     for (size_t i = 0; i < TABLE_SAMPLE; i++)
         work->sorted[0][i] = numbers[i * step];
-    sorted = bins_sort(work->sorted[0], work->sorted[1], TABLE_SAMPLE);
+    sorted = sort_bytes(work->sorted[0], work->sorted[1], TABLE_SAMPLE);
     if (table_unique(sorted, TABLE_SAMPLE) + 8 > TABLE_SAMPLE)
         return 0;
     memcpy(work->sorted[0], numbers, n * sizeof *numbers);
-    sorted = bins_sort(work->sorted[0], work->sorted[1], n);
+    sorted = sort_many(work->sorted[0], work->sorted[1], n);
     count = table_unique(sorted, n);
     if (count < 2)
         return 0;
