@@ -1,8 +1,10 @@
-"""Ratios and speeds of ``ntmem.delta`` beside pcodec, zstd and blosc2, column by column, in one run.
+"""Ratios and speeds of ``ntmem.delta`` beside pcodec, zstd, blosc2 and Gorilla, column by column, in one run.
 
-``python benches/compare/delta.py [--rounds N] [FILE.csv.gz ...]``: columns of the files, in which whole numbers are
-int64 and others float64, then of synthetic series of other kinds. Peers that are not installed are left out. One
-thread each; a time is the best of the rounds, which go through all codecs in turn. Every result is compared.
+``python benches/compare/delta.py [--rounds N] [--pictures DIRECTORY] [FILE.csv.gz ...]``: columns of the files, in
+which whole numbers are int64 and others float64, then of synthetic series of other kinds. Peers that are not installed
+are left out. One thread each; a time is the best of the rounds, which go through all codecs in turn; zstd 19 and blosc2
+encode once. Every result is compared. Of Gorilla the size is counted, nothing is timed (``gorilla.py``); of blosc2
+each column has the filters that suit it best.
 """
 
 from __future__ import annotations
@@ -10,79 +12,31 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import importlib
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from deltacodecs import Codec, Encode, codecs
+from deltapictures import Point, draw
 
 from ntmem import delta
 
 Table = dict[str, np.ndarray]
 
 
-class Codec(NamedTuple):
-    name: str
-    encode: Callable[[np.ndarray], bytes]
-    decode: Callable[[bytes, np.ndarray], Any]  # the second tells the type and length
-
-
 class Figures(NamedTuple):
     size: int
-    encode: float
-    decode: float
+    encode: float | None  # seconds
+    decode: float | None
 
-
-def plain(array: np.ndarray) -> np.ndarray:
-    """`array`, bool as bytes: pcodec has no bool."""
-    return array.view(np.uint8) if array.dtype == bool else array
-
-
-def codecs() -> Iterator[Codec]:
-    yield Codec("best", delta.encode, lambda data, _: delta.decode(data))
-    yield Codec("fast", lambda array: delta.encode(array, level="fast"), lambda data, _: delta.decode(data))
-    try:
-        pcodec = importlib.import_module("pcodec")
-        standalone = importlib.import_module("pcodec.standalone")
-        for level in (12, 8):
-            config = pcodec.ChunkConfig(compression_level=level, enable_8_bit=True)
-            yield Codec(
-                f"pcodec {level}",
-                lambda array, config=config: standalone.simple_compress(plain(array), config),
-                lambda data, array: standalone.simple_decompress(data).astype(array.dtype, copy=False),
-            )
-    except ImportError:
-        print("pcodec is not installed")
-    try:
-        zstd = importlib.import_module("zstandard")
-        yield Codec(
-            "zstd 19",
-            lambda array: zstd.ZstdCompressor(level=19).compress(array.tobytes()),
-            lambda data, array: np.frombuffer(zstd.ZstdDecompressor().decompress(data), array.dtype),
+    def plus(self, other: Figures) -> Figures:
+        """Return the sum of both."""
+        times = (
+            None if mine is None or theirs is None else mine + theirs
+            for mine, theirs in ((self.encode, other.encode), (self.decode, other.decode))
         )
-    except ImportError:
-        print("zstandard is not installed")
-    try:
-        blosc = importlib.import_module("blosc2")
-        blosc.set_nthreads(1)
-        settings = {
-            "codec": blosc.Codec.ZSTD,
-            "clevel": 5,
-            "filters": [blosc.Filter.SHUFFLE, blosc.Filter.BYTEDELTA],
-            "filters_meta": [0, 0],
-            "nthreads": 1,
-        }
-
-        def unpack(data: bytes, array: np.ndarray) -> np.ndarray:
-            out = np.empty_like(array)
-            blosc.decompress2(data, dst=out, nthreads=1)
-            return out
-
-        yield Codec("blosc2", lambda array: blosc.compress2(array, typesize=array.itemsize, **settings), unpack)
-    except ImportError:
-        print("blosc2 is not installed")
+        return Figures(self.size + other.size, *times)
 
 
 def read(path: Path) -> Table:
@@ -137,55 +91,95 @@ def synthetic(count: int = 200_000) -> dict[str, Table]:
 
 
 def measure(codec_list: list[Codec], array: np.ndarray, rounds: int) -> dict[str, Figures]:
+    encoders = {codec.name: shortest(codec.encoders, array) for codec in codec_list if codec.decode is not None}
+    coded: dict[str, Any] = {}
     found: dict[str, Figures] = {}
     for number in range(rounds):
         for codec in codec_list:
-            if codec.name == "zstd 19" and number:  # seconds a column, and only its ratio is asked for
+            if codec.decode is None:
+                found[codec.name] = found.get(codec.name) or Figures(codec.encoders[0](array), None, None)
                 continue
             start = time.perf_counter()
-            data = codec.encode(array)
+            if number == 0 or not codec.is_slow:
+                coded[codec.name] = encoders[codec.name](array)
             between = time.perf_counter()
-            back = codec.decode(data, array)
-            times = between - start, time.perf_counter() - between
+            back = codec.decode(coded[codec.name], array)
+            decode = time.perf_counter() - between
             if number == 0 and back.tobytes() != array.tobytes():
                 raise SystemExit(f"{codec.name} gave other numbers")
-            before = found.get(codec.name, Figures(len(data), *times))
-            found[codec.name] = Figures(len(data), min(before.encode, times[0]), min(before.decode, times[1]))
+            encode = between - start if number == 0 or not codec.is_slow else None
+            before = found.get(codec.name)
+            times = (encode, decode) if before is None else map(_least, before[1:], (encode, decode))
+            found[codec.name] = Figures(len(coded[codec.name]), *times)
     return found
+
+
+def measure_columns(table: Table, rounds: int) -> Figures:
+    """Return the figures of columns that know each other."""
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        data = delta.encode_columns(table)
+        between = time.perf_counter()
+        back = delta.decode_columns(data)
+        found.append((between - start, time.perf_counter() - between))
+        if any(back[name].tobytes() != table[name].tobytes() for name in table):
+            raise SystemExit("encode_columns gave other numbers")
+    return Figures(len(data), *map(min, zip(*found, strict=True)))
+
+
+def shortest(encoders: tuple[Encode, ...], array: np.ndarray) -> Encode:
+    """Return the one that makes least of an array."""
+    return encoders[0] if len(encoders) == 1 else min(encoders, key=lambda encode: len(encode(array)))
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    return min((time for time in (one, other) if time is not None), default=None)
 
 
 def row(name: str, size: int, figures: dict[str, Figures]) -> str:
     cells = []
     for found in figures.values():
-        speeds = f"{size / found.encode / 1e6:.0f}/{size / found.decode / 1e6:.0f}"
-        cells.append(f"{size / found.size:8.2f} {speeds:>10}")
+        ratio = size / found.size
+        cells.append(f"{ratio:8.2f}" if ratio < 1000 else f"{ratio:8.0f}")
+        if found.encode is not None and found.decode is not None:
+            cells.append(f"{size / found.encode / 1e6:.0f}/{size / found.decode / 1e6:.0f}".rjust(11))
     return f"{name:28}" + "".join(cells)
+
+
+def compare(title: str, table: Table, codec_list: list[Codec], rounds: int) -> dict[str, Point]:
+    """Print the figures of each column of a table and of all together, and return the latter."""
+    total: dict[str, Figures] = {}
+    for name, array in table.items():
+        figures = measure(codec_list, array, rounds)
+        print(row(f"{title[:16]} {name}"[:27], array.nbytes, figures), flush=True)
+        total = {codec: total[codec].plus(found) if total else found for codec, found in figures.items()}
+    size = sum(array.nbytes for array in table.values())
+    print(row(f"{title} in all", size, total))
+    guessed = measure_columns(table, rounds)
+    print(row("", size, {"": guessed}) + " as columns that know each other\n", flush=True)
+    return {
+        codec: Point(size / found.size, None if found.decode is None else size / found.decode / 1e6)
+        for codec, found in [("columns", guessed), *total.items()]
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE.csv.gz")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=Path, metavar="DIRECTORY", help="draw them there, with matplotlib")
     arguments = parser.parse_args()
     tables = {path.name.removesuffix(".csv.gz"): read(path) for path in arguments.files} | synthetic()
     codec_list = list(codecs())
     print("ratio, then MB/s of encoding and decoding")
-    print(f"{'':28}" + "".join(f"{codec.name:>19}" for codec in codec_list))
-    for title, table in tables.items():
-        total: dict[str, Figures] = {}
-        for name, array in table.items():
-            figures = measure(codec_list, array, arguments.rounds)
-            print(row(f"{title[:17]} {name}", array.nbytes, figures), flush=True)
-            for codec, found in figures.items():
-                sums = zip(total.get(codec, Figures(0, 0.0, 0.0)), found, strict=True)
-                total[codec] = Figures(*(a + b for a, b in sums))
-        size = sum(array.nbytes for array in table.values())
-        print(row(f"{title} in all", size, total))
-        data = delta.encode_columns(table)
-        back = delta.decode_columns(data)
-        if any(back[name].tobytes() != table[name].tobytes() for name in table):
-            raise SystemExit("encode_columns gave other numbers")
-        print(f"{'':28}{size / len(data):8.2f} as columns that know each other\n", flush=True)
+    print(f"{'':28}" + "".join(f"{one.name:>{8 if one.decode is None else 19}}" for one in codec_list))
+    points = {title: compare(title, table, codec_list, arguments.rounds) for title, table in tables.items()}
+    if arguments.pictures is not None:
+        try:
+            print(*draw(points, arguments.pictures))
+        except ImportError:
+            print("matplotlib is not installed: no pictures")
 
 
 if __name__ == "__main__":

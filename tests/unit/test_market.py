@@ -49,7 +49,7 @@ def test_quotes(write):
     path = write("ts_event,ts_known,bid,ask,bid_size,ask_size", f"{T0},{T0 + 1},1.10,1.20,3,4.50")
     (row,), file = read(path)
     assert file.kind == "quotes"
-    assert row == ((T0 + 1) * S, T0 * S, "1.10", "1.20", "", "3", "4.50", "")
+    assert row == ((T0 + 1) * S, T0 * S, "1.10", "1.20", "", "3", "4.50", "", "", "", "")
 
 
 def test_trades(write):

@@ -7,7 +7,8 @@ continued: its write is refused. At the end everything is read back from the sto
 
 ===================== ================================================================
 :mod:`~.market`       a CSV file to rows (:mod:`~.columns`, :mod:`~.times`)
-:mod:`~.steps`        rows to decision steps
+:mod:`~.steps`        rows to decision steps; :mod:`~.tape`: all rows as numbers
+:mod:`~.observing`    rows and steps as observations of the store
 :mod:`~.agent`        the strategy and its state; subclass :class:`Agent`
 :mod:`~.desk`         the lock of an agent's book, its registration
 :mod:`~.worker`       the process around an agent (:mod:`~.loading`, :mod:`~.wire`)

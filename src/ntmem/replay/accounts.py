@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -16,6 +17,7 @@ import numpy as np
 
 from .._core.fill import Fill
 from .._core.text import exact
+from ..errors import LockTimeout
 from ..instants import NS
 from ..system import MemorySystem
 from .agent import SWARM
@@ -23,14 +25,17 @@ from .book import check, recompute
 from .intervals import BIPS, compare_errors
 from .killing import KillCard
 from .market import JUMP, MarketFile
+from .observing import account_for_observations
 from .polls import account_for_polls
 from .report import Report
 from .steps import Step
 from .swarm import AgentFailed
+from .tape import Tape
 from .wire import Begin
 from .zombie import ZombieCard
 
 DAY = 86_400 * NS
+_FLUSH = 5.0
 
 
 class Durations:
@@ -64,6 +69,7 @@ class Run:
     symbol: str
     files: Sequence[MarketFile]
     steps: Sequence[Step]
+    tape: Tape
     begins: Sequence[Begin]
     fed: int
     complete: bool
@@ -96,6 +102,10 @@ def account_for(run: Run, began: float) -> Report:
     fills = {agent["name"]: agent.pop("booked") for agent in agents}
     polls, wrong = account_for_polls(run.memory, min((agent["steps"] for agent in agents), default=0), fills)
     problems += wrong
+    observations, wrong = account_for_observations(run.memory, run.symbol, run.tape, run.steps, run.fed)
+    problems += wrong
+    with contextlib.suppress(LockTimeout):  # what was distilled should not be counted as rows, too
+        run.memory.flush(_FLUSH)
     stats = run.memory.stats()
     return Report(
         market=_market(run),
@@ -121,6 +131,7 @@ def account_for(run: Run, began: float) -> Report:
             "taken": stats.lock_taken,
         },
         polls=polls,
+        observations=observations,
         agents=agents,
         prediction=_prediction(errors, max(agent["horizon"] for agent in agents), run.seed),
         memory={

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from hashlib import blake2b
@@ -53,6 +52,8 @@ from .steps import Step
 T = TypeVar("T")
 
 MARKET = "market"
+STEPS = (MARKET, "steps")
+"""Where the steps of a market are among the observations."""
 SWARM = "swarm"
 _MSGPACK = codec_named("msgpack")
 _BIPS = 1e4
@@ -176,6 +177,7 @@ class Agent:
         self._own = (SWARM, name)
         self._market = memory.namespace(MARKET, symbol)
         self._news = memory.subscribe((MARKET, symbol))
+        self._observations = memory.observations
         self._nanoseconds: dict[str, list[int]] = {}
         self._writes: list[tuple[str, str, int, bytes]] = []
         self.restore()
@@ -183,17 +185,12 @@ class Agent:
     def restore(self) -> None:
         """Read the state from the store: of a new agent there is none, of a killed one all it acknowledged."""
         assert self.window is not None
-        assert self.horizon is not None
         state = self._timed("get", lambda: self.memory.namespace(*self._own).get("state"))
         self.cursor: int = -1 if state is None else state["cursor"]
         self._outcome_sum: float = 0.0 if state is None else state["outcome_sum"]
         self.position = self.memory.positions.ref(self.symbol, "", self.name)
         held = self.position.position
         self._held = Decimal(0) if held is None else held.quantity_decimal
-        span = max(self.window, self.horizon) + 1
-        keys = [step_key(number) for number in range(max(0, self.cursor + 1 - span), self.cursor + 1)]
-        seen = self._timed("get_many", lambda: self.memory.get_many(self._market.labels, keys))
-        self._mids = deque((_MSGPACK.decode(seen[key])["mid"] for key in keys), maxlen=span)
         windows = self._timed("scan", lambda: list(self.memory.namespace(*self._own, "situations").scan()))
         self._first = int(windows[0][0]) if windows else self.window
         self._count = len(windows)
@@ -212,7 +209,7 @@ class Agent:
         self._nanoseconds, self._writes = {}, []
         self.random = random.Random(f"{self._seed}/{self.name}/{number}")
         now = self._market_at(number)
-        self._mids.append(now.mid)
+        self._mids = self._mids_until(number)
         self._write_last(now)
         self._vote(now)
         transaction = self.memory.transaction(fence=self.fence)
@@ -248,6 +245,17 @@ class Agent:
         if seen is None:
             raise RuntimeError(f"step {number} is not in {'/'.join(self._market.labels)}")
         return Step(**{name: seen[name] for name in Step._fields})
+
+    def _mids_until(self, number: int) -> list[float]:
+        """Return the mids of as many steps as a window and a horizon need, up to this one, from the observations."""
+        assert self.window is not None
+        assert self.horizon is not None
+        span = max(self.window, self.horizon) + 1
+        seen = self._timed("recent", self._observations.recent, STEPS, self.symbol, span, fields=("number", "mid"))
+        if not len(seen) or seen["number"][-1] != number:
+            raise RuntimeError(f"step {number} is not the last among the observations of {self.symbol}")
+        mids: list[float] = seen["mid"].tolist()
+        return mids
 
     def _write_last(self, now: Step) -> None:
         features = {

@@ -25,6 +25,8 @@ def print_report(report: Report, console: Console) -> None:
     if report.zombie is not None:
         console.print(_zombie(report.zombie))
     console.print(_agents(report))
+    if report.observations.get("series"):
+        console.print(_observations(report.observations))
     _print_lines(report, console)
 
 
@@ -151,8 +153,31 @@ def _agents(report: Report) -> Table:
     return table
 
 
+def _observations(observations: dict[str, Any]) -> Table:
+    table = _table(
+        "Observations (bytes: in arrays, on disk row by row, on disk distilled)",
+        *("market", "rows", "arrays", "rows on disk", "distilled", "ratio", "read back"),
+    )
+    for column in table.columns:
+        column.no_wrap, column.overflow = True, "fold"
+    for one in [*observations["series"], {**observations, "name": "all"}]:
+        table.add_row(
+            one["name"],
+            *(f"{one[name]:,}" for name in ("rows", "array_bytes", "live_bytes", "distilled_bytes")),
+            "-" if one["ratio"] is None else f"{one['ratio']:.1f}",
+            "[green]exact[/]" if one["exact"] else "[bold red]differs[/]",
+        )
+    return table
+
+
 def _print_lines(report: Report, console: Console) -> None:
-    polls = report.polls
+    observed, polls = report.observations, report.polls
+    if observed.get("series") and observed["exact"]:
+        _say(
+            console,
+            f"As of half-time {observed['rows_at_half_time']:,} of {observed['rows']:,} observations were known, and "
+            "these are read, before and after distilling.",
+        )
     if polls.get("proposals"):
         proposed, approved = polls["proposals"], polls["approved"]
         _say(console, f"Votes: that all go flat was proposed {proposed} times, and approved {approved} times.")

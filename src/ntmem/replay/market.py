@@ -52,6 +52,9 @@ class Row(NamedTuple):
     bid_size: str
     ask_size: str
     quantity: str
+    open: str = ""
+    high: str = ""
+    low: str = ""
 
 
 class BadRow(NamedTuple):
@@ -273,7 +276,7 @@ class MarketFile:
             raise BadValue("open or close outside of low to high")
         volume = values.get("quantity", "")
         check_size(volume)
-        return "", "", values["close"], "", "", volume
+        return "", "", values["close"], "", "", volume, values["open"], values["high"], values["low"]
 
     def _refuse(self, line: int, reason: str, text: str) -> None:
         if self.strict:

@@ -36,6 +36,9 @@ class Report:
         The engine, and how often one was granted, waited for, and taken from the dead or late.
     polls : dict
         How often going flat was proposed, approved and rejected by vote.
+    observations : dict
+        See :func:`ntmem.replay.observing.account_for_observations`. Bytes are those of
+        all rows as arrays, on disk as rows that stand alone, and distilled.
     agents : list of dict
         Per agent: steps, book, its check, prediction errors, a digest of all it has in the store.
     prediction : dict
@@ -58,6 +61,7 @@ class Report:
     zombie: dict[str, Any] | None = None
     locks: dict[str, Any] = field(default_factory=dict)
     polls: dict[str, Any] = field(default_factory=dict)
+    observations: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

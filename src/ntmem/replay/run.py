@@ -29,10 +29,12 @@ from .desk import book_lock
 from .killing import Acknowledged, KillCard
 from .loading import load_agent
 from .market import MarketError, MarketFile
+from .observing import Observing
 from .polls import propose
 from .report import Report
 from .steps import Step, Steps, shipped, symbol_label, symbol_of
 from .swarm import AgentFailed, Swarm
+from .tape import Tape
 from .times import seconds_ns
 from .wire import Ack, Begin
 from .zombie import Zombie, ZombieCard
@@ -123,7 +125,7 @@ def run(options: ReplayOptions, progress: Progress = lambda what, done, total: N
 
     Notes
     -----
-    All steps are held in memory, about a kilobyte each; rows are not.
+    All steps are held in memory, about a kilobyte each, and the numbers of all rows, eight bytes each.
 
     Examples
     --------
@@ -134,11 +136,16 @@ def run(options: ReplayOptions, progress: Progress = lambda what, done, total: N
     began = time.monotonic()
     load_agent(options.agent)
     progress("reading the market data", 0, 0)
-    files, steps = read_market(options)
+    files, steps, tape = read_market(options)
     directory = _directory(options.store, steps[0].ts)
     try:
-        with open_store(directory, clock=(clock := SimulatedClock(steps[0].ts)), agent_id="feeder") as memory:
-            replay = _Replay(options, memory, clock, files, steps, progress)
+        with open_store(
+            directory,
+            clock=(clock := SimulatedClock(steps[0].ts)),
+            agent_id="feeder",
+            enable_compression=False,  # it distills at the end, to report what that gains
+        ) as memory:
+            replay = _Replay(options, memory, clock, files, steps, tape, progress)
             replay.feed()
             return replay.report(began)
     finally:
@@ -146,8 +153,8 @@ def run(options: ReplayOptions, progress: Progress = lambda what, done, total: N
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def read_market(options: ReplayOptions) -> tuple[list[MarketFile], list[Step]]:
-    """Read the files of a replay; return them with their counts, and the steps."""
+def read_market(options: ReplayOptions) -> tuple[list[MarketFile], list[Step], Tape]:
+    """Read the files of a replay; return them with their counts, the steps, and the rows as numbers."""
     paths = shipped() if options.file is None else [options.file]
     files = [
         MarketFile(
@@ -165,7 +172,7 @@ def read_market(options: ReplayOptions) -> tuple[list[MarketFile], list[Step]]:
     steps = list(source)
     if not steps:  # MarketFile refuses a file without rows, so this takes several files that do not overlap
         raise MarketError(f"{', '.join(file.name for file in files)} give no step together")
-    return files, steps[: options.steps]
+    return files, steps[: options.steps], source.tape
 
 
 def _directory(store: Path | None, first: int) -> Path:
@@ -204,10 +211,11 @@ class _Replay:
         clock: SimulatedClock,
         files: Sequence[MarketFile],
         steps: Sequence[Step],
+        tape: Tape,
         progress: Progress,
     ) -> None:
         self.options, self.memory, self.clock = options, memory, clock
-        self.files, self.steps, self.progress = files, steps, progress
+        self.files, self.steps, self.tape, self.progress = files, steps, tape, progress
         self.symbol = symbol_label(files[0].symbol or symbol_of(files[0].path))
         self.names = [f"agent_{number}" for number in range(1, options.agents + 1)]
         self.random = random.Random(f"{options.seed}/feeder")
@@ -219,6 +227,7 @@ class _Replay:
         self.book = memory.positions
         prices = (price for step in steps for price in (step.bid, step.ask, step.last))
         self.book.define(self.symbol, price_precision=max(-int(price.as_tuple().exponent) for price in prices))
+        self.observing = Observing(memory, self.symbol, tape)
         self.fed = 0
         self.interrupted = False
         self.failure: AgentFailed | None = None
@@ -296,6 +305,7 @@ class _Replay:
     def _publish(self, step: Step) -> None:
         self._timed("clock.set", lambda: self.clock.set(step.ts))
         self._timed("mark", lambda: self.book.mark(self.symbol, step.last, step.ts_event))
+        self.observing.observe(step, self._timed)
         value = _MSGPACK.encode(step._asdict() | {"mid": step.mid})
         self._timed(
             "put",
@@ -402,6 +412,7 @@ class _Replay:
             symbol=self.symbol,
             files=self.files,
             steps=self.steps,
+            tape=self.tape,
             begins=[self._begin(name) for name in self.names],
             fed=self.fed,
             complete=self.fed == len(self.steps),

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ..instants import NS
 from .market import SAMPLE, MarketFile, Row
+from .tape import Tape
 
 SHIPPED = ("btcusdt-perp-quotes.csv.gz", "btcusdt-perp-trades.csv.gz")
 TICK_STEP = NS
@@ -93,11 +94,17 @@ class Steps:
     step : int, optional
         Nanoseconds from one step to the next; 0: every row is a step. By default one second for ticks, which are
         rows less than a second apart in the median, and every row for everything slower.
+
+    Attributes
+    ----------
+    tape : Tape
+        The rows that were read.
     """
 
     def __init__(self, files: Sequence[MarketFile], step: int | None = None) -> None:
         self.files = files
-        self._rows: Iterator[Row] = heapq.merge(*files, key=lambda row: row.ts_known)
+        self.tape = Tape(files)
+        self._rows: Iterator[Row] = self.tape.keep(heapq.merge(*files, key=lambda row: row.ts_known))
         if step is None:
             sample = list(itertools.islice(self._rows, SAMPLE))
             gaps = [after.ts_known - before.ts_known for before, after in itertools.pairwise(sample)]
