@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 from ..errors import StaleFence
 from ..system import open as open_store
+from ..tiers import observations  # noqa: F401, or who stands by imports it when it is needed
 from .agent import Agent
 from .desk import Held, held_book
 from .loading import load_agent
