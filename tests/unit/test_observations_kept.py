@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from hostile import HANG, Start, remove_regions
-from observed import HOW, LAST, SECOND, START, Plain, check, check_same, fill, table
+from observed import HOW, LAST, START, Plain, check, fill, table
 
 import ntmem
 from ntmem import LATEST, ReadOnlyError, StoreClosed
@@ -70,7 +70,8 @@ def test_the_region_is_lost(ram: Path, start: Start) -> None:
 
 
 def test_on_disk_when_the_call_returns(ram: Path) -> None:
-    with ntmem.open(ram / "s", engine="shared", durability="disk", flush_interval=3600.0) as memory:
+    how: Any = {"durability": "disk", "flush_interval": 3600.0, "enable_compression": False}
+    with ntmem.open(ram / "s", engine="shared", **how) as memory:
         o = memory.observations
         for act in (
             lambda: o.append(*MARKET, START, {"x": 1.0}),
@@ -268,52 +269,6 @@ def test_a_row_past_the_log_is_seen_and_its_number_kept(ram: Path) -> None:
             check(other, plain)
 
 
-@pytest.mark.parametrize("theirs", [None, [9.0]])
-@pytest.mark.parametrize("ours", [None, [5.0]])
-@pytest.mark.parametrize("count", [1, 3])
-def test_rows_were_written_and_distilled_meanwhile(
-    ram: Path, how: dict[str, Any], count: int, ours: Any, theirs: Any
-) -> None:
-    """Between the last look at the end and the write another takes the number, and it is distilled, and swept away."""
-    plain = Plain()
-    with ntmem.open(ram / "s", **how) as memory, ntmem.open(ram / "s", **how) as other:
-        o, engine, interrupted = memory.observations, memory._engine(), list[str]()
-        o.append(*MARKET, START, {"x": 0.0}, ts_known=START)
-        plain.append(START, {"x": 0.0}, START)
-        o._tails.clear()  # so that Python writes it
-
-        def beside_another(call: Any) -> Any:
-            def interrupted_call(*args: Any) -> Any:
-                if not interrupted and (args[0] == series.ROWS or any(it.namespace == series.ROWS for it in args[0])):
-                    interrupted.append(call.__name__)
-                    add(other.observations, 1.0, theirs)
-                    other.observations.distill()
-                return call(*args)
-
-            return interrupted_call
-
-        def add(o: Any, x: float, vector: Any) -> None:
-            given = None if vector is None else np.array(vector, "f4")
-            expected = plain.append(START, {"x": x}, START, None, given)
-            assert o.append(*MARKET, START, {"x": x}, ts_known=START, embedding=given) == expected
-
-        for name in ("commit", "put_new"):
-            if hasattr(engine, name):
-                setattr(engine, name, beside_another(getattr(engine, name)))
-        if count == 1:
-            given = None if ours is None else np.array(ours, "f4")
-            assert o.append(*MARKET, START, {"x": 2.0}, ts_known=START, embedding=given) == 2
-            plain.append(START, {"x": 2.0}, START, None, given)
-        else:
-            assert o.extend(*MARKET, table(count)) == plain.extend(table(count))
-        assert interrupted
-        add(other.observations, 3.0, None)
-        for _ in range(2):
-            for each in (memory, other):
-                check(each.observations, plain)
-            other.observations.distill()
-
-
 APPENDS = f"""
 with ntmem.open(sys.argv[1], log_bytes=1 << 16) as memory:
     o, row = memory.observations, int(sys.argv[2])
@@ -400,23 +355,3 @@ def test_the_end_is_found_by_few_looks(ram: Path, monkeypatch: pytest.MonkeyPatc
         assert memory.observations.append(*MARKET, START, {"x": 1.0}) == 3001
     assert len(looks) <= 6
     assert sum(looks) <= 250
-    assert SECOND
-
-
-def test_a_query_is_that_of_one_moment(ram: Path) -> None:
-    """Another handle distils between the look at live rows and that at blocks: it is asked again."""
-    plain = Plain()
-    with ntmem.open(ram / "s", engine="shared") as one, ntmem.open(ram / "s", engine="shared") as two:
-        fill(one.observations, plain, 1)
-        check(two.observations, plain)
-        series = two.observations._of(*MARKET)
-        block = series.block
-
-        def block_beside_another(number: int) -> Any:
-            series.block = block
-            one.observations.distill()
-            return block(number)
-
-        series.block = block_beside_another
-        check_same(two.observations.recent(*MARKET, 5000, as_of=LATEST), plain.recent(5000))
-        check(two.observations, plain)

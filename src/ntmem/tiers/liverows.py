@@ -197,8 +197,8 @@ class Budget:
 
     def touch(self, part: LivePart) -> None:
         """Note that a part is in use."""
+        self._used.pop(id(part), None)  # another thread may be dropping it, for a series of its own
         self._used[id(part)] = part
-        self._used.move_to_end(id(part))
 
     def drop(self, part: LivePart) -> None:
         """Forget a part."""
