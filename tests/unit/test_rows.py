@@ -45,6 +45,10 @@ def put(log: Log, key: bytes, value: bytes = b"", space: bytes = SPACE, kind: in
     log.append([(kind, 0, space, key, b"w", value, 0, 0, 0)])
 
 
+def followed(rows: RowLog, *where: int) -> list[bytes]:
+    return rows.follow(*where)[0]
+
+
 def row_key(number: int, series: int = 7) -> bytes:
     return b"%08x%012x" % (series, number)
 
@@ -66,13 +70,13 @@ def test_numbers_follow_each_other(log: Log, rows: RowLog) -> None:
     assert [rows.append(tail, 1, 1, {"x": 1.0, "y": 2.0}) for _ in range(5)] == [3, 4, 5, 6, 7]
     other = tail_at(log, 0, series=8)
     assert rows.append(other, 1, 1, {"x": 1.0, "y": 2.0}) == 0
-    assert len(rows.follow(7, 3, 100)) == 5
+    assert len(followed(rows, 7, 3, 100)) == 5
 
 
 def test_now_is_the_time_of_the_log(log: Log, rows: RowLog) -> None:
     before = log.now()
     rows.append(tail_at(log), 1, None, {"x": 1.0, "y": 2.0})
-    [value] = rows.follow(7, 0, 9)
+    [value] = followed(rows, 7, 0, 9)
     assert before <= struct.unpack_from("<q", value, 16)[0] <= log.now()
 
 
@@ -89,7 +93,7 @@ def test_now_is_the_time_of_the_log(log: Log, rows: RowLog) -> None:
 )
 def test_fields_that_fit(log: Log, rows: RowLog, fields: dict[str, float], layout: int) -> None:
     assert rows.append(tail_at(log), 1, 1, fields) == 0
-    [value] = rows.follow(7, 0, 9)
+    [value] = followed(rows, 7, 0, 9)
     assert struct.unpack_from("<H", value)[0] == layout
     names = (FLOATS, MIXED)[layout].names
     kinds = "dd" if layout == 0 else "dq"
@@ -126,7 +130,7 @@ def test_fields_that_fit(log: Log, rows: RowLog, fields: dict[str, float], layou
 def test_what_python_has_to_look_at(log: Log, rows: RowLog, event: Any, known: Any, fields: Any) -> None:
     tail, committed = tail_at(log), log.committed
     assert rows.append(tail, event, known, fields) == -1
-    assert (tail.next, log.committed, rows.follow(7, 0, 9)) == (0, committed, [])
+    assert (tail.next, log.committed, followed(rows, 7, 0, 9)) == (0, committed, [])
 
 
 def test_a_row_from_before_its_layout_was_known(log: Log, rows: RowLog) -> None:
@@ -142,7 +146,7 @@ def test_the_layout_of_the_row_before_comes_first(log: Log, rows: RowLog) -> Non
     tail = tail_at(log, layouts=(whole, real))
     for value in (1, 2, 0.5, 3, 2**60, 4):
         rows.append(tail, 1, 1, {"x": value})
-    assert [struct.unpack_from("<H", row)[0] for row in rows.follow(7, 0, 9)] == [0, 0, 1, 1, 0, 0]
+    assert [struct.unpack_from("<H", row)[0] for row in followed(rows, 7, 0, 9)] == [0, 0, 1, 1, 0, 0]
 
 
 def test_who_may_not_append(log: Log) -> None:
@@ -186,7 +190,7 @@ def test_a_number_is_given_once(log: Log) -> None:
     second.settle(1, with_other.committed, with_other.epoch, [FLOATS])
     assert two.append(second, 2, 2, fields) == 1
     assert one.append(first, 3, 3, fields) == -1
-    assert [struct.unpack_from("<q", row, 8)[0] for row in one.follow(7, 0, 9)] == [1, 2]
+    assert [struct.unpack_from("<q", row, 8)[0] for row in followed(one, 7, 0, 9)] == [1, 2]
 
 
 @pytest.mark.parametrize("what", ["put", "delete"])
@@ -243,7 +247,7 @@ def test_threads(log: Log) -> None:
             number = rows.append(tail, 1, 1, fields)
             if number < 0:
                 mark = log.committed, log.epoch
-                tail.settle(tail.next + len(rows.follow(7, tail.next, 100)), *mark, [FLOATS])
+                tail.settle(tail.next + len(followed(rows, 7, tail.next, 100)), *mark, [FLOATS])
                 continue
             told.append(number)
             mine += 1
@@ -260,32 +264,34 @@ def test_threads(log: Log) -> None:
 
 
 def test_following(log: Log, rows: RowLog) -> None:
-    assert rows.follow(7, 0, 9) == []
+    assert followed(rows, 7, 0, 9) == []
     for number in range(10):
         put(log, row_key(number), b"%d" % number)
-    assert rows.follow(7, 0, 100) == [b"%d" % number for number in range(10)]
-    assert rows.follow(7, 3, 4) == [b"3", b"4", b"5", b"6"]
-    assert (rows.follow(7, 10, 4), rows.follow(8, 0, 4), rows.follow(7, 0, 0)) == ([], [], [])
+    assert followed(rows, 7, 0, 100) == [b"%d" % number for number in range(10)]
+    assert followed(rows, 7, 3, 4) == [b"3", b"4", b"5", b"6"]
+    assert (followed(rows, 7, 10, 4), followed(rows, 8, 0, 4), followed(rows, 7, 0, 0)) == ([], [], [])
     put(log, row_key(4), kind=KIND_DELETE)
-    assert rows.follow(7, 0, 100) == [b"0", b"1", b"2", b"3"]
+    assert followed(rows, 7, 0, 100) == [b"0", b"1", b"2", b"3"]
     put(log, row_key(2), b"anew")
-    assert rows.follow(7, 2, 1) == [b"anew"]
+    assert followed(rows, 7, 2, 1) == [b"anew"]
+    assert rows.follow(7, 10, 4) == ([], True)  # the log has nothing of it
+    assert rows.follow(7, 4, 4) == ([], False)  # it has: that it is deleted
 
 
 def test_what_is_not_plain_ends_it(log: Log, rows: RowLog) -> None:
     put(log, row_key(0), b"0")
     log.append([(KIND_PUT, 8, SPACE, row_key(1), b"w", bytes(24), 0, 0, 0)])  # its value is elsewhere
     put(log, row_key(2), b"2")
-    assert rows.follow(7, 0, 9) == [b"0"]
-    assert rows.follow(7, 2, 9) == [b"2"]
+    assert rows.follow(7, 0, 9) == ([b"0"], False)
+    assert followed(rows, 7, 2, 9) == [b"2"]
 
 
 def test_what_the_log_has_no_more_is_not_followed(log: Log, rows: RowLog) -> None:
     for number in range(200):
         put(log, row_key(number), b"%d" % number)
         log.advance_flushed(log.committed)
-    assert rows.follow(7, 0, 500) == []
-    last = [number for number in range(200) if rows.follow(7, number, 1)]
+    assert followed(rows, 7, 0, 500) == []
+    last = [number for number in range(200) if followed(rows, 7, number, 1)]
     assert last == list(range(last[0], 200))
     assert 0 < last[0] < 199
 
@@ -332,7 +338,7 @@ def test_a_forked_child(log: Log, rows: RowLog) -> None:
         try:
             refused = rows.append(tail, 1, 1, {"x": 1.0, "y": 1.0}) == -1
             for call in (
-                lambda: rows.follow(7, 0, 1),
+                lambda: followed(rows, 7, 0, 1),
                 lambda: rows.newest(SPACE, b"k"),
                 lambda: rows.reaches(0, 0),
             ):

@@ -60,6 +60,41 @@ class Draft(NamedTuple):
     vector: bytes | None = None
 
 
+class Cover(NamedTuple):
+    """Which numbers of rows blocks cover: from `starts` to before `ends`, by number."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these numbers are covered."""
+        if not len(self.starts):
+            return np.zeros(len(numbers), np.bool_)
+        place = self.starts.searchsorted(numbers, "right") - 1
+        return (place >= 0) & (numbers < self.ends[place])
+
+    def behind(self, number: int) -> int:
+        """Return the first number from this one on that is not covered."""
+        while True:
+            place = int(self.starts.searchsorted(number, "right")) - 1
+            if place < 0 or number >= self.ends[place]:
+                return number
+            number = int(self.ends[place])
+
+    def gap(self, number: int, most: int) -> int:
+        """Return how many numbers from this one on are not covered, `most` at most."""
+        place = int(self.starts.searchsorted(number))
+        return min(most, int(self.starts[place]) - number) if place < len(self.starts) else most
+
+    @property
+    def end(self) -> int:
+        """Behind the last number that is covered."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+
+_NOTHING = Cover(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
 class Changed(Exception):
     """The series was changed meanwhile: look again."""
 
@@ -83,8 +118,7 @@ class Series:
         self._row: SeriesRow | None = None
         self._version = 0
         self._token: tuple[int, int, int] | None = None
-        self._starts: NDArray[Any] = np.empty(0, np.int64)
-        self._ends: NDArray[Any] = np.empty(0, np.int64)
+        self._cover = _NOTHING
         self._by_event: NDArray[Any] | None = None
         self._parts: list[LivePart] = []
         self._open: dict[int, LivePart] = {}  # those that are not full, by layout
@@ -116,10 +150,10 @@ class Series:
     def _take(self, row: SeriesRow) -> None:
         entries = row.entries
         self._row, self._by_event = row, None
-        self._starts = entries["first"].astype(np.int64)
-        self._ends = self._starts + entries["rows"]
+        starts = entries["first"].astype(np.int64)
+        self._cover = Cover(starts, starts + entries["rows"])
         for part in self._parts:
-            covered = self._are_covered(part.numbers)
+            covered = self._cover.has(part.numbers)
             if covered.all():
                 self._budget.drop(part)
             elif covered.any():
@@ -128,7 +162,7 @@ class Series:
                 except Gone:
                     self._forget()
                     return
-        self._parts = [part for part in self._parts if not self._are_covered(part.numbers).all()]
+        self._parts = [part for part in self._parts if not self._cover.has(part.numbers).all()]
         self._open = {number: part for number, part in self._open.items() if part in self._parts}
 
     def _forget(self) -> None:
@@ -137,24 +171,10 @@ class Series:
             self._budget.drop(part)
         self._parts, self._open, self._next, self._absent_at = [], {}, 0, None
 
-    def _are_covered(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        if not len(self._starts):
-            return np.zeros(len(numbers), np.bool_)
-        place = np.searchsorted(self._starts, numbers, "right") - 1
-        return (place >= 0) & (numbers < self._ends[place])
-
-    def _uncovered(self, number: int) -> int:
-        """Return the first number from this one on that no block covers."""
-        while True:
-            place = int(self._starts.searchsorted(number, "right")) - 1
-            if place < 0 or number >= self._ends[place]:
-                return number
-            number = int(self._ends[place])
-
     def covered_from_zero(self, row: SeriesRow) -> int:
         """Return the first number that no block covers, as of `row`."""
         with self.lock:
-            return self._uncovered(0) if self._row is row else row.clean
+            return self._cover.behind(0) if self._row is row else row.clean
 
     def by_event(self) -> NDArray[Any]:
         """Return the blocks' places, the one with the newest row first."""
@@ -232,9 +252,8 @@ class Series:
         """Bring on what came; False: it leads to what `row` does not have yet."""
         batch = _FEW
         while True:
-            self._next = self._uncovered(self._next)
-            behind = int(self._starts.searchsorted(self._next))
-            most = min(_FOLLOWED, int(self._starts[behind]) - self._next if behind < len(self._starts) else _FOLLOWED)
+            self._next = self._cover.behind(self._next)
+            most = self._cover.gap(self._next, _FOLLOWED)
             absent_at = self._mark()  # before anything is looked for
             found, absent = ([], False) if self._rows is None else self._rows.follow(row.id, self._next, most)
             if not found and not (absent and self._is_all_in_log()):
@@ -298,7 +317,8 @@ class Series:
         """
         absent_at = self._mark()
         known = self._next if self.tail is None else max(self._next, self.tail.next)
-        low = self._uncovered(max(known - 1, int(self._ends[-1]) if len(self._ends) else 0))
+        cover = self._cover
+        low = cover.behind(max(known - 1, cover.end))
         if not self.fetch([low]):  # `low` is taken, and `high` is not
             return low, absent_at
         doubling = [1 << power for power in range(_MOST.bit_length())]
@@ -354,7 +374,7 @@ class Series:
         except VersionConflict:
             return False
         self.row()
-        if not self._are_covered(np.array([first])).any():
+        if not self._cover.has(np.array([first])).any():
             return True
         self.engine.drop(ROWS, [key for key, _ in values])  # others had been there, and were distilled
         if vectors:
