@@ -109,7 +109,7 @@ def test_who_only_reads(ram: Path, start: Start, how: dict[str, Any]) -> None:
         check(o, plain)  # alone
         refused(o)
         for _ in range(2):
-            writer = start(WRITES, ram / "s", how)
+            writer = start(WRITES, ram / "s", how | {"flush_interval": 3600.0})
             assert writer.line() == "open"
             writer.tell("fill")
             assert writer.line() == "filled"
@@ -175,7 +175,7 @@ add = lambda: o.append("market", "A", {START}, {{"x": 1.0}})
 add(); add()
 for use in (add, lambda: o.recent("market", "A", 1), o.distill, lambda: o.info("market", "A"),
             lambda: o.extend("market", "A", {{"ts_event": [1], "x": [1.0]}}, known_after=0),
-            lambda: o._rows.append(o._tails["market", "A"], 1, 1, {{"x": 1.0}})):
+            lambda: o._rows.append(o._tails["market", "A"][0], 1, 1, {{"x": 1.0}})):
     in_child(use)
 def anew():
     with ntmem.open(sys.argv[1]) as own:

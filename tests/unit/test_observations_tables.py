@@ -95,6 +95,21 @@ def test_rows_beside_blocks(o: Any) -> None:
     check(o, plain)
 
 
+@pytest.mark.parametrize("count", [5, 1500])
+@pytest.mark.parametrize("distilled", [False, True])
+def test_rows_of_one_table_are_known_one_by_one(o: Any, count: int, distilled: bool) -> None:
+    """Its fields since the earliest, be that the last of the rows."""
+    event = START - np.arange(count)
+    o.extend(*MARKET, {"ts_event": event, "ts_known": START + np.arange(count)[::-1], "x": np.arange(count)})
+    if distilled:
+        o.distill()
+    for later in (0, 1, count // 2, count - 1):
+        found = o.recent(*MARKET, count, as_of=START + later)
+        assert found["x"].tolist() == list(range(count - 1, count - 2 - later, -1))
+        assert o.recent(*MARKET, 2, as_of=START + later)["x"].tolist() == found["x"].tolist()[-2:]
+    assert o.recent(*MARKET, 1, as_of=START - 1).dtype.names == ("ts_event", "ts_known")
+
+
 # -- what tables are like
 
 

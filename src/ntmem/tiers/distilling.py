@@ -14,6 +14,7 @@ Whoever dies in between leaves it to the next step, of any process.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ..errors import CorruptionError, NtmemError, StoreClosed
+from ..errors import CorruptionError, StoreClosed
 from ..records import Change
 from .layout import _HEADER
 from .liverows import Gone, LivePart
@@ -31,6 +32,7 @@ from .series import (
     BLOCKS,
     BULK,
     ROWS,
+    SWEPT,
     Column,
     Rows,
     SeriesRow,
@@ -46,7 +48,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ntmem")
 
 _ATTEMPTS = 1000
-_SWEPT = 256  # keys in a group: others may write in between
+_SWEPT_AT_ONCE = 256  # keys in a group: others may write in between
+_STEPS = 256  # after which what they left over is swept
 _LOOKED = 4096
 _GIVEN_UP = 3600 * 10**9  # ns after which who was writing blocks is taken for dead
 _RECORD_BYTES = _HEADER.size + 28  # of a row on disk, beside its value
@@ -137,47 +140,62 @@ def combined(tables: Sequence[tuple[NDArray[np.int64], Rows]]) -> Rows:
     )
 
 
-def distill(series: Series, horizon: int, now: int, *, least: int = 1) -> DistillReport:
-    """Distill the rows of a series that were known up to `horizon`, or are known only after `now`.
+def distill(
+    series: Series, horizon: int, now: int, *, least: int = 1, stopped: Callable[[], bool] = lambda: False
+) -> DistillReport:
+    """Distill the rows that the series has now and that were known up to `horizon`, or are known only after `now`.
 
-    Rows loaded ahead of the clock came in bulk and are settled, too. Live rows are left where they make no block of
-    `least` rows.
+    Rows loaded ahead of the clock came in bulk and are settled, too. Rows are left where they make no block of `least`
+    rows, and all when `stopped` says so, which is asked between steps.
     """
     report = DistillReport()
+    if series.row() is None:
+        return report
     _sweep(series, now)
-    begin = failed = 0
+    until, begin, failed, steps = series.end()[0], 0, 0, 0  # what comes from now on is for the next time
     while failed < _ATTEMPTS:
         try:
-            plan = _planned(series, horizon, now, least, begin)
+            plan = None if stopped() else _planned(series, horizon, now, least, begin, until)
             if plan is None:
+                if steps:
+                    _sweep(series, now)
                 return report._replace(series=1) if report.rows else report
             begin = plan.pieces[0].first
             report = report.plus(_step(series, plan))
         except (Changed, Gone):
             failed += 1
             continue
-        failed = 0
-        _sweep(series, now)
+        failed, steps = 0, steps + 1
+        if steps % _STEPS == 0:  # seldom: who reads a block that is swept away begins again
+            _sweep(series, now)
     raise CorruptionError(f"{series.key!r} has rows that cannot be read as it says they stand; restore a backup")
 
 
-def _planned(series: Series, horizon: int, now: int, least: int, begin: int) -> _Plan | None:
-    with series.lock:
+def _planned(series: Series, horizon: int, now: int, least: int, begin: int, until: int) -> _Plan | None:
+    with series.working():
         row, parts = series.live()
         if row is None:
             return None
-        pieces = [piece for piece in _pieces(row, _settled(parts, horizon, now)) if piece.first >= begin]
+        live = _settled(parts, horizon, now, until)
+    pieces = [piece for piece in _pieces(row, live) if begin <= piece.first < until]
     for group in _groups(pieces):
-        alone = any(piece.entry is None for piece in group) and group[-1].end - group[0].first < least
+        rows = group[-1].end - group[0].first
+        alone = rows < least and any(piece.entry is None for piece in group)
         for some in [[piece] for piece in group if piece.entry is not None] if alone else [group]:
-            if len(some) > 1 or some[0].entry is None or not some[0].entry["flags"] & BEST:
+            quick = [piece for piece in some if piece.entry is not None and not piece.entry["flags"] & BEST]
+            if some[0].entry is None or some[-1].entry is None:
+                return _Plan(row, some, parts)
+            if (quick or len(some) > 1) and 2 * (some[-1].end - some[0].first) >= least:
                 return _Plan(row, some, parts)
     return None
 
 
-def _settled(parts: Sequence[LivePart], horizon: int, now: int) -> NDArray[np.int64]:
+def _settled(parts: Sequence[LivePart], horizon: int, now: int, until: int) -> NDArray[np.int64]:
     """Return the numbers of live rows that are to be distilled."""
-    found = [part.numbers[(part.ts_known <= horizon) | (part.ts_known > now)] for part in parts]
+    found = []
+    for part in parts:
+        known = part.ts_known
+        found.append(part.numbers[((known <= horizon) | (known > now)) & (part.numbers < until)])
     return np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
 
 
@@ -211,29 +229,32 @@ def _groups(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
 
 def _step(series: Series, plan: _Plan) -> DistillReport:
     tables, before = [], 0
-    bulk = BULK
+    kept = SWEPT if len(plan.pieces) > 1 else SWEPT | BULK  # what is true of all pieces; a leap is left before each
     for piece in plan.pieces:
         if piece.entry is not None:
             tables.append((np.arange(piece.first, piece.end), series.block(int(piece.entry["id"])).whole()))
             before += int(piece.entry["size"])
-            bulk &= int(piece.entry["flags"])
+            kept &= int(piece.entry["flags"])
     ranges = [(piece.first, piece.end) for piece in plan.pieces if piece.entry is None]
     if ranges:
-        bulk = 0
-        with series.lock:
+        kept = 0
+        with series.working():
             for part in plan.parts:
                 mask = np.zeros(part.count, np.bool_)
                 for first, end in ranges:
                     mask |= (part.numbers >= first) & (part.numbers < end)
                 if mask.any():
-                    tables.append((part.numbers[mask], _live_rows(part, mask)))
+                    cut = part.cut(mask)
+                    columns = cut.columns(cut.names)
+                    rows = Rows(cut.ts_event, cut.ts_known, columns, cut.metadata(), cut.embedded)
+                    tables.append((cut.numbers, rows))
                     before += int(mask.sum()) * (part.layout.dtype.itemsize + _RECORD_BYTES)
     rows = combined(tables)
     if len(rows.ts_event) != plan.rows:
         raise Changed
     data = encode_block(rows, "best")
     row = plan.row
-    entry = block_entry(rows, plan.pieces[0].first, row.next_block, len(data), BEST | bulk)
+    entry = block_entry(rows, plan.pieces[0].first, row.next_block, len(data), BEST | kept)
     removed = [int(piece.entry["id"]) for piece in plan.pieces if piece.entry is not None]
     new = msgspec.structs.replace(row.with_blocks(entry, removed), next_block=row.next_block + 1)
     key = row_key(row.id, row.next_block)
@@ -246,18 +267,6 @@ def _step(series: Series, plan: _Plan) -> DistillReport:
     return DistillReport(0, plan.rows, 1, before, len(data), raw + 16 * plan.rows)
 
 
-def _live_rows(part: LivePart, mask: NDArray[np.bool_]) -> Rows:
-    columns = {name: Column(it.values[mask]) for name, it in part.columns(part.names).items()}
-    metadata, embedded = part.metadata(), part.embedded
-    return Rows(
-        part.ts_event[mask],
-        part.ts_known[mask],
-        columns,
-        None if metadata is None else [metadata[place] for place in np.flatnonzero(mask)],
-        None if embedded is None else embedded[mask],
-    )
-
-
 # ---- what is left over -----------------------------------------------------------------------------------------------
 
 
@@ -268,42 +277,43 @@ def _sweep(series: Series, now: int) -> None:
         return
     dead = [it for it in row.pending if it.since + _GIVEN_UP < now]
     if dead:
-        lost = [number for it in dead for number in range(it.first, it.first + it.blocks)]
 
-        def give_up(row: SeriesRow) -> SeriesRow:
-            pending = tuple(it for it in row.pending if it not in dead)
-            return msgspec.structs.replace(row, pending=pending, garbage=(*row.garbage, *lost))
+        def give_up(row: SeriesRow) -> SeriesRow | None:
+            lost = [it for it in row.pending if it in dead]  # of the others the blocks are in the series by now
+            blocks = [number for it in lost for number in range(it.first, it.first + it.blocks)]
+            pending = tuple(it for it in row.pending if it not in lost)
+            return msgspec.structs.replace(row, pending=pending, garbage=(*row.garbage, *blocks)) if lost else None
 
         series.update(give_up)
         row = series.ensure()
     gone = row.garbage
-    for some in _chunks(gone, _SWEPT):
+    for some in _chunks(gone, _SWEPT_AT_ONCE):
         series.engine.drop(BLOCKS, [row_key(row.id, number) for number in some])
-    clean = series.covered_from_zero(row)
-    for numbers in _left_over(row):
-        for some in _chunks(sorted(series.fetch(numbers)), _SWEPT):
+    unswept = [entry for entry in row.entries if not entry["flags"] & SWEPT]
+    for numbers in _left_over(unswept):
+        for some in _chunks(sorted(series.fetch(numbers)), _SWEPT_AT_ONCE):
             series.engine.drop(ROWS, [row_key(row.id, number) for number in some])
-    if gone or clean != row.clean:
-        garbage = set(gone)
+    if gone or unswept:
+        garbage, swept = set(gone), [int(entry["id"]) for entry in unswept]
 
         def note(row: SeriesRow) -> SeriesRow:
+            entries = row.entries.copy()
+            entries["flags"] |= np.where(np.isin(entries["id"], np.array(swept, np.uint64)), SWEPT, 0).astype(np.uint32)
             left = tuple(it for it in row.garbage if it not in garbage)
-            return msgspec.structs.replace(row, garbage=left, clean=max(clean, row.clean))
+            return msgspec.structs.replace(row, blocks=entries.tobytes(), garbage=left)
 
         series.update(note)
 
 
-def _left_over(row: SeriesRow) -> Iterator[Sequence[int]]:
-    """Yield numbers that blocks cover and under which rows may be left."""
+def _left_over(entries: Iterable[Any]) -> Iterator[Sequence[int]]:
+    """Yield numbers under which rows of these blocks, or leaps over them, may be left."""
     alone = []
-    for entry in row.entries:
+    for entry in entries:
         first, end = int(entry["first"]), int(entry["first"]) + int(entry["rows"])
-        if end <= row.clean:
-            continue
         if entry["flags"] & BULK:  # these never stood alone; only what leads to them did
             alone.append(first)
             continue
-        for begin in range(max(first, row.clean), end, _LOOKED):
+        for begin in range(first, end, _LOOKED):
             yield range(begin, min(begin + _LOOKED, end))
     yield from _chunks(alone, _LOOKED)
 
@@ -315,42 +325,54 @@ def _chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 class Background:
     """Distills series on a thread of its own, which runs while there is any to distill.
 
-    **Thread safety**: all methods may be called from any thread.
+    `work` is called with a series, and with what says whether it is to stop.
+
+    **Thread safety**: all methods may be called from any thread, and from signal handlers.
     """
 
-    def __init__(self, work: Callable[[Series], object]) -> None:
+    def __init__(self, work: Callable[[Series, Callable[[], bool]], object]) -> None:
         self._work = work
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: dict[Series, None] = {}
         self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._process = os.getpid()
 
     def wake(self, series: Series) -> None:
         """Distill a series soon."""
         with self._lock:
             self._waiting[series] = None
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ntmem-distill", daemon=True)
-                self._thread.start()
+            if self._thread is not None or self._stopped:
+                return
+            thread = self._thread = threading.Thread(target=self._run, name="ntmem-distill", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are too many threads: what was written is there without it
+                self._thread = None
+                _log.warning("observations could not be distilled: no thread could be started", exc_info=True)
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                if not self._waiting:
+                if not self._waiting or self._stopped:
                     self._thread = None
                     return
                 series = next(iter(self._waiting))
                 del self._waiting[series]
             try:
-                self._work(series)
+                self._work(series, lambda: self._stopped)
             except StoreClosed:
                 continue
-            except (NtmemError, ValueError):  # the next who crosses the threshold tries again
+            except Exception:  # whatever it was, the next who crosses the threshold tries again
                 _log.warning("a series of observations could not be distilled", exc_info=True)
 
     def close(self) -> None:
         """Wait for the step that is being done, and do no more."""
+        if os.getpid() != self._process:
+            return
+        self._stopped = True
         with self._lock:
             self._waiting.clear()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
             thread.join()

@@ -8,6 +8,7 @@ fetched again when they are needed; what they are selected by stays.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,9 +45,9 @@ class LivePart:
         self._fetch = fetch
         self._budget = budget
         self._dtype = layout.dtype
-        self._named = layout.named
         self._data: _Data | None = _Data(np.empty(_FIRST_ROOM, self._dtype), {})
         self._numbers = np.empty(_FIRST_ROOM, np.int64)
+        self._metadata_bytes = 0
         self.count = 0
         self.is_sorted = True
         self.event_min = self.known_min = 2**63 - 1
@@ -61,7 +62,7 @@ class LivePart:
     def nbytes(self) -> int:
         """Bytes of rows that are in memory."""
         data = self._data
-        return 0 if data is None else data.rows.nbytes
+        return 0 if data is None else data.rows.nbytes + self._metadata_bytes
 
     def add(self, first: int, rows: Sequence[bytes]) -> None:
         """Add rows with consecutive numbers from `first` on."""
@@ -79,6 +80,7 @@ class LivePart:
         self.is_sorted = self.is_sorted and int(event[0]) >= self.event_max and bool((event[1:] >= event[:-1]).all())
         self._bound(event, known)
         self.count = end
+        self._budget.touch(self)
 
     def _bound(self, event: NDArray[np.int64], known: NDArray[np.int64]) -> None:
         if len(event) == 1:  # the one that was just appended
@@ -100,19 +102,21 @@ class LivePart:
                     raise CorruptionError(f"row {number} of a series is cut short; restore a backup")
                 if len(row) > size:
                     metadata[number] = metadata_of(row)
+                    self._metadata_bytes += len(row)
             data = b"".join(row[:size] for row in rows)
         return np.frombuffer(data, self._dtype)
 
     def _whole(self) -> _Data:
-        self._budget.touch(self)
         data = self._data
         if data is None:
             numbers, metadata = self.numbers.tolist(), dict[int, bytes]()
+            self._metadata_bytes = 0
             found = self._fetch(numbers)
             if len(found) < len(numbers):
                 raise Gone
             rows = np.concatenate([self._parsed(number, [found[number]], metadata) for number in numbers])
             data = self._data = _Data(rows, metadata)
+        self._budget.touch(self)
         return data
 
     def _array(self) -> NDArray[Any]:
@@ -120,8 +124,7 @@ class LivePart:
 
     def give_up(self) -> None:
         """Keep the rows in the store only; in one step, as others may be reading them."""
-        if self.is_full:
-            self._data = None
+        self._data = None
 
     def keep(self, wanted: NDArray[np.bool_]) -> None:
         """Forget all other rows."""
@@ -154,69 +157,96 @@ class LivePart:
         found: NDArray[np.int64] = self._array()["ts_known"]
         return found
 
+    def cut(self, rows: Any) -> LiveCut:
+        """Return some rows, copied: others may be added meanwhile."""
+        data = self._whole()
+        array, numbers = data.rows[: self.count][rows].copy(), self.numbers[rows].copy()
+        metadata = None
+        if (array["flags"] & HAS_METADATA).any():
+            metadata = [data.metadata.get(number, b"") for number in numbers.tolist()]
+        return LiveCut(self.layout, array, numbers, metadata)
+
+
+class LiveCut:
+    """Rows of a part, as of one moment."""
+
+    def __init__(
+        self, layout: Layout, rows: NDArray[Any], numbers: NDArray[np.int64], metadata: list[bytes] | None
+    ) -> None:
+        self._layout = layout
+        self._rows = rows
+        self.numbers = numbers
+        self._metadata = metadata
+
+    @property
+    def ts_event(self) -> NDArray[np.int64]:
+        """Of the rows."""
+        found: NDArray[np.int64] = self._rows["ts_event"]
+        return found
+
+    @property
+    def ts_known(self) -> NDArray[np.int64]:
+        """Of the rows."""
+        found: NDArray[np.int64] = self._rows["ts_known"]
+        return found
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of the fields, each behind "f" or "i"."""
-        return tuple(kind + name for kind, name in zip(self.layout.kinds, self.layout.names, strict=True))
+        return tuple(kind + name for kind, name in zip(self._layout.kinds, self._layout.names, strict=True))
 
     def columns(self, names: Iterable[str]) -> dict[str, Column]:
         """Return those columns of fields that there are."""
-        array = self._array()
         places = {name: str(place) for place, name in enumerate(self.names)}
-        return {name: Column(array[places[name]]) for name in names if name in places}
+        return {name: Column(self._rows[places[name]]) for name in names if name in places}
 
-    def table(self, rows: Any, wanted: np.dtype[Any]) -> NDArray[Any] | None:
-        """Return some rows as of this type, if that is how they stand; else None."""
-        named = self._named
+    def table(self, wanted: np.dtype[Any]) -> NDArray[Any] | None:
+        """Return the rows as of this type, if that is how they stand; else None."""
+        named, size = self._layout.named, self._rows.dtype.itemsize
         if wanted != named:
             return None
-        chosen = np.ascontiguousarray(self._array()[rows])
-        raw = chosen.view(np.uint8).reshape(len(chosen), self._dtype.itemsize)
-        return np.ascontiguousarray(raw[:, self._dtype.itemsize - named.itemsize :]).view(named)[:, 0]
+        raw = self._rows.view(np.uint8).reshape(len(self._rows), size)
+        return np.ascontiguousarray(raw[:, size - named.itemsize :]).view(named)[:, 0]
 
     def metadata(self) -> list[bytes] | None:
         """Return that of each row (empty: none); None: there is none at all."""
-        data = self._whole()
-        if not (data.rows["flags"][: self.count] & HAS_METADATA).any():
-            return None
-        return [data.metadata.get(number, b"") for number in self.numbers.tolist()]
+        return self._metadata
 
     @property
     def embedded(self) -> NDArray[np.bool_] | None:
         """Which rows have an embedding; None: none has."""
-        flags = self._array()["flags"] & HAS_EMBEDDING
+        flags = self._rows["flags"] & HAS_EMBEDDING
         return flags != 0 if flags.any() else None
 
 
 class Budget:
-    """How many bytes of live rows a process keeps for a store: the parts used longest ago give theirs up."""
+    """How many bytes of live rows a process keeps for a store: the parts used longest ago give theirs up.
+
+    **Thread safety**: all methods may be called from any thread, and from signal handlers.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._used: OrderedDict[int, LivePart] = OrderedDict()
+        self.nbytes = 0
+        self._lock = threading.RLock()
+        self._used: OrderedDict[int, tuple[LivePart, int]] = OrderedDict()
 
     def touch(self, part: LivePart) -> None:
-        """Note that a part is in use."""
-        self._used.pop(id(part), None)  # another thread may be dropping it, for a series of its own
-        self._used[id(part)] = part
+        """Note that a part is in use, and what it takes by now."""
+        with self._lock:
+            self.drop(part)
+            self._used[id(part)] = part, part.nbytes
+            self.nbytes += part.nbytes
 
     def drop(self, part: LivePart) -> None:
         """Forget a part."""
-        self._used.pop(id(part), None)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are in use."""
-        return sum(part.nbytes for part in list(self._used.values()))
+        with self._lock:
+            self.nbytes -= self._used.pop(id(part), (part, 0))[1]
 
     def shrink(self) -> None:
-        """Give up what is too much, and not in use by the caller any more."""
-        total = self.nbytes
-        for part in list(self._used.values()):
-            if total <= self.most:
-                return
-            total -= part.nbytes
-            part.give_up()
-            total += part.nbytes
-            if not part.nbytes:
-                self.drop(part)
+        """Give up what is too much."""
+        with self._lock:
+            while self.nbytes > self.most and self._used:
+                _, (part, size) = self._used.popitem(last=False)
+                self.nbytes -= size
+                part.give_up()

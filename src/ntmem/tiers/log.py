@@ -464,32 +464,32 @@ class LogEngine(LmdbEngine):
         self._check_writable()
         outcomes = self._translated(lambda: self._commit(changes, fence))
         if durable:
-            version = max(outcome.version for outcome in outcomes)
-            try:
-                self.wait_durable(version, None)
-            except StorageError as error:
-                kept = f"version {version} is acknowledged and kept, but not on disk yet"
-                raise type(error)(f"{error} ({kept})") from error
+            self._wait_for_kept(max(outcome.version for outcome in outcomes))
         return outcomes
+
+    def _wait_for_kept(self, version: int) -> None:
+        try:
+            self.wait_durable(version, None)
+        except StorageError as error:
+            kept = f"version {version} is acknowledged and kept, but not on disk yet"
+            raise type(error)(f"{error} ({kept})") from error
 
     @property
     def mark(self) -> tuple[int, int]:
         """Position and epoch of the log: what was looked for afterwards, in vain, was not there before."""
         return self.log.committed, self.log.epoch
 
-    def put_new(
-        self, labels: tuple[str, ...], values: Sequence[tuple[bytes, bytes]], absent_at: tuple[int, int]
-    ) -> int:
-        """Put keys into a namespace of the store's own; return the version of the first, or 0 if that key is there.
+    def put_new(self, values: Sequence[tuple[tuple[str, ...], bytes, bytes]], absent_at: tuple[int, int]) -> bool:
+        """Put keys into namespaces of the store's own, as one group, unless the first is there; return whether it was
+        done.
 
-        They were not there at this mark, and are there in order: without the first there is none. 0 is returned, too,
-        if the log does not go back to the mark or somebody has written past it since, and :class:`ValueTooLarge` is
-        raised for what does not fit it.
+        The first was not there at this mark. It is not done, either, if the log does not go back to the mark or
+        somebody has written past it since; :class:`ValueTooLarge` is raised for what does not fit it.
         """
         self._check_writable()
-        now, space = self.log.now(), encoded(labels)
+        now = self.log.now()
         records: list[tuple[Any, ...]] = [
-            (KIND_PUT, 0, space, key, self.writer, value, now, now, 0) for key, value in values
+            (KIND_PUT, 0, encoded(labels), key, self.writer, value, now, now, 0) for labels, key, value in values
         ]
         records[0] += (0, 0, True)
 
@@ -501,7 +501,10 @@ class LogEngine(LmdbEngine):
             except (Conflict, LookAgain, NewRules):
                 return 0
 
-        return self._translated(put)
+        version = self._translated(put)
+        if version and self.waits_for_disk:
+            self._wait_for_kept(version + len(records) - 1)
+        return version > 0
 
     def drop(self, labels: tuple[str, ...], keys: Sequence[bytes]) -> None:
         """Delete keys of a namespace of the store's own, whatever they hold, in as many groups as it takes."""

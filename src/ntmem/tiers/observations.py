@@ -29,6 +29,7 @@ from .series import (
     HAS_EMBEDDING,
     HAS_METADATA,
     MOST_FIELDS,
+    MOST_METADATA,
     ROWS,
     SERIES,
     SeriesRow,
@@ -97,10 +98,6 @@ class Observations:
 
     def __init__(self, engine: LmdbEngine, handle: Callable[[], LmdbEngine], *, distills: bool) -> None:
         self._handle = handle
-        self._budget = Budget(_LIVE_BYTES)
-        self._series: dict[tuple[tuple[str, ...], bytes], Series] = {}
-        self._tails: dict[Any, Tail] = {}  # by namespace and symbol as users write them
-        self._known: dict[Any, Series] = {}  # the same
         self._use(engine)
         self._background = Background(self._distill_live) if distills and not engine.read_only else None
 
@@ -109,11 +106,13 @@ class Observations:
         if isinstance(engine, LogEngine):
             writes = not engine.read_only and not engine.waits_for_disk
             rows = RowLog(engine.log, encoded(ROWS), engine.writer, writes=writes, max_lag=engine.max_lag)
-        self._rows, self._source = (
-            rows,
-            (engine, rows),
-        )  # before the series: none that is made from now on is of the old
-        self._series, self._tails, self._known = {}, {}, {}
+        self._rows, self._source = rows, (engine, rows)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._budget = Budget(_LIVE_BYTES)
+        self._series: dict[tuple[tuple[str, ...], bytes], Series] = {}
+        self._tails: dict[Any, tuple[Tail, Series]] = {}  # by namespace and symbol as users write them
 
     @property
     def engine(self) -> LmdbEngine:
@@ -122,7 +121,7 @@ class Observations:
 
     def close(self) -> None:
         """Let a step of distillation that is being done end, and take no more rows without looking at the handle."""
-        self._tails, self._known = {}, {}
+        self._tails = {}
         if self._background is not None:
             self._background.close()
 
@@ -161,7 +160,7 @@ class Observations:
         embedding : array of float32, optional
             Kept beside the row; read it by ``fields=["embedding"]``.
         metadata : optional
-            What MessagePack can hold; read it by ``fields=["metadata"]``.
+            What MessagePack can hold, in 32 KiB at most; read it by ``fields=["metadata"]``.
         ts_known : instant, optional
             From when on it was known; by default now. May lie before `ts_event` (clocks differ), and ahead.
 
@@ -170,7 +169,7 @@ class Observations:
         TypeError, ValueError
             A field is no number, or a name is one of ts_event, ts_known, row, metadata, embedding.
         ReadOnlyError, StoreClosed, MapFull, DiskFull, StorageError
-            The store cannot take it; nothing was kept.
+            The store cannot take it; nothing was kept, unless it says so.
 
         Notes
         -----
@@ -178,12 +177,12 @@ class Observations:
         that with metadata or an embedding.
         """
         if embedding is None and metadata is None and type(fields) is dict and self._rows is not None:
-            tail = self._tails.get((namespace, symbol))
-            if tail is not None:
-                number = self._rows.append(tail, ts_event, ts_known, fields)
+            known = self._tails.get((namespace, symbol))
+            if known is not None:
+                number = self._rows.append(known[0], ts_event, ts_known, fields)
                 if number >= 0:
                     if number % BLOCK_ROWS == BLOCK_ROWS - 1:
-                        self._distill_soon(self._known[namespace, symbol])
+                        self._distill_soon(known[1])
                     return number
         return self._append(namespace, symbol, ts_event, fields, embedding, metadata, ts_known)
 
@@ -201,22 +200,23 @@ class Observations:
         event = instant_ns(ts_event, "ts_event")
         known = engine.now() if ts_known is None else instant_ns(ts_known, "ts_known")
         names, values = _checked(fields)
+        given = dict(zip(names, values, strict=True))
         vector = None if embedding is None else _vector(embedding)
         extra = b"" if metadata is None else _metadata(metadata)
         flags = HAS_METADATA * bool(extra) | HAS_EMBEDDING * (vector is not None)
         series = self._of(namespace, symbol)
 
         def draft(row: SeriesRow) -> list[Draft]:
-            fitting, kinds, ordered = _fitting(row, names, values, known)
-            _, number = series.layout(fitting, kinds, known)
-            return [Draft(encode_row(number, flags, event, known, kinds, ordered, extra), vector)]
+            row, number = series.layout(*_fitting(row, names, values, known), known)
+            layout = row.layouts[number]
+            ordered = [given[name] for name in layout.names]
+            return [Draft(encode_row(number, flags, event, known, layout.kinds, ordered, extra), vector)]
 
         number = series.write(draft)
         if series.tail is not None:
             if len(self._tails) >= _SERIES:
-                self._tails, self._known = {}, {}
-            self._known[namespace, symbol] = series
-            self._tails[namespace, symbol] = series.tail
+                self._tails = {}
+            self._tails[namespace, symbol] = series.tail, series
         if number % BLOCK_ROWS == BLOCK_ROWS - 1:
             self._distill_soon(series)
         return number
@@ -239,8 +239,8 @@ class Observations:
 
         Notes
         -----
-        **Complexity**: O(numbers): over 1,024 rows are compressed on two threads without the GIL. Other writers may
-        write meanwhile, and readers see all the rows or none.
+        **Complexity**: O(numbers): from 1,024 rows on they are compressed, on two threads without the GIL. Other
+        writers may write meanwhile, and readers see all the rows or none.
         """
         self._writable()
         after = None if known_after is None else 0 if known_after == 0 else duration_ns(known_after, "known_after")
@@ -256,7 +256,7 @@ class Observations:
 
             def drafts(row: SeriesRow) -> list[Draft]:
                 row, number = series.layout(names, kinds, known)
-                return drafts_of(rows, names, kinds, number, row.layouts[number].dtype)
+                return drafts_of(rows, row.layouts[number], number)
 
             series.write(drafts)
         self._distill_soon(series)
@@ -323,7 +323,7 @@ class Observations:
         return Query(series, engine.now() if limit is None else limit, None if fields is None else tuple(fields))
 
     def symbols(self, namespace: AnyNamespace) -> list[str]:
-        """Return the symbols of which there are rows in a namespace, sorted."""
+        """Return the symbols of which there are series in a namespace, sorted; one may be without rows."""
         stem = series_stem(labels_of(namespace))
         return [key[len(stem) :].decode() for key, _ in self._open().entries_of(SERIES, stem)]
 
@@ -387,10 +387,10 @@ class Observations:
         if self._background is not None:
             self._background.wake(series)
 
-    def _distill_live(self, series: Series) -> None:
+    def _distill_live(self, series: Series, stopped: Callable[[], bool]) -> None:
         engine = self._writable()
         now = engine.now()
-        distill(series, now, now, least=BLOCK_ROWS)
+        distill(series, now, now, least=BLOCK_ROWS, stopped=stopped)
 
     # -- which series
 
@@ -410,12 +410,15 @@ class Observations:
 
     def _of(self, namespace: AnyNamespace, symbol: str) -> Series:
         labels, name = labels_of(namespace), encode_key(symbol)
-        series = self._series.get((labels, name))
+        known = self._series  # before the source is looked at: what is made of it goes nowhere else
+        series = known.get((labels, name))
         if series is None:
-            if len(self._series) >= _SERIES:
-                self._series, self._tails, self._known = {}, {}, {}
-            made = Series(*self._source, labels, name, self._budget)
-            series = self._series.setdefault((labels, name), made)
+            if len(known) >= _SERIES:
+                self._forget()
+                known = self._series
+            series = known.setdefault((labels, name), Series(*self._source, labels, name, self._budget))
+        if series.is_interrupted:
+            return Series(*self._source, labels, name, Budget(_LIVE_BYTES))
         return series
 
 
@@ -442,21 +445,23 @@ def _number(name: str, value: Any) -> float | int:
 
 def _fitting(
     row: SeriesRow, names: tuple[str, ...], values: Sequence[float | int], known: int
-) -> tuple[tuple[str, ...], str, Sequence[float | int]]:
-    """Return names, kinds and values as of the newest layout that holds them, or else as of a new one.
+) -> tuple[tuple[str, ...], str]:
+    """Return names and kinds of the newest layout that holds the values, or else of a new one.
 
     A layout of rows that are known only later is none: who reads as of before them must not be shown a sign of it.
     """
     given = dict(zip(names, values, strict=True))
-    for layout in reversed([layout for layout in row.layouts if layout.earliest <= known]):
-        if layout.names == names or given.keys() == set(layout.names):
-            ordered = [given[name] for name in layout.names]
+    for layout in reversed(row.layouts):
+        if layout.earliest <= known and given.keys() == set(layout.names):
+            kinds = zip(layout.names, layout.kinds, strict=True)
             if all(
-                isinstance(value, int) if kind == "i" else isinstance(value, float) or -EXACT <= value <= EXACT
-                for kind, value in zip(layout.kinds, ordered, strict=True)
+                isinstance(given[name], int)
+                if kind == "i"
+                else isinstance(given[name], float) or -EXACT <= given[name] <= EXACT
+                for name, kind in kinds
             ):
-                return layout.names, layout.kinds, ordered
-    return names, "".join("f" if isinstance(value, float) else "i" for value in values), values
+                return layout.names, layout.kinds
+    return names, "".join("f" if isinstance(value, float) else "i" for value in values)
 
 
 def _vector(embedding: ArrayLike) -> bytes:
@@ -472,6 +477,12 @@ def _vector(embedding: ArrayLike) -> bytes:
 
 def _metadata(metadata: Any) -> bytes:
     try:
-        return _ENCODER.encode(metadata)
+        data = _ENCODER.encode(metadata)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"metadata must be what MessagePack can hold: {error}") from None
+    if len(data) > MOST_METADATA:
+        raise ValueError(
+            f"metadata of a row has {MOST_METADATA} bytes at most, had {len(data)}; put what is large under a key of "
+            "its own, and the key here"
+        )
+    return data

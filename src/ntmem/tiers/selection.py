@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from ..errors import CorruptionError
-from .liverows import Gone, LivePart
+from .liverows import Gone, LiveCut, LivePart
 from .series import RESERVED, SORTED, TIMES, Column, Layout, SeriesRow, StoredBlock, widened
 from .seriesstate import Changed, Series
 
@@ -61,10 +61,12 @@ class Part(Protocol):
 
 
 class Pick(NamedTuple):
-    """Rows of a part, by their numbers, as the result has them."""
+    """Rows that may be in the result: their part, their places there, numbers and times."""
 
+    part: LiveCut | StoredBlock
+    places: Any
     numbers: NDArray[np.int64]
-    table: NDArray[Any]
+    ts_event: NDArray[np.int64]
     in_order: bool
 
 
@@ -119,7 +121,7 @@ class Query:
     def _consistent(self, take: Callable[[View], None], add: Callable[[View], NDArray[Any]]) -> NDArray[Any]:
         for _ in range(_ATTEMPTS):
             try:
-                with self._series.lock:  # live rows are copied before others may be added
+                with self._series.working():  # live rows are copied before others may be added
                     row, live = self._series.live()
                     known = () if row is None else tuple(it for it in row.layouts if it.earliest <= self._as_of)
                     shape = shape_of(known, self._wanted)
@@ -181,7 +183,7 @@ class View:
             if entry["known_min"] <= self._as_of:
                 self._take_of_block(entry, 0, None, count)
                 least = self._least(count)
-        return self._joined()[-count:]
+        return self._joined(count)
 
     def _least(self, count: int) -> int:
         """Return the ts_event before which no row can be among the last, with what was taken so far."""
@@ -189,8 +191,8 @@ class View:
         if found < count:
             return 0
         if len(self._picks) == 1 and self._picks[0].in_order:
-            return int(self._picks[0].table["ts_event"][-count])
-        events = np.concatenate([pick.table["ts_event"] for pick in self._picks])
+            return int(self._picks[0].ts_event[-count])
+        events = np.concatenate([pick.ts_event for pick in self._picks])
         return int(np.partition(events, found - count)[found - count])
 
     # -- what of them
@@ -235,12 +237,50 @@ class View:
             if last is not None:
                 rows = _last(rows, event[rows], last)
         picked = numbers[rows]
-        if len(picked):
-            table = part.table(rows, self._dtype) if isinstance(part, LivePart) else None
-            table = self._filled(part, picked, rows) if table is None else table
-            self._picks.append(Pick(picked, table, is_sorted))
+        if not len(picked):
+            return
+        if isinstance(part, LivePart):
+            cut = part.cut(rows)
+            self._picks.append(Pick(cut, slice(None), cut.numbers, cut.ts_event, is_sorted))
+        else:
+            self._picks.append(Pick(part, rows, picked, event[rows], is_sorted))
 
-    def _filled(self, part: Part, numbers: NDArray[np.int64], rows: Any) -> NDArray[Any]:
+    # -- the result
+
+    def _joined(self, count: int | None = None) -> NDArray[Any]:
+        """Return what was taken, or the last of it, by ts_event and number. Only these rows are read whole."""
+        picks = sorted(self._picks, key=lambda pick: int(pick.numbers[0]))
+        if not picks:
+            return np.empty(0, self._dtype)
+        if len(picks) == 1 and picks[0].in_order:
+            chosen = slice(0 if count is None else max(0, len(picks[0].numbers) - count), None)
+            return self._filled(picks[0], chosen)
+        numbers = np.concatenate([pick.numbers for pick in picks])
+        event = np.concatenate([pick.ts_event for pick in picks])
+        ends = np.cumsum([len(pick.numbers) for pick in picks]).tolist()
+        if not (event[1:] < event[:-1]).any() and not (numbers[1:] < numbers[:-1]).any():
+            first = 0 if count is None else max(0, len(numbers) - count)
+            table = np.empty(len(numbers) - first, self._dtype)
+            for pick, begin, end in zip(picks, [0, *ends], ends, strict=False):
+                if end > first:
+                    table[max(begin - first, 0) : end - first] = self._filled(pick, slice(max(first - begin, 0), None))
+            return table
+        order = np.lexsort((numbers, event))[0 if count is None else -count :]
+        table = np.empty(len(order), self._dtype)
+        for pick, begin, end in zip(picks, [0, *ends], ends, strict=False):
+            where = np.flatnonzero((order >= begin) & (order < end))
+            if len(where):
+                table[where] = self._filled(pick, order[where] - begin)
+        return table
+
+    def _filled(self, pick: Pick, chosen: Any) -> NDArray[Any]:
+        """Return some rows of a pick as the result has them."""
+        part = pick.part
+        if isinstance(part, LiveCut) and (whole := part.table(self._dtype)) is not None:
+            some: NDArray[Any] = whole[chosen]
+            return some
+        numbers = pick.numbers[chosen]
+        rows = _part_of(pick.places, chosen, len(part.ts_event))
         table = np.empty(len(numbers), self._dtype)
         table["ts_event"], table["ts_known"] = part.ts_event[rows], part.ts_known[rows]
         columns = {
@@ -253,36 +293,31 @@ class View:
             elif name == "metadata":
                 table[name] = _objects(_metadata(part, rows, len(numbers)))
             elif name == "embedding":
-                embedded = part.embedded
-                having = numbers[:0] if embedded is None else numbers[embedded[rows]]
-                vectors = self._series.vectors(having.tolist())
-                found = [vectors.get(number) for number in numbers.tolist()]
-                table[name] = _objects([None if it is None else np.frombuffer(it, "<f4").copy() for it in found])
+                table[name] = _objects(self._embeddings(part, numbers, rows))
             elif kind == "i":
                 table[name] = columns["i" + name].values
             else:
                 table[name] = widened(columns, len(numbers), name)
         return table
 
-    def _joined(self) -> NDArray[Any]:
-        if not self._picks:
-            return np.empty(0, self._dtype)
-        picks = sorted(self._picks, key=lambda pick: int(pick.numbers[0]))
-        if len(picks) == 1:
-            numbers, table, in_order = picks[0]
-            if in_order:
-                return table
-        else:
-            numbers = np.concatenate([pick.numbers for pick in picks])
-            table = np.empty(len(numbers), self._dtype)
-            end = 0
-            for pick in picks:
-                begin, end = end, end + len(pick.numbers)
-                table[begin:end] = pick.table
-        event = table["ts_event"]
-        if (event[1:] < event[:-1]).any() or (numbers[1:] < numbers[:-1]).any():
-            table = table[np.lexsort((numbers, event))]
-        return table
+    def _embeddings(self, part: Part, numbers: NDArray[np.int64], rows: Any) -> list[Any]:
+        embedded = part.embedded
+        if embedded is None:
+            return [None] * len(numbers)
+        wanted = numbers[embedded[rows]].tolist()
+        found = self._series.vectors(wanted)
+        return [np.frombuffer(found[it], "<f4").copy() if it in found else None for it in numbers.tolist()]
+
+
+def _part_of(places: Any, chosen: Any, count: int) -> Any:
+    """Return which of `count` rows are `chosen` ones of those at `places`; a slice if both are."""
+    if not isinstance(places, slice):
+        return places[chosen]
+    every = range(count)[places]
+    if isinstance(chosen, slice):
+        some = every[chosen]
+        return slice(some.start, some.stop)
+    return every.start + chosen
 
 
 def _last(rows: NDArray[np.intp], event: NDArray[np.int64], count: int) -> NDArray[np.intp]:

@@ -45,8 +45,8 @@ HAS_METADATA, HAS_EMBEDDING = 1, 2  # flags of a row
 JUMP = 0xFFFF
 """Instead of a layout: so many rows from here on stand in blocks; ts_event says how many."""
 
-SORTED, BEST, BULK = 1, 2, 4
-"""Flags of a block: by ts_event; not to be coded again; its rows never stood alone."""
+SORTED, BEST, BULK, SWEPT = 1, 2, 4, 8
+"""Flags of a block: by ts_event; not to be coded again; its rows never stood alone; none is left over under its key."""
 ENTRY = np.dtype(
     [
         ("first", "<u8"),
@@ -105,8 +105,6 @@ class SeriesRow(msgspec.Struct, array_like=True, frozen=True):
     blocks: bytes = b""
     """Array of ``ENTRY``, by first row; they do not overlap."""
     next_block: int = 0
-    clean: int = 0
-    """No covered row below this number is left over under its key."""
     garbage: tuple[int, ...] = ()
     """Blocks that belong to it no more, and may still be there."""
     pending: tuple[Pending, ...] = ()
@@ -118,8 +116,11 @@ class SeriesRow(msgspec.Struct, array_like=True, frozen=True):
         return np.frombuffer(self.blocks, ENTRY)
 
     def layout_of(self, names: tuple[str, ...], kinds: str) -> int | None:
-        """Return the number of a layout."""
-        return next((i for i, it in enumerate(self.layouts) if it.names == names and it.kinds == kinds), None)
+        """Return the number of a layout that has these fields, in whatever order."""
+        wanted = dict(zip(names, kinds, strict=True))
+        return next(
+            (i for i, it in enumerate(self.layouts) if dict(zip(it.names, it.kinds, strict=True)) == wanted), None
+        )
 
     def with_layout(self, names: tuple[str, ...], kinds: str, known: int) -> tuple[SeriesRow, int]:
         """Return the same with a layout of which a row was known at `known`, and the layout's number."""
@@ -256,7 +257,9 @@ class Block(msgspec.Struct, array_like=True, frozen=True):
 
 
 _block_encoder, _block_decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Block)
-_MOST_METADATA = 1 << 30
+MOST_METADATA = 1 << 15
+"""Bytes of metadata of a row: a block holds those of all its rows at once."""
+_MOST_METADATA = BLOCK_ROWS * (MOST_METADATA + 8)
 
 
 class Rows(NamedTuple):
@@ -385,9 +388,12 @@ class StoredBlock:
         numbers = self.array("m")
         if numbers is None:
             return None
-        inflate = zlib.decompressobj()
-        different = msgspec.msgpack.decode(inflate.decompress(self._block.metadata, _MOST_METADATA), type=list[bytes])
-        return [different[number] if number >= 0 else b"" for number in numbers.tolist()]
+        try:
+            data = zlib.decompressobj().decompress(self._block.metadata, _MOST_METADATA)
+            different = msgspec.msgpack.decode(data, type=list[bytes])
+            return [different[number] if number >= 0 else b"" for number in numbers.tolist()]
+        except (zlib.error, msgspec.DecodeError, IndexError) as error:
+            raise CorruptionError(f"a block of observations is damaged ({error}); restore a backup") from error
 
     @property
     def embedded(self) -> NDArray[np.bool_] | None:

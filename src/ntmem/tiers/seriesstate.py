@@ -6,14 +6,15 @@
   followed up to the first number that is not taken, and that counts only if no row was distilled meanwhile.
 - I2: rows become visible by one group. Blocks are written before, as `pending`; the group that adds them to the series
   takes that away, and is refused if somebody did so before, who took their writer for dead.
-- A number is given to one row. Who writes one on the condition that it is not taken looks, then, whether blocks cover
-  it: in that case others had taken it and it was distilled, and what was written means nothing.
+- A number is given to one row. Who writes one does so on the condition that it is not taken and never was since this
+  process looked: the log has everything since, or else the row of the series is as it was.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from .._core.logrecords import ValueTooLarge
 from .._core.rows import RowLayout, RowLog, Tail
-from ..errors import CorruptionError, VersionConflict
+from ..errors import CorruptionError, NtmemError, StorageError, VersionConflict
 from ..records import Change
 from .engine import LmdbEngine
 from .liverows import Budget, Gone, LivePart
@@ -119,6 +120,7 @@ class Series:
         self._version = 0
         self._token: tuple[int, int, int] | None = None
         self._cover = _NOTHING
+        self._worker: int | None = None
         self._by_event: NDArray[Any] | None = None
         self._parts: list[LivePart] = []
         self._open: dict[int, LivePart] = {}  # those that are not full, by layout
@@ -132,9 +134,29 @@ class Series:
 
     # -- what the store says of it
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep others out. What an interruption left half done is forgotten."""
+        with self.lock:
+            outer, self._worker = self._worker, threading.get_ident()
+            try:
+                yield
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    self._forget()
+                    self._token, self._version = None, 0
+                raise
+            finally:
+                self._worker = outer
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether this thread is at work on it: who asks is a signal handler, to whom it may look half done."""
+        return self._worker == threading.get_ident()
+
     def row(self) -> SeriesRow | None:
         """Return what the store says of the series now; the same object while that does not change."""
-        with self.lock:
+        with self.working():
             token = None if self._rows is None else self._rows.newest(encoded(SERIES), self.key)
             if token is not None and token == self._token:
                 return self._row
@@ -171,11 +193,6 @@ class Series:
             self._budget.drop(part)
         self._parts, self._open, self._next, self._absent_at = [], {}, 0, None
 
-    def covered_from_zero(self, row: SeriesRow) -> int:
-        """Return the first number that no block covers, as of `row`."""
-        with self.lock:
-            return self._cover.behind(0) if self._row is row else row.clean
-
     def by_event(self) -> NDArray[Any]:
         """Return the blocks' places, the one with the newest row first."""
         assert self._row is not None
@@ -207,7 +224,7 @@ class Series:
             except VersionConflict:
                 if len(group) > 1 and self.row() is row:
                     raise Changed from None
-        raise CorruptionError(f"{self.key!r} changed {_ATTEMPTS} times while it was to be changed")
+        raise StorageError(f"others changed {self.key!r} {_ATTEMPTS} times while it was to be changed; try again")
 
     def _current(self) -> tuple[SeriesRow, int]:
         with self.lock:
@@ -238,7 +255,7 @@ class Series:
 
     def live(self) -> tuple[SeriesRow | None, list[LivePart]]:
         """Return what the store says of the series, and all rows that no block has, as of one moment."""
-        with self.lock:
+        with self.working():
             for _ in range(_ATTEMPTS):
                 row = self.row()
                 if row is None:
@@ -346,40 +363,28 @@ class Series:
                 continue
             self._settle(row, first + len(drafts), absent_at, layout_number(drafts[-1].value))
             return first
-        raise CorruptionError(f"{self.key!r} changed {_ATTEMPTS} times while it was to be written to")
+        raise StorageError(f"others changed {self.key!r} {_ATTEMPTS} times while it was to be written to; try again")
 
     def _put(self, row: SeriesRow, first: int, drafts: Sequence[Draft], absent_at: tuple[int, int]) -> bool:
-        values = [(row_key(row.id, number), draft.value) for number, draft in enumerate(drafts, first)]
-        vectors = [
-            Change("put", VECTORS, row_key(row.id, number), draft.vector, if_version=0, own=True)
+        values = [(ROWS, row_key(row.id, number), draft.value) for number, draft in enumerate(drafts, first)]
+        values += [
+            (VECTORS, row_key(row.id, number), draft.vector)
             for number, draft in enumerate(drafts, first)
             if draft.vector is not None
         ]
-        if not vectors and isinstance(self.engine, LogEngine):
-            try:
-                version = self.engine.put_new(ROWS, values, absent_at)
-                if version and self.waits_for_disk:
-                    self.engine.wait_durable(version + len(values) - 1, None)
-                return version > 0
-            except ValueTooLarge:
-                pass
-        changes = [Change("put", ROWS, key, value, if_version=0, own=True) for key, value in values]
-        if len(values) > 1:  # where the first is covered by then, the others need not be
-            with self.lock:
-                if self.row() is not row:
-                    return False
-                changes.append(Change("put", SERIES, self.key, encode_series(row), if_version=self._version, own=True))
+        if isinstance(self.engine, LogEngine):
+            with suppress(ValueTooLarge):
+                return self.engine.put_new(values, absent_at)
+        with self.lock:  # on the condition that others have not written there what was distilled meanwhile
+            if self.row() is not row:
+                return False
+            whole = Change("put", SERIES, self.key, encode_series(row), if_version=self._version, own=True)
+        changes = [Change("put", labels, key, value, if_version=0, own=True) for labels, key, value in values]
         try:
-            self.engine.commit([*changes, *vectors], self.waits_for_disk)
+            self.engine.commit([whole, *changes], self.waits_for_disk)
         except VersionConflict:
             return False
-        self.row()
-        if not self._cover.has(np.array([first])).any():
-            return True
-        self.engine.drop(ROWS, [key for key, _ in values])  # others had been there, and were distilled
-        if vectors:
-            self.engine.drop(VECTORS, [it.key for it in vectors])
-        return False
+        return True
 
     def _settle(self, row: SeriesRow, next_number: int, absent_at: tuple[int, int], used: int) -> None:
         if self._rows is None:
@@ -418,3 +423,16 @@ class Series:
 
         self.update(reserve)
         return first
+
+    def abandon_blocks(self, first: int, count: int) -> None:
+        """Delete blocks that were to be written, unless the series has them; a full store takes that, too."""
+        with suppress(NtmemError):
+            row = self.ensure()
+            if not np.isin(row.entries["id"], np.arange(first, first + count, dtype=np.uint64)).any():
+                self.engine.drop(BLOCKS, [row_key(row.id, number) for number in range(first, first + count)])
+                self.update(lambda row: _without(row, first))
+
+
+def _without(row: SeriesRow, first: int) -> SeriesRow | None:
+    pending = tuple(it for it in row.pending if it.first != first)
+    return None if len(pending) == len(row.pending) else msgspec.structs.replace(row, pending=pending)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..instants import MAX_INSTANT
-from .series import MOST_FIELDS, RESERVED, Column, Rows
+from .series import EXACT, MOST_FIELDS, RESERVED, Column, Rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,10 +44,17 @@ def _arrays_of(table: Any) -> dict[Any, Any]:
 def _array(values: Any, name: Any) -> NDArray[Any]:
     zone = getattr(getattr(values, "dtype", None), "tz", None)
     if zone is not None:  # pandas, with a zone: its numbers are in UTC
-        values = values.dt.tz_convert("UTC").dt.tz_localize(None)
+        values = getattr(values, "dt", values).tz_convert("UTC")  # a series has it there, an index itself
+        values = getattr(values, "dt", values).tz_localize(None)
     if hasattr(values, "to_numpy"):
         values = _to_numpy(values)
+    if np.ma.is_masked(values):
+        raise ValueError(f"column {name!r} has masked numbers; fill them, with NaN for instance")
     array = np.asarray(values)
+    if isinstance(values, list | tuple) and array.dtype.kind == "f":
+        large = next((it for it in values if isinstance(it, int) and abs(it) > EXACT), None)
+        if large is not None:
+            raise ValueError(f"column {name!r} has floats and {large}, which float64 does not have")
     if array.ndim != 1:
         raise ValueError(f"column {name!r} must have one dimension, had shape {array.shape}")
     return array
