@@ -25,7 +25,7 @@ from ntmem.tiers import distilling, liverows, loading, observations, seriesstate
 SMALL = {
     loading: {"FEW": 5, "BLOCK_ROWS": 8},
     observations: {"FEW": 5, "BLOCK_ROWS": 8},
-    distilling: {"BLOCK_ROWS": 8, "_SWEPT": 3, "_LOOKED": 7},
+    distilling: {"BLOCK_ROWS": 8, "_SWEPT_AT_ONCE": 3, "_LOOKED": 7},
     seriesstate: {"_FOLLOWED": 3, "_PROBES": 2},
     liverows: {"PART_ROWS": 6, "_FIRST_ROOM": 2},
 }

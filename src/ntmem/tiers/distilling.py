@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from ..errors import CorruptionError, StoreClosed
+from ..errors import StorageError, StoreClosed
 from ..records import Change
 from .layout import _HEADER
 from .liverows import Gone, LivePart
@@ -168,7 +168,10 @@ def distill(
         failed, steps = 0, steps + 1
         if steps % _STEPS == 0:  # seldom: who reads a block that is swept away begins again
             _sweep(series, now)
-    raise CorruptionError(f"{series.key!r} has rows that cannot be read as it says they stand; restore a backup")
+    raise StorageError(
+        f"{series.key!r} could not be distilled in {_ATTEMPTS} attempts: others change it all the while, or it is "
+        "damaged; try again, and verify the store"
+    )
 
 
 def _planned(series: Series, horizon: int, now: int, least: int, begin: int, until: int) -> _Plan | None:

@@ -164,7 +164,9 @@ class Series:
             if record is None or record.value is None:
                 self._row, self._version = None, 0
             elif record.version != self._version:
-                self._take(decode_series(record.value))
+                row = decode_series(record.value)
+                if row != self._row:
+                    self._take(row)
                 self._version = record.version
             self._token = token
             return self._row
