@@ -115,16 +115,22 @@ class SeriesRow(msgspec.Struct, array_like=True, frozen=True):
         """Its blocks."""
         return np.frombuffer(self.blocks, ENTRY)
 
-    def layout_of(self, names: tuple[str, ...], kinds: str) -> int | None:
-        """Return the number of a layout that has these fields, in whatever order."""
+    def layout_of(self, names: tuple[str, ...], kinds: str, known: int) -> int | None:
+        """Return the number of a layout for rows that are known at `known`.
+
+        One of other rows that were known by then may have the fields in another order. One that came later may not: of
+        its order there is to be no sign.
+        """
         wanted = dict(zip(names, kinds, strict=True))
-        return next(
-            (i for i, it in enumerate(self.layouts) if dict(zip(it.names, it.kinds, strict=True)) == wanted), None
-        )
+        for number, it in enumerate(self.layouts):
+            same = dict(zip(it.names, it.kinds, strict=True)) == wanted
+            if same and (it.earliest <= known or it.names == names):
+                return number
+        return None
 
     def with_layout(self, names: tuple[str, ...], kinds: str, known: int) -> tuple[SeriesRow, int]:
         """Return the same with a layout of which a row was known at `known`, and the layout's number."""
-        number = self.layout_of(names, kinds)
+        number = self.layout_of(names, kinds, known)
         layouts = list(self.layouts)
         if number is None:
             if len(layouts) == MOST_LAYOUTS:

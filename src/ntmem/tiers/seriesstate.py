@@ -403,11 +403,11 @@ class Series:
     def layout(self, names: tuple[str, ...], kinds: str, known: int) -> tuple[SeriesRow, int]:
         """Return what the store says of the series, and the number of a layout; its rows are known from `known` on."""
         row = self.ensure()
-        number = row.layout_of(names, kinds)
+        number = row.layout_of(names, kinds, known)
         if number is None or known < row.layouts[number].earliest:
             self.update(lambda row: row.with_layout(names, kinds, known)[0])
             row = self.ensure()
-            number = row.layout_of(names, kinds)
+            number = row.layout_of(names, kinds, known)
         assert number is not None
         return row, number
 
