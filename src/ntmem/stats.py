@@ -62,7 +62,8 @@ class MemoryStats(Struct, frozen=True):
     """Leases that were not given back; some may be over."""
 
     observation_bytes: int = 0
-    """Of observations that this handle keeps in arrays, for reads to be fast; 64 MiB, and what is in use, at most."""
+    """Of observations and their metadata that this handle keeps in arrays, for reads to be fast; 64 MiB and what is in
+    use, at most."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
