@@ -185,10 +185,10 @@ def _planned(series: Series, horizon: int, now: int, least: int, begin: int, unt
         rows = group[-1].end - group[0].first
         alone = rows < least and any(piece.entry is None for piece in group)
         for some in [[piece] for piece in group if piece.entry is not None] if alone else [group]:
-            quick = [piece for piece in some if piece.entry is not None and not piece.entry["flags"] & BEST]
-            if some[0].entry is None or some[-1].entry is None:
+            if any(piece.entry is None for piece in some):
                 return _Plan(row, some, parts)
-            if (quick or len(some) > 1) and 2 * (some[-1].end - some[0].first) >= least:
+            quick = sum(piece.end - piece.first for piece in some if not piece.entry["flags"] & BEST)
+            if (quick and 2 * quick >= least) or (least == 1 and len(some) > 1):
                 return _Plan(row, some, parts)
     return None
 
