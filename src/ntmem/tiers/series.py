@@ -20,6 +20,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -81,12 +82,22 @@ class Layout(NamedTuple):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the part of a row that has a fixed size; the fields are called 0, 1, ..."""
-        return np.dtype(_HEAD_FIELDS + [(str(i), _TYPES[kind]) for i, kind in enumerate(self.kinds)])
+        return _fixed(self.kinds)
 
     @property
     def named(self) -> np.dtype[Any]:
         """Of a row as its readers see it."""
-        return np.dtype(TIMES + [(name, _TYPES[kind]) for name, kind in zip(self.names, self.kinds, strict=True)])
+        return _named(self.names, self.kinds)
+
+
+@lru_cache(1024)
+def _fixed(kinds: str) -> np.dtype[Any]:
+    return np.dtype(_HEAD_FIELDS + [(str(i), _TYPES[kind]) for i, kind in enumerate(kinds)])
+
+
+@lru_cache(1024)
+def _named(names: tuple[str, ...], kinds: str) -> np.dtype[Any]:
+    return np.dtype(TIMES + [(name, _TYPES[kind]) for name, kind in zip(names, kinds, strict=True)])
 
 
 class Pending(NamedTuple):
