@@ -174,6 +174,7 @@ class Series:
     def _take(self, row: SeriesRow) -> None:
         entries = row.entries
         self._row, self._by_event = row, None
+        self._absent_at = None  # what was absent may have been distilled: that says nothing of the numbers behind it
         starts = entries["first"].astype(np.int64)
         self._cover = Cover(starts, starts + entries["rows"])
         for part in self._parts:
