@@ -362,3 +362,32 @@ def test_rows_that_were_left_are_swept_later(
     one.observations.distill()
     check_both(two, plain)
     assert len([*one._engine().entries_of(series.ROWS, b"")]) == 0
+
+
+def test_what_is_absent_as_it_was_distilled_is_no_end(
+    two: tuple[Any, Any], plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows behind it are live, and the log has none of them any more."""
+    one, other = two
+    now = one.now()
+
+    def append(numbers: Any, known: int) -> None:
+        for number in numbers:
+            plain.append(START, {"x": float(number)}, known)
+            one.observations.append(*MARKET, START, {"x": float(number)}, ts_known=known)
+
+    def meanwhile() -> None:
+        append(range(5, 8), START)
+        append(range(8, 10), now)
+        one.observations.distill(3600)
+        for number in range(300):
+            one.put("desk", str(number), bytes(100))
+            if number % 10 == 0:
+                one.flush()
+        one.flush()
+
+    append(range(5), START)
+    check(other.observations, plain)
+    done = once(other.observations._of(*MARKET), "_mark", meanwhile, monkeypatch)
+    check(other.observations, plain)
+    assert done
