@@ -110,7 +110,7 @@ def test_a_loader_that_was_given_up_leaves_nothing(memory: Any, plain: Plain, mo
 
     def added(series: Any, *args: Any, whole: Any = loading._added) -> Any:
         if not lost:
-            lost.append(series.update(lambda row: seriesstate._without(row, row.pending[0].first)))
+            lost.append(series.update(lambda row: seriesstate.without_pending(row, row.pending[0].first)))
         return whole(series, *args)
 
     monkeypatch.setattr(loading, "_added", added)
@@ -320,6 +320,31 @@ def test_a_reader_that_is_interrupted(memory: Any, place: str, monkeypatch: pyte
             o.recent(*MARKET, 100)
     assert done
     assert numbers(o.recent(*MARKET, 100, fields=["row"])) == list(range(20))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_reader_that_fails_as_it_takes_over_what_was_distilled(
+    memory: Any, ram: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows the new row of the series by then, and not yet what that covers, or has not cut its live rows."""
+    with ntmem.open(ram / "s", enable_compression=False) as other:
+        o = other.observations
+        for place in ("keep", "has"):
+            where = LivePart if place == "keep" else seriesstate.Cover
+            for number in range(20):
+                known = START if number < 10 else memory.now()
+                memory.observations.append(*MARKET, START, {"x": float(number)}, ts_known=known)
+            before = numbers(o.recent(*MARKET, 1000, fields=["row"]))
+            memory.observations.distill(3600)
+
+            def fails(*args: Any) -> Any:
+                raise error
+
+            with monkeypatch.context() as patch:
+                patch.setattr(where, place, fails)
+                with pytest.raises(error):
+                    o.recent(*MARKET, 1000)
+            assert numbers(o.recent(*MARKET, 1000, fields=["row"])) == before
 
 
 # -- only what is in the answer is looked at

@@ -13,7 +13,6 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from ..errors import StorageError
@@ -31,7 +30,7 @@ from .series import (
     encode_jump,
     row_key,
 )
-from .seriesstate import Changed, Draft, Series
+from .seriesstate import Changed, Draft, Series, without_pending
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,14 +120,13 @@ def _added(series: Series, entries: NDArray[Any], base: int, names: tuple[str, .
 
     def add(row: SeriesRow) -> SeriesRow | None:
         nonlocal first
-        pending = tuple(it for it in row.pending if it.first != base)
-        if len(pending) == len(row.pending):
+        ours = without_pending(row, base)
+        if ours is None:
             return None
         first, _ = series.end()
         placed = entries.copy()
         placed["first"] += np.uint64(first)
-        new = row.with_layout(names, kinds, known)[0].with_blocks(placed)
-        return msgspec.structs.replace(new, pending=pending)
+        return ours.with_layout(names, kinds, known)[0].with_blocks(placed)
 
     def jump(row: SeriesRow) -> list[Change]:
         return [Change("put", ROWS, row_key(row.id, first), encode_jump(total), if_version=0, own=True)]

@@ -331,7 +331,7 @@ class Observations:
         """Return what there is of a series, and what it takes; None: there is none."""
         self._open()
         series = self._of(namespace, symbol)
-        with series.lock:
+        with series.working():
             row, parts = series.live()
             if row is None:
                 return None

@@ -110,7 +110,6 @@ class Series:
         self, engine: LmdbEngine, rows: RowLog | None, labels: tuple[str, ...], symbol: bytes, budget: Budget
     ) -> None:
         self.engine = engine
-        self.labels = labels
         self.key = series_key(labels, symbol)
         self.lock = threading.RLock()
         self.tail: Tail | None = None
@@ -136,15 +135,16 @@ class Series:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Keep others out. What an interruption left half done is forgotten."""
+        """Keep others out. What an interruption or a failure left half done is forgotten."""
         with self.lock:
             outer, self._worker = self._worker, threading.get_ident()
             try:
                 yield
-            except BaseException as error:
-                if not isinstance(error, Exception):
-                    self._forget()
-                    self._token, self._version = None, 0
+            except (Changed, Gone, KeyError, ValueError):  # these come from a look, which leaves nothing half done
+                raise
+            except BaseException:
+                self._forget()
+                self._row, self._token, self._version = None, None, 0
                 raise
             finally:
                 self._worker = outer
@@ -333,7 +333,7 @@ class Series:
     def end(self) -> tuple[int, tuple[int, int]]:
         """Return the number that is not taken yet, and a mark of the log at which it was not.
 
-        Complexity: three looks at 32 keys each, whatever there is.
+        Complexity: a look at one key where nobody else has written, else a few looks at up to 49: O(log rows since).
         """
         absent_at = self._mark()
         known = self._next if self.tail is None else max(self._next, self.tail.next)
@@ -433,9 +433,10 @@ class Series:
             row = self.ensure()
             if not np.isin(row.entries["id"], np.arange(first, first + count, dtype=np.uint64)).any():
                 self.engine.drop(BLOCKS, [row_key(row.id, number) for number in range(first, first + count)])
-                self.update(lambda row: _without(row, first))
+                self.update(lambda row: without_pending(row, first))
 
 
-def _without(row: SeriesRow, first: int) -> SeriesRow | None:
+def without_pending(row: SeriesRow, first: int) -> SeriesRow | None:
+    """Return the same without the note on blocks from `first` on; None: there is none."""
     pending = tuple(it for it in row.pending if it.first != first)
     return None if len(pending) == len(row.pending) else msgspec.structs.replace(row, pending=pending)
