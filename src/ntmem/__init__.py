@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._core.ring import Message
 from .broker import PubSubBroker
@@ -59,12 +59,30 @@ from .values import Codec
 from .view import NamespaceView
 from .watching import WatchedChange
 
+if TYPE_CHECKING:  # else by __getattr__ below
+    from .embedding import CachedEmbedder as CachedEmbedder
+    from .embedding import EmbeddingProvider as EmbeddingProvider
+    from .embedding import FunctionEmbedder as FunctionEmbedder
+    from .embedding import HashedTextEmbedder as HashedTextEmbedder
+    from .embedding import MarketWindowEmbedder as MarketWindowEmbedder
+    from .tiers.vectors import SearchHit as SearchHit
+    from .tiers.vectors import VectorStore as VectorStore
+
 __version__ = "0.1.0"
 
 
+_LATER = {  # what needs numpy
+    **dict.fromkeys(("EmbeddingProvider", "HashedTextEmbedder", "MarketWindowEmbedder"), "embedding"),
+    **dict.fromkeys(("CachedEmbedder", "FunctionEmbedder"), "embedding"),
+    **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "delta":  # which needs numpy
+    if name == "delta":
         return import_module(".delta", __name__)
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -80,6 +98,7 @@ __all__ = [
     "CacheEntry",
     "CacheError",
     "CacheStats",
+    "CachedEmbedder",
     "Codec",
     "ConsensusEngine",
     "ConsensusError",
@@ -88,9 +107,12 @@ __all__ = [
     "CorruptionError",
     "DiskFull",
     "DistributedLock",
+    "EmbeddingProvider",
     "Fence",
     "FillConflict",
     "FillTooOld",
+    "FunctionEmbedder",
+    "HashedTextEmbedder",
     "HistoryNotRetained",
     "HotCache",
     "InvalidNamespace",
@@ -102,6 +124,7 @@ __all__ = [
     "LockTimeout",
     "LockToken",
     "MapFull",
+    "MarketWindowEmbedder",
     "MemoryConfig",
     "MemoryStats",
     "MemorySystem",
@@ -116,6 +139,7 @@ __all__ = [
     "ReadOnlyError",
     "Record",
     "SchemaError",
+    "SearchHit",
     "SerializationError",
     "SimulatedClock",
     "StaleFence",
@@ -124,6 +148,7 @@ __all__ = [
     "Subscription",
     "Transaction",
     "VectorError",
+    "VectorStore",
     "VerifyReport",
     "VersionConflict",
     "Vote",

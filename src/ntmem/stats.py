@@ -64,6 +64,8 @@ class MemoryStats(Struct, frozen=True):
     observation_bytes: int = 0
     """Of observations and their metadata that this handle keeps in arrays, for reads to be fast; 64 MiB and what is in
     use, at most."""
+    vector_bytes: int = 0
+    """Of memory in which vectors are searched, of all processes together."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -46,7 +47,11 @@ from .view import NamespaceView
 from .watching import Changes
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .embedding import EmbeddingProvider
     from .tiers.observations import Observations
+    from .tiers.vectors import VectorStore
 
 AnyNamespace = str | tuple[str, ...]
 
@@ -68,6 +73,8 @@ class MemorySystem(DirectCalls):
         Who writes: kept with every record. By default ``pid-N``.
     read_only : bool
         Refuse all writes; the store must exist.
+    embedder : EmbeddingProvider, optional
+        Makes vectors of text that is given to ``memory.vectors`` in place of one; it does not travel with the store.
 
     Raises
     ------
@@ -91,12 +98,21 @@ class MemorySystem(DirectCalls):
         clock: ClockChoice = None,
         agent_id: str | None = None,
         read_only: bool = False,
+        embedder: EmbeddingProvider | None = None,
     ) -> None:
         config = MemoryConfig() if config is None else config
         if not isinstance(config, MemoryConfig):
             raise TypeError(f"config must be a MemoryConfig, was {type(config).__name__}")
         if not (clock is None or clock == "system" or isinstance(clock, SimulatedClock)):
             raise TypeError(f"clock must be a SimulatedClock, 'system' or None, was {clock!r}")
+        if embedder is not None:
+            from .embedding import EmbeddingProvider
+
+            if not isinstance(embedder, EmbeddingProvider):
+                raise TypeError(
+                    f"embedder must have dimension, embed() and embed_batch(), was {type(embedder).__name__}; see "
+                    "ntmem.FunctionEmbedder"
+                )
         path = None if config.storage_path is None else os.path.abspath(config.storage_path)
         if path is None and read_only:
             raise ValueError("a private store (path=None) starts empty, so read_only makes no sense; pass a path")
@@ -113,6 +129,9 @@ class MemorySystem(DirectCalls):
         self._registered = Registered()
         self._bus = BusState()
         self._seen: Observations | None = None
+        self._vectors: VectorStore | None = None
+        self._making = threading.Lock()
+        self.embedder = embedder
 
     # -- life
 
@@ -134,6 +153,7 @@ class MemorySystem(DirectCalls):
         if self._seen is not None:
             self._seen.close()
             self._seen = None
+        self._vectors = None
         self._release()
 
     def __enter__(self) -> Self:
@@ -649,6 +669,33 @@ class MemorySystem(DirectCalls):
             self._seen = Observations(engine, self._engine, distills=self.config.enable_compression)
         return self._seen
 
+    # -- vectors
+
+    @property
+    def vectors(self) -> VectorStore:
+        """Collections of vectors, searched by similarity and metadata; keep it at hand: ``v = memory.vectors``."""
+        from .tiers.vectors import VectorStore
+
+        engine = self._engine()
+        found = self._vectors
+        if found is None:
+            taken = engine.log.region.size if isinstance(engine, LogEngine) else 0
+            most = max(self.config.max_memory_bytes - taken, 1 << 20)
+            with self._making:
+                found = self._vectors = self._vectors or VectorStore(
+                    engine, self._engine, max_bytes=most, embedder=self.embedder
+                )
+        return found
+
+    def search_similar(
+        self, namespace: AnyNamespace, query_embedding: ArrayLike | str, top_k: int
+    ) -> list[tuple[str, float]]:
+        """Return (id, score) of the vectors of a namespace that are nearest to a query, the best first.
+
+        `top_k` at most, fewer if there are fewer; see :meth:`VectorStore.search` for filters and metadata.
+        """
+        return self.vectors.search_similar(namespace, query_embedding, top_k)
+
     # -- durability, facts
 
     def flush(self, timeout: float | None = None) -> None:
@@ -696,6 +743,7 @@ class MemorySystem(DirectCalls):
             **engine.hot_facts(),
             **engine.lock_facts(),
             observation_bytes=0 if self._seen is None else self._seen.nbytes,
+            vector_bytes=self.vectors.nbytes,
             l3_size_bytes=sizes["file"],
             total_trajectories=0,
             engine=engine.name,
@@ -726,7 +774,7 @@ def open(  # the name is the interface: ntmem.open
     durability: Durability = "process",
     flush_interval: float = 0.05,
     clock: ClockChoice = None,
-    embedder: None = None,
+    embedder: EmbeddingProvider | None = None,
     agent_id: str | None = None,
     read_only: bool = False,
     **config: Any,
@@ -739,10 +787,8 @@ def open(  # the name is the interface: ntmem.open
         Any number of processes may open the same directory, each as often as it likes.
     durability, flush_interval, **config
         See :class:`MemoryConfig`.
-    clock, agent_id, read_only
+    clock, agent_id, read_only, embedder
         See :class:`MemorySystem`.
-    embedder : None
-        Reserved for vectors; anything but None is refused by this version.
 
     Examples
     --------
@@ -755,10 +801,8 @@ def open(  # the name is the interface: ntmem.open
     if not config.keys() <= known:
         unknown = ", ".join(sorted(config.keys() - known))
         raise TypeError(f"open() has no option {unknown}; it has {', '.join(sorted(known))}")
-    if embedder is not None:
-        raise ValueError("embedder is not supported by this version, which has no vectors; leave it None")
     settings = MemoryConfig(storage_path=path, durability=durability, flush_interval=flush_interval, **config)
-    return MemorySystem(settings, clock=clock, agent_id=agent_id, read_only=read_only)
+    return MemorySystem(settings, clock=clock, agent_id=agent_id, read_only=read_only, embedder=embedder)
 
 
 def verify(path: str | os.PathLike[str]) -> VerifyReport:

@@ -14,7 +14,10 @@ from .tiers.memoize import MISSING, Results, memoized, text_key, text_name
 from .values import Codec
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from .system import MemorySystem
+    from .tiers.vectors import SearchHit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -117,6 +120,10 @@ class NamespaceView(MutableMapping[str, Any]):
         """Yield (key, value). Arguments as of :meth:`ntmem.MemorySystem.scan`."""
         for key, data in self._memory.scan(self.labels, prefix=prefix, start=start, limit=limit):
             yield key, self._codec.decode(data)
+
+    def search(self, query: ArrayLike | str, k: int = 10, **how: Any) -> list[SearchHit]:
+        """Return the vectors of this namespace that are nearest to a query; see :meth:`VectorStore.search`."""
+        return self._memory.vectors.search(self.labels, query, k, **how)
 
     def __getitem__(self, key: str) -> Any:
         data = self._memory.get(self.labels, key) if _possible(key) else None

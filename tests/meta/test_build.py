@@ -91,7 +91,7 @@ def test_an_unknown_switch_is_refused(build, name, value, message):
 def test_the_wheel_carries_types_and_no_sources():
     names = [str(file) for file in importlib.metadata.files("ntmem") or ()]
     assert "ntmem/py.typed" in names
-    assert "ntmem/_core/distance.pyi" in names
+    assert "ntmem/_core/vectors.pyi" in names
     sources = [name for name in names if name.endswith((".pyx", ".c", ".cpp", ".h"))]
     assert sources == ["ntmem/include/ntmem.h"]  # which is for readers outside of Python
 

@@ -47,5 +47,5 @@ def test_examples_of_python_modules_are_true(module_name, tmp_path, monkeypatch)
 
 
 def test_the_finder_finds():
-    found = dict(docstrings(importlib.import_module("ntmem._core.distance"), "ntmem._core.distance"))
-    assert ">>> nearest(" in found["ntmem._core.distance.nearest"]
+    found = dict(docstrings(importlib.import_module("ntmem._core.region"), "ntmem._core.region"))
+    assert ">>> region = Region.create(" in found["ntmem._core.region.Region"]

@@ -12,8 +12,8 @@ LAYERS = [  # top to bottom; a module may import from its own layer and from low
     {"__init__"},  # the public names
     {"broker"},
     {"system", "transaction", "view", "watching"},
-    {"reasoningbank", "coordination", "remote", "embedding"},
-    {"tiers"},
+    {"reasoningbank", "coordination", "remote"},
+    {"tiers", "embedding"},
     {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats", "subscription"}
     | {"delta"},
     {"_core"},

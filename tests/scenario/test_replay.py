@@ -396,7 +396,7 @@ def test_the_json_document(folder):
     assert report["notes"] == []
     assert report["disk"]["path"] is None
     assert report["kill"]["acknowledged"] == report["kill"]["recovered"]
-    expected = {"clock.set", "get", "put", "scan", "transaction", "heartbeat", "append", "recent"}
+    expected = {"clock.set", "get", "put", "add", "search", "transaction", "heartbeat", "append", "recent"}
     assert expected <= report["operations"].keys()
     assert not list(Path(tempfile.gettempdir()).glob(f"ntmem-replay-*/{report['replay']['symbol']}"))
 

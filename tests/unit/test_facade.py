@@ -636,7 +636,7 @@ def test_wrong_types_and_sizes_are_said_so(memory: ntmem.MemorySystem) -> None:
         (lambda: memory.put("d", "k", b"", fence="abc"), TypeError, "Fence"),  # type: ignore[arg-type]
         (lambda: ntmem.open("a\0b"), ValueError, "NUL"),
         (lambda: ntmem.open(agent_id="\ud800"), ValueError, "agent_id"),
-        (lambda: ntmem.open(embedder=print), ValueError, "embedder"),  # type: ignore[arg-type]
+        (lambda: ntmem.open(embedder=print), TypeError, "embedder"),  # type: ignore[arg-type]
         (lambda: ntmem.open(enable_compression="no"), TypeError, "enable_compression"),
     ]
     for call, error, says in calls:

@@ -43,6 +43,23 @@ def test_int8_products_at_their_largest(name, n):
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("largest", [False, True])
+def test_int8_products_of_every_length(name, largest):
+    """Each rest that vectors of any width leave, beside bytes that do not belong to it."""
+    chance = np.random.default_rng(largest)
+    kernels = Kernels(name)
+    around = chance.choice([-127, 127], (2, 400)) if largest else chance.integers(-127, 128, (2, 400))
+    around = around.astype(np.int8)
+    for n in [*range(1, 201), 255, 257, 383, 385]:
+        a, b = around[0, 3 : 3 + n], around[1, 5 : 5 + n]
+        wanted = int(a.astype(np.int64) @ b.astype(np.int64))
+        assert kernels.dot(a, b) == wanted
+        rows, values = kernels.scan(np.stack([a, -a, a]), None, b, 1.0, 3)
+        assert values.tolist() == sorted([wanted, wanted, -wanted], reverse=True)
+        assert rows.tolist() == sorted(range(3), key=lambda row: (-[wanted, -wanted, wanted][row], row))
+
+
+@pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @given(data=st.data())
 def test_floats_are_accurate(name, dtype, data):
@@ -62,6 +79,10 @@ def test_every_float16_is_read(name):
     one = np.array([1], np.float16)
     kernels = Kernels(name)
     assert all(kernels.dot(every[i : i + 1], one) == float(every[i]) for i in range(0, len(every), 7))
+    rows = every[: len(every) // 40 * 40].reshape(-1, 40)  # a place of a vector, and each of its rest
+    for place in (0, 7, 15, 16, 33, 39):
+        found, values = kernels.scan(rows, None, np.eye(1, 40, place, dtype=np.float32)[0], 1.0, len(rows))
+        assert (values == rows[found, place].astype(np.float32)).all()
     assert math.isnan(kernels.dot(np.full(40, np.nan, np.float16), np.ones(40, np.float16)))
 
 
@@ -88,33 +109,104 @@ def test_quantizing_refuses_what_is_no_number(wrong):
         quantize(vectors)
 
 
-def best_by_sorting(rows, steps, query, query_step, k, squares, allowed):
-    """What the scan is to return: float32 in the order of its operations, a stable sort."""
-    products = (rows.astype(np.int32) @ query.astype(np.int32)).astype(np.float32) * steps * np.float32(query_step)
-    values = products if squares is None else np.float32(2) * products - squares
+def best_by_sorting(products, query_step, k, steps=None, squares=None, allowed=None):
+    """What a scan is to return: float32 in the order of its operations, a stable sort."""
+    values = products.astype(np.float32)
+    values = (values if steps is None else values * steps) * np.float32(query_step)
+    values = values if squares is None else np.float32(2) * values - squares
     order = [row for row in np.argsort(-values, kind="stable").tolist() if allowed is None or row in allowed]
     return order[:k], [float(values[row]) for row in order[:k]]
 
 
+def rows_of(chance, kind, count, dimension):
+    """Rows of which some are equal, and a query; floats are small whole numbers, so that all sums are exact."""
+    most = 127 if kind == np.int8 else 9
+    rows = chance.integers(-most, most + 1, (count, dimension)).astype(kind)
+    rows[chance.random(count) < 0.3] = rows[0] if count else 0
+    return rows, chance.integers(-most, most + 1, dimension).astype(np.int8 if kind == np.int8 else np.float32)
+
+
+def bits_of(chance, count, share):
+    """A bitmap, by words of quite different shares; and the rows in it."""
+    words = -(-count // 64)
+    shares = np.clip(share * chance.choice([0, 0.5, 1, 1, 2], words), 0, 1)
+    mask = chance.random(64 * words) < np.repeat(shares, 64)
+    return np.packbits(mask, bitorder="little").view(np.uint64), {int(row) for row in np.flatnonzero(mask)}
+
+
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("kind", [np.int8, np.float16, np.float32])
 @given(data=st.data())
-def test_the_scan_finds_the_best(name, data):
-    count, dimension = data.draw(st.integers(0, 200)), data.draw(st.integers(1, 70))
+def test_the_scan_finds_the_best(name, kind, data):
+    count, dimension = data.draw(st.integers(0, 700)), data.draw(st.integers(1, 70))
     chance = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    rows = chance.integers(-127, 128, (count, dimension)).astype(np.int8)
-    rows[chance.random(count) < 0.3] = rows[0] if count else 0  # equal ones
-    steps = np.where(chance.random(count) < 0.5, 0.5, 0.25).astype(np.float32)
-    query = chance.integers(-127, 128, dimension).astype(np.int8)
-    squares, allowed, words = None, None, None
+    rows, query = rows_of(chance, kind, count, dimension)
+    products = rows.astype(np.int32) @ query.astype(np.int32)
+    steps, squares, allowed, words = None, None, None, None
+    if data.draw(st.booleans()):
+        steps = np.where(chance.random(count) < 0.5, 0.5, 0.25).astype(np.float32)
     if data.draw(st.booleans()):
         squares = chance.integers(0, 1000, count).astype(np.float32)
     if data.draw(st.booleans()):
-        mask = chance.random(64 * -(-count // 64)) < data.draw(st.sampled_from([0, 0.01, 0.3, 0.9, 1]))
-        allowed = {int(row) for row in np.flatnonzero(mask) if row < count}
-        words = np.packbits(mask, bitorder="little").view(np.uint64)
-    k = data.draw(st.integers(1, 250))
+        words, allowed = bits_of(chance, count, data.draw(st.sampled_from([0, 0.01, 0.05, 0.2, 0.3, 0.5, 0.9, 1])))
+    k = data.draw(st.sampled_from([1, 2, 10, 100, 1000]))
     found, values = Kernels(name).scan(rows, steps, query, 0.125, k, squares=squares, allowed=words)
-    assert (found.tolist(), values.tolist()) == best_by_sorting(rows, steps, query, 0.125, k, squares, allowed)
+    wanted = best_by_sorting(products, 0.125, k, steps, squares, allowed)
+    assert (found.tolist(), values.tolist()) == wanted
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.3, 0.5, 0.95, 1])
+def test_bitmaps_of_many_rows(name, share):
+    """More rows than are looked at together, by each way through a bitmap; all are wanted, so none may be lost."""
+    chance = np.random.default_rng(int(share * 1000))
+    rows, query = rows_of(chance, np.int8, 5003, 5)
+    words, allowed = bits_of(chance, 5003, share)
+    for k in (10, 5003):
+        found, values = Kernels(name).scan(rows, None, query, 1.0, k, allowed=words)
+        wanted = best_by_sorting(rows.astype(np.int32) @ query.astype(np.int32), 1.0, k, allowed=allowed)
+        assert (found.tolist(), values.tolist()) == wanted
+
+
+@pytest.mark.parametrize("name", SETS)
+@given(data=st.data())
+def test_a_scan_goes_on_where_another_ended(name, data):
+    """Ranges of rows in any order, each with its number, are as all of them at once."""
+    chance = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    base, count, k = data.draw(st.sampled_from([0, 2**32 - 400])), 400, data.draw(st.sampled_from([1, 7, 500]))
+    rows, query = rows_of(chance, np.int8, count, 3)
+    ends = sorted(data.draw(st.lists(st.integers(0, count), max_size=4)))
+    ranges = list(zip([0, *ends], [*ends, count], strict=True))
+    found = None
+    for first, end in data.draw(st.permutations(ranges)):
+        found = Kernels(name).scan(rows[first:end], None, query, 1.0, k, base=base + first, found=found)
+    wanted = best_by_sorting(rows.astype(np.int32) @ query.astype(np.int32), 1.0, k)
+    assert ((found[0] - np.uint32(base)).tolist(), found[1].tolist()) == wanted
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_equal_rows_of_floats_are_equal_anywhere(name, kind):
+    """Sums depend on the order of additions: it must not depend on where a row is, or ties would be broken by that."""
+    chance = np.random.default_rng(4)
+    for dimension in (1, 7, 37, 384, 391):
+        rows = np.tile(chance.standard_normal(dimension).astype(kind), (211, 1))
+        query = chance.standard_normal(dimension).astype(np.float32)
+        words = np.packbits(chance.random(256) < 0.1, bitorder="little").view(np.uint64)
+        found, values = Kernels(name).scan(rows, None, query, 1.0, 211)
+        assert (found.tolist(), len(set(values.tolist()))) == (list(range(211)), 1)
+        assert set(Kernels(name).scan(rows, None, query, 1.0, 211, allowed=words)[1].tolist()) == {values[0]}
+        exact = float(rows[0].astype(np.float64) @ query.astype(np.float64))
+        assert values[0] == pytest.approx(exact, abs=1e-5 * dimension)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_rows_that_are_no_numbers_are_the_last(name):
+    rows = np.ones((9, 3), np.float32)
+    rows[[0, 4, 5]] = math.nan
+    found, values = Kernels(name).scan(rows, None, np.ones(3, np.float32), 1.0, 8)
+    assert found.tolist() == [1, 2, 3, 6, 7, 8, 0, 4]
+    assert values.tolist() == [3.0] * 6 + [-math.inf] * 2
 
 
 def test_sets_are_chosen_by_name(monkeypatch):
@@ -138,11 +230,31 @@ ROWS, STEPS, QUERY = np.ones((70, 4), np.int8), np.ones(70, np.float32), np.ones
         ({"steps": np.ones(69, np.float32)}, "as many as the 70 rows"),
         ({"squares": np.ones(71, np.float32)}, "as many as the 70 rows"),
         ({"allowed": np.ones(1, np.uint64)}, "must have 2 words for 70 rows, had 1"),
+        ({"base": 2**32 - 69}, "70 from 4294967227 do not"),
+        ({"found": (np.ones(2, np.uint32), np.ones(1, np.float32))}, "had 2 and 1"),
+        ({"rows": np.ones((140, 4), np.int8)[::2]}, "contiguous"),
     ],
 )
 def test_a_scan_of_what_does_not_fit_is_refused(change, says):
     what = {"rows": ROWS, "steps": STEPS, "query": QUERY, "query_step": 1.0, "k": 1} | change
     with pytest.raises(ValueError, match=says):
+        Kernels().scan(**what)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": np.ones((70, 4))},
+        {"rows": np.ones(4, np.int8)},
+        {"rows": [[1]]},
+        {"query": np.ones(4, np.float32)},
+        {"rows": np.ones((70, 4), np.float16), "query": np.ones(4, np.float16)},
+        {"query": np.ones((1, 4), np.int8)},
+    ],
+)
+def test_a_scan_of_other_types_is_refused(change):
+    what = {"rows": ROWS, "steps": STEPS, "query": QUERY, "query_step": 1.0, "k": 1} | change
+    with pytest.raises(TypeError, match=r"of (int8|float16)"):
         Kernels().scan(**what)
 
 

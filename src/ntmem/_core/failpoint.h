@@ -21,8 +21,8 @@ enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOIN
 #include <time.h>
 #include <unistd.h>
 
-/* In the order of the code: writers, repairers, readers, the hot table, the flusher, leases, the ring of messages.
- * docs/design/log.md, hot.md, locks.md and bus.md say what each one means. */
+/* In the order of the code: writers, repairers, readers, the hot table, the flusher, leases, the ring of messages, vectors.
+ * docs/design/log.md, hot.md, locks.md, bus.md and vectors.md say what each one means. */
 #define FAILPOINT_LIST(X)                                                                                             \
     X(locked) X(checked) X(reserved) X(half_written) X(written) X(sealed) X(linked) X(numbered) X(committed)          \
     X(announced) X(repair_begun) X(repair_linked) X(repair_numbered) X(repair_committed) X(repaired)                  \
@@ -33,7 +33,9 @@ enum failpoint_action { FAILPOINT_PASS, FAILPOINT_KILL, FAILPOINT_STOP, FAILPOIN
     X(book_committed) X(book_copied) X(book_published) X(fence_marked) X(fence_checked) X(lease_locked) X(lease_named) X(lease_revoked) X(lease_filled) X(lease_granted)   \
     X(lease_barred) X(lease_renewed) X(lease_freed) X(lease_queued) X(lease_left) X(lease_repaired)                   \
     X(ring_repaired) X(ring_locked) X(ring_reserved) X(ring_half_written) X(ring_written) X(ring_committed)           \
-    X(ring_announced) X(ring_headed) X(ring_looked) X(ring_half_copied) X(ring_copied)
+    X(ring_announced) X(ring_headed) X(ring_looked) X(ring_half_copied) X(ring_copied)                        \
+    X(vectors_locked) X(vectors_valued) X(vectors_staged) X(vectors_kept) X(vectors_replaced) X(vectors_counted)      \
+    X(vectors_indexed)
 
 #define FAILPOINTS_COMPILED 1
 #define FAILPOINT_DELAY_NS 5000000

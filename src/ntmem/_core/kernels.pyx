@@ -2,14 +2,15 @@
 
 Layout
 ------
-``kernels.h`` has a set of functions for each kind of processor, ``scan.h`` the scan. A set is chosen by name, by
-default the best that runs here, or what the environment variable ``NTMEM_KERNELS`` says.
+``kernels.h`` has sets of functions for kinds of processors (``kernels_x86.h``, ``kernels_arm.h``), ``scan.h`` the scan.
+A set is chosen by name, by default the best that runs here, or what the environment variable ``NTMEM_KERNELS`` says.
 
 Invariants
 ----------
 1. All sets give the same int8 products, bit for bit, so results do not depend on the machine; float sums may differ in
    the last bits.
-2. Results of a scan are in one total order: higher values first, and of equal ones the lower row.
+2. Results of a scan are in one total order: higher values first, and of equal ones the lower row. A row's value does
+   not depend on the rows beside it.
 3. While the GIL is released only C memory is touched, and the buffers are held.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 
 cimport cython
 from libc.math cimport isnan
-from libc.stdint cimport int8_t, int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 
@@ -32,9 +33,16 @@ cdef extern from "scan.h" nogil:
         float (*squared_f16)(const uint16_t *a, const uint16_t *b, size_t n) noexcept nogil
         float (*squared_f32)(const float *a, const float *b, size_t n) noexcept nogil
 
+    enum:
+        KERNELS_I8
+        KERNELS_F16
+        KERNELS_F32
+
     ctypedef struct scan_rows_t:
-        const int8_t *rows
+        const void *rows
         size_t stride, count
+        int kind
+        uint32_t base
         const float *steps
         const float *squares
         const uint64_t *allowed
@@ -46,11 +54,14 @@ cdef extern from "scan.h" nogil:
     const kernels_t *kernels_at(size_t place) noexcept
     float quantize_i8(const float *vector, size_t n, int8_t *to) noexcept
     size_t scan_best(
-        const kernels_t *kernels, const scan_rows_t *rows, const int8_t *query, float query_step, size_t dimension,
-        scanned_t *found, size_t k
+        const kernels_t *kernels, const scan_rows_t *rows, const void *query, float query_step, size_t dimension,
+        scanned_t *heap, size_t k, size_t count
     ) noexcept
+    size_t scanned_add(scanned_t *heap, size_t count, size_t k, scanned_t candidate) noexcept
+    void scanned_sort(scanned_t *heap, size_t count) noexcept
 
 MOST_DIMENSIONS = 65_536
+KINDS = {np.dtype(np.int8): KERNELS_I8, np.dtype(np.float16): KERNELS_F16, np.dtype(np.float32): KERNELS_F32}
 
 
 def available():
@@ -155,17 +166,20 @@ cdef class Kernels:
         return (self.kernels.squared_f16 if distance else self.kernels.dot_f16)(&a[0], &b[0], a.shape[0])
 
     def scan(
-        self, const int8_t[:, ::1] rows not None, const float[::1] steps not None, const int8_t[::1] query not None,
-        float query_step, size_t k, *, const float[::1] squares=None, const uint64_t[::1] allowed=None
+        self, rows not None, const float[::1] steps, query not None, float query_step, size_t k, *,
+        const float[::1] squares=None, const uint64_t[::1] allowed=None, size_t base=0, found=None
     ):
         """Return the rows that are best for a query, and their values.
 
         Parameters
         ----------
-        rows : int8, shape (n, d)
-            From -127 to 127, times `steps`, shape (n,), they are the vectors.
-        query : int8, shape (d,)
+        rows : int8, float16 or float32, shape (n, d)
+            int8 from -127 to 127.
+        steps : float32, shape (n,), or None
+            By which rows are multiplied to be the vectors. None: they are the vectors.
+        query : int8 for rows of int8, else float32; shape (d,)
         query_step : float
+            By which the query is multiplied.
         k : int
             1 or more.
         squares : float32, shape (n,), optional
@@ -173,11 +187,15 @@ cdef class Kernels:
             the caller. By default they are products.
         allowed : uint64, shape (n / 64 rounded up,), optional
             A bit for each row, the lowest first: others are left out.
+        base : int
+            The number of the first row.
+        found : tuple of rows and values, optional
+            What a scan of other rows returned: the best of these and of those are returned.
 
         Returns
         -------
         rows : uint32, values : float32
-            At most `k`, the best first; of equal values the lower row first.
+            At most `k`, the best first; of equal values the lower row first. A value that is NaN counts as -infinity.
 
         Notes
         -----
@@ -185,40 +203,81 @@ cdef class Kernels:
         O(n / 64 + m d) for m rows that are allowed.
         """
         cdef scan_rows_t what
-        cdef size_t count = rows.shape[0], dimension = rows.shape[1], found = 0, i
-        cdef scanned_t *best
-        if k < 1 or dimension < 1 or dimension > 65536 or <size_t>query.shape[0] != dimension:
-            raise ValueError(
-                f"k must be 1 or more, was {k}, and the query have the dimensions of the rows, 1 to 65536: it has "
-                f"{query.shape[0]}, they {dimension}"
-            )
-        if <size_t>steps.shape[0] != count or (squares is not None and <size_t>squares.shape[0] != count):
+        cdef size_t dimension, count
+        check_scan(rows, query, k, base)
+        count, dimension = rows.shape
+        if ((steps is not None and <size_t>steps.shape[0] != count)
+                or (squares is not None and <size_t>squares.shape[0] != count)):
             raise ValueError(f"steps and squares must be as many as the {count} rows")
         if allowed is not None and <size_t>allowed.shape[0] != (count + 63) // 64:
             raise ValueError(f"allowed must have {(count + 63) // 64} words for {count} rows, had {allowed.shape[0]}")
-        if count == 0:
-            return np.empty(0, np.uint32), np.empty(0, np.float32)
-        k = min(k, count)
-        what.rows, what.stride, what.count, what.steps = &rows[0, 0], dimension, count, &steps[0]
+        before = found or (np.empty(0, np.uint32), np.empty(0, np.float32))
+        if not count:
+            return before[0][:k], before[1][:k]
+        cdef const uint8_t[:, ::1] row_bytes = rows.view(np.uint8)
+        cdef const uint8_t[::1] query_bytes = query.view(np.uint8)
+        what.rows, what.count, what.stride = &row_bytes[0, 0], count, row_bytes.shape[1]
+        what.kind, what.base = KINDS[rows.dtype], <uint32_t>base
+        what.steps = NULL
         what.squares = NULL
         what.allowed = NULL
+        if steps is not None:
+            what.steps = &steps[0]
         if squares is not None:
             what.squares = &squares[0]
         if allowed is not None:
             what.allowed = &allowed[0]
-        best = <scanned_t *>malloc(k * sizeof(scanned_t))
-        if best == NULL:
+        return self.best(&what, &query_bytes[0], query_step, dimension, k, before[0], before[1])
+
+    cdef tuple best(
+        self, const scan_rows_t *what, const void *query, float query_step, size_t dimension, size_t most,
+        const uint32_t[::1] rows, const float[::1] values
+    ):
+        cdef size_t k = min(most, what.count + <size_t>rows.shape[0]), count = 0, i
+        cdef scanned_t each
+        cdef scanned_t *heap
+        if rows.shape[0] != values.shape[0]:
+            raise ValueError(f"found must have as many rows as values, had {rows.shape[0]} and {values.shape[0]}")
+        heap = <scanned_t *>malloc(k * sizeof(scanned_t))
+        if heap == NULL:
             raise MemoryError(f"no memory for {k} rows")
         try:
             with nogil:
-                found = scan_best(self.kernels, &what, &query[0], query_step, dimension, best, k)
-            numbers, values = np.empty(found, np.uint32), np.empty(found, np.float32)
-            for i in range(found):
-                numbers[i] = best[i].row
-                values[i] = best[i].value
-            return numbers, values
+                for i in range(<size_t>rows.shape[0]):
+                    each.row, each.value = rows[i], values[i]
+                    count = scanned_add(heap, count, k, each)
+                count = scan_best(self.kernels, what, query, query_step, dimension, heap, k, count)
+                scanned_sort(heap, count)
+            return listed(heap, count)
         finally:
-            free(best)
+            free(heap)
+
+
+cdef tuple listed(const scanned_t *best, size_t count):
+    rows, values = np.empty(count, np.uint32), np.empty(count, np.float32)
+    cdef uint32_t[::1] to_rows = rows
+    cdef float[::1] to_values = values
+    cdef size_t i
+    for i in range(count):
+        to_rows[i] = best[i].row
+        to_values[i] = best[i].value
+    return rows, values
+
+
+def check_scan(rows, query, size_t k, size_t base):
+    """Raise what is wrong with the arrays of a scan."""
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype not in KINDS:
+        raise TypeError("rows are an array of int8, float16 or float32, of two dimensions")
+    wanted = np.dtype(np.int8 if rows.dtype == np.int8 else np.float32)
+    if not isinstance(query, np.ndarray) or query.ndim != 1 or query.dtype != wanted:
+        raise TypeError(f"the query of rows of {rows.dtype} is an array of {wanted}, of one dimension")
+    if k < 1 or not 0 < rows.shape[1] <= MOST_DIMENSIONS or len(query) != rows.shape[1]:
+        raise ValueError(
+            f"k must be 1 or more, was {k}, and the query have the dimensions of the rows, 1 to {MOST_DIMENSIONS}: it "
+            f"has {len(query)}, they {rows.shape[1]}"
+        )
+    if base + <size_t>len(rows) > <size_t>1 << 32:
+        raise ValueError(f"numbers of rows must fit 32 bits, {len(rows)} from {base} do not")
 
 
 def pair_of(a, b):

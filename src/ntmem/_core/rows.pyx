@@ -148,25 +148,66 @@ cdef class RowLog:
     **Thread safety**: all methods may be called from any thread; the GIL is kept. **Complexity**: O(1 + bytes) a row.
     """
 
-    cdef Log log
-    cdef bytes space
-    cdef bytes writer
-    cdef uint64_t seed
-    cdef uint64_t max_lag
-    cdef bint writes
-
     def __init__(self, Log log not None, bytes space not None, bytes writer not None, *, bint writes, double max_lag):
         self.log, self.space, self.writer, self.writes = log, space, writer, writes
         self.seed = keyhash_bytes(<const unsigned char *>PyBytes_AS_STRING(space), len(space), KEYHASH_SEED)
         self.max_lag = <uint64_t>(max_lag * 1e9) if 0 < max_lag < 1e9 else 0
 
-    cdef inline void aim(self, uint32_t series, uint64_t number, unsigned char *key, whole_key_t *wanted) noexcept:
+    cdef void aim(self, uint32_t series, uint64_t number, unsigned char *key, whole_key_t *wanted) noexcept:
         hexadecimal(key, series, SERIES_DIGITS)
         hexadecimal(key + SERIES_DIGITS, number, NUMBER_DIGITS)
         wanted.key, wanted.key_size = key, KEY
         wanted.space = <const unsigned char *>PyBytes_AS_STRING(self.space)
         wanted.space_size = PyBytes_GET_SIZE(self.space)
         wanted.hash = keyhash_bytes(key, KEY, self.seed)
+
+    cpdef uint64_t put(self, uint32_t series, uint64_t number, bytes value, uint64_t position, uint64_t epoch):
+        """Put a row that is made already, if this number is not taken; return where the log ends then.
+
+        There was none before this position of the log, as of this epoch. 0: Python has to do it.
+        """
+        cdef unsigned char[KEY] key
+        cdef log_append_t append
+        cdef log_draft_t draft
+        cdef int64_t now
+        if not self.writes or position == 0 or self.log.is_shut or self.log.forks_at_mapping != self.log.forks[0]:
+            return 0
+        now = log_now(&self.log.log)
+        self.begin(series, number, key, &draft, &append, now)
+        draft.value = <const unsigned char *>PyBytes_AS_STRING(value)
+        draft.record.value_size = PyBytes_GET_SIZE(value)
+        append.snapshot, append.epoch = position, epoch
+        return append.end if self.commit(&draft, &append) else 0
+
+    cdef void begin(
+        self, uint32_t series, uint64_t number, unsigned char *key, log_draft_t *draft, log_append_t *append,
+        int64_t now
+    ) noexcept:
+        """All of a row's record but its value."""
+        memset(draft, 0, sizeof(draft[0]))
+        memset(append, 0, sizeof(append[0]))
+        self.aim(series, number, key, &draft.key)
+        draft.writer = <const unsigned char *>PyBytes_AS_STRING(self.writer)
+        draft.record.key_size = KEY
+        draft.record.namespace_size = draft.key.space_size
+        draft.record.writer_size = PyBytes_GET_SIZE(self.writer)
+        draft.record.kind = LOG_KIND_PUT
+        draft.record.ts_event = draft.record.ts_known = now
+        draft.record.hash = draft.key.hash
+        draft.offset = sizeof(log_group_t)
+        draft.conditional = CONDITION_NEWEST  # and there is none
+        append.drafts = draft
+        append.count = 1
+        append.now = now
+        append.max_lag = self.max_lag
+
+    cdef bint commit(self, log_draft_t *draft, log_append_t *append) noexcept:
+        append.bytes = sizeof(log_group_t) + record_bytes(&draft.record)
+        return (
+            append.bytes <= log_group_limit(&self.log.log)
+            and draft.record.value_size <= log_value_limit(&self.log.log)
+            and log_append(&self.log.log, append, 0) == APPEND_DONE
+        )
 
     def append(self, Tail tail not None, ts_event, ts_known, dict fields not None):
         """Append a row; return its number, or -1 where Python has to do it.
@@ -202,29 +243,11 @@ cdef class RowLog:
         if overflow or head.ts_known < 0 or head.ts_known < layout.earliest:
             return -1
         memcpy(value, &head, sizeof(head))
-        memset(&draft, 0, sizeof(draft))
-        memset(&append, 0, sizeof(append))
-        self.aim(tail.series, tail.next, key, &draft.key)
-        draft.writer = <const unsigned char *>PyBytes_AS_STRING(self.writer)
+        self.begin(tail.series, tail.next, key, &draft, &append, now)
         draft.value = value
-        draft.record.key_size = KEY
         draft.record.value_size = sizeof(head) + 8 * PyBytes_GET_SIZE(layout.kinds)
-        draft.record.namespace_size = draft.key.space_size
-        draft.record.writer_size = PyBytes_GET_SIZE(self.writer)
-        draft.record.kind = LOG_KIND_PUT
-        draft.record.ts_event = draft.record.ts_known = now
-        draft.record.hash = draft.key.hash
-        draft.offset = sizeof(log_group_t)
-        draft.conditional = CONDITION_NEWEST  # and there is none
-        append.drafts = &draft
-        append.count = 1
-        append.bytes = sizeof(log_group_t) + record_bytes(&draft.record)
-        append.snapshot = tail.position
-        append.epoch = tail.epoch
-        append.now = now
-        append.max_lag = self.max_lag
-        if (append.bytes > log_group_limit(&self.log.log) or draft.record.value_size > log_value_limit(&self.log.log)
-                or log_append(&self.log.log, &append, 0) != APPEND_DONE):
+        append.snapshot, append.epoch = tail.position, tail.epoch
+        if not self.commit(&draft, &append):
             return -1
         tail.position = append.end
         tail.next += 1

@@ -1,7 +1,12 @@
-/* The best of many int8 vectors, exactly: each is looked at, and the k best stand in a heap with the worst on top.
+/* The best of many vectors, exactly: each is looked at, and the k best stand in a heap with the worst on top.
  *
- * A leaf: plain C, no Python, no allocation, no lock. A vector is its bytes times its step. What is ranked is the product
- * with the query, or for distances 2ab - b^2, which orders as -|a - b|^2 does.
+ * A leaf: plain C, no Python, no allocation, no lock. What is ranked is the product with the query, or for distances
+ * 2ab - b^2, which orders as -|a - b|^2 does. The order is total, so it does not matter in which rows are looked at.
+ *
+ *     count = 0;
+ *     for each range of rows:
+ *         count = scan_best(kernels, &range, query, query_step, dimension, heap, k, count);
+ *     scanned_sort(heap, count);
  */
 #ifndef NTMEM_SCAN_H
 #define NTMEM_SCAN_H
@@ -9,12 +14,14 @@
 #include "kernels.h"
 
 typedef struct {
-    const int8_t *rows;
-    size_t stride;      /* bytes from one row to the next */
+    const void *rows;
+    size_t stride;           /* bytes from one row to the next */
     size_t count;
-    const float *steps;
-    const float *squares; /* |b|^2 of each row; NULL: rank by products */
-    const uint64_t *allowed; /* a bit for each row; NULL: all */
+    int kind;                /* KERNELS_I8, ... */
+    uint32_t base;           /* the first row's number in the results; the last one's fits too */
+    const float *steps;      /* by which rows are to be multiplied, those of int8; NULL: 1 */
+    const float *squares;    /* |b|^2 of each row; NULL: rank by products */
+    const uint64_t *allowed; /* a bit for each row of these, from 0; NULL: all */
 } scan_rows_t;
 
 typedef struct {
@@ -63,6 +70,7 @@ static inline size_t scanned_add(scanned_t *heap, size_t count, size_t k, scanne
     return count + 1;
 }
 
+/* A heap becomes a list, the best first. */
 static inline void scanned_sort(scanned_t *heap, size_t count)
 {
     while (count > 1) {
@@ -73,46 +81,156 @@ static inline void scanned_sort(scanned_t *heap, size_t count)
     }
 }
 
-#define SCAN_BATCH 64 /* rows: a word of bits */
-#define SCAN_FEW 20   /* bits of a word that are worth looking at one by one */
+/* ---- which rows are next ---------------------------------------------------------------------------------------- */
 
-static inline scanned_t scanned_of(const scan_rows_t *rows, size_t row, int32_t dot, float query_step)
+#define SCAN_PLACES 4 /* where rows are read in turn: a core fetches more from memory from several places than from one */
+#define SCAN_BATCH 64 /* rows, a word of a bitmap */
+#define SCAN_AHEAD 16 /* rows: how far ahead of its product a row of a bitmap is asked for */
+#define SCAN_FEW 20   /* bits of a word; of more, all 64 rows are multiplied: sooner than what leaving some out costs */
+
+typedef struct {
+    size_t next; /* row of the first place, or word of the bitmap */
+    size_t count;
+    uint32_t rows[2 * SCAN_BATCH];
+    const void *vectors[2 * SCAN_BATCH];
+} scan_batch_t;
+
+static inline uint64_t scan_word(const scan_rows_t *rows, size_t word)
 {
-    const float product = (float)dot * rows->steps[row] * query_step;
+    const size_t left = rows->count - 64 * word;
 
-    return (scanned_t){rows->squares == NULL ? product : 2.0f * product - rows->squares[row], (uint32_t)row};
+    return left < 64 ? rows->allowed[word] & ((1ull << left) - 1) : rows->allowed[word];
 }
 
-/* Fills `found`, which has room for k >= 1, the best first; returns how many there are. */
-static inline size_t scan_best(const kernels_t *kernels, const scan_rows_t *rows, const int8_t *query, float query_step,
-                               size_t dimension, scanned_t *found, size_t k)
+/* Whether to look at all rows and not only at those of the bitmap, of which each costs as much as three. */
+static inline int scan_wants_all(const scan_rows_t *rows)
 {
-    int32_t dots[SCAN_BATCH];
-    size_t count = 0;
+    size_t cost = 0;
 
-    for (size_t first = 0; first < rows->count; first += SCAN_BATCH) {
-        const size_t left = rows->count - first, batch = left < SCAN_BATCH ? left : SCAN_BATCH;
-        uint64_t bits = batch == 64 ? UINT64_MAX : (1ull << batch) - 1;
+    if (rows->allowed == NULL)
+        return 1;
+    for (size_t word = 0; 64 * word < rows->count; word++) {
+        const size_t bits = (size_t)__builtin_popcountll(scan_word(rows, word));
+        cost += bits > SCAN_FEW ? 64 : 3 * bits;
+    }
+    return cost > rows->count - rows->count / 4;
+}
 
-        if (rows->allowed != NULL)
-            bits &= rows->allowed[first / SCAN_BATCH];
-        if (__builtin_popcountll(bits) > SCAN_FEW) {
-            kernels->dots_i8(rows->rows + first * rows->stride, rows->stride, batch, query, dimension, dots);
-            for (; bits != 0; bits &= bits - 1) {
-                const size_t row = (size_t)__builtin_ctzll(bits);
-                const scanned_t it = scanned_of(rows, first + row, dots[row], query_step);
-                if (count < k || !scanned_is_worse(it, found[0]))
-                    count = scanned_add(found, count, k, it);
-            }
+static inline void batch_add(scan_batch_t *batch, const scan_rows_t *rows, size_t row)
+{
+    batch->rows[batch->count] = (uint32_t)row;
+    batch->vectors[batch->count++] = (const char *)rows->rows + row * rows->stride;
+}
+
+/* Rows of each place in turn, at last those that are too many for equal places; returns whether there are more. */
+static inline int batch_fill(scan_batch_t *batch, const scan_rows_t *rows)
+{
+    const size_t share = rows->count / SCAN_PLACES;
+
+    for (; batch->next < share && batch->count < SCAN_BATCH; batch->next++)
+        for (size_t place = 0; place < SCAN_PLACES; place++)
+            batch_add(batch, rows, place * share + batch->next);
+    if (batch->next < share)
+        return 1;
+    for (size_t row = SCAN_PLACES * share; row < rows->count; row++)
+        batch_add(batch, rows, row);
+    return 0;
+}
+
+/* Rows of the bitmap, and others beside many. */
+static inline int batch_fill_allowed(scan_batch_t *batch, const scan_rows_t *rows)
+{
+    const size_t words = (rows->count + 63) / 64;
+
+    for (; batch->next < words && batch->count < SCAN_BATCH; batch->next++) {
+        const size_t first = 64 * batch->next;
+        uint64_t bits = scan_word(rows, batch->next);
+        size_t count = (size_t)__builtin_popcountll(bits), end = batch->count + count;
+        if (count > SCAN_FEW) {
+            for (size_t row = first; row < first + 64 && row < rows->count; row++)
+                batch_add(batch, rows, row);
             continue;
         }
-        for (; bits != 0; bits &= bits - 1) {
-            const size_t row = first + (size_t)__builtin_ctzll(bits);
-            const int32_t dot = kernels->dot_i8(rows->rows + row * rows->stride, query, dimension);
-            count = scanned_add(found, count, k, scanned_of(rows, row, dot, query_step));
-        }
+        while (batch->count < end) /* by fours, most often once: how many there are is not to be guessed */
+            for (size_t i = 0; i < 4; i++, bits &= bits - 1)
+                batch_add(batch, rows, first + (size_t)__builtin_ctzll(bits | 1ull << 63));
+        batch->count = end;
     }
-    scanned_sort(found, count);
+    return batch->next < words;
+}
+
+/* A row of a bitmap is where no processor guesses, so all of it is to be on its way before it is needed. */
+static inline void batch_ask(const scan_batch_t *batch, const scan_rows_t *rows, size_t first, size_t bytes)
+{
+    for (size_t i = first; i < first + KERNELS_ROWS && i < batch->count; i++) {
+        for (size_t at = 0; at < bytes; at += 64)
+            __builtin_prefetch((const char *)batch->vectors[i] + at);
+        if (rows->steps != NULL)
+            __builtin_prefetch(&rows->steps[batch->rows[i]]);
+        if (rows->squares != NULL)
+            __builtin_prefetch(&rows->squares[batch->rows[i]]);
+    }
+}
+
+/* Forgets the first ones. */
+static inline void batch_drop(scan_batch_t *batch, size_t count)
+{
+    batch->count -= count;
+    memmove(batch->rows, batch->rows + count, batch->count * sizeof batch->rows[0]);
+    memmove(batch->vectors, batch->vectors + count, batch->count * sizeof batch->vectors[0]);
+}
+
+/* ---- the scan ---------------------------------------------------------------------------------------------------- */
+
+/* NaN, of rows that are no numbers, would stand above and below all others: it is the worst of values. */
+static inline float scan_value(const scan_rows_t *rows, size_t row, float product, float query_step)
+{
+    float value = rows->steps == NULL ? product * query_step : product * rows->steps[row] * query_step;
+
+    if (rows->squares != NULL)
+        value = 2.0f * value - rows->squares[row];
+    return value == value ? value : -INFINITY;
+}
+
+static inline int scan_allows(const scan_rows_t *rows, size_t row)
+{
+    return rows->allowed == NULL || (rows->allowed[row / 64] >> row % 64 & 1);
+}
+
+/* Looks at the rows and keeps the best k >= 1 in `heap`, which has room for k and holds `count` from earlier calls; returns
+ * how many it holds then. The query is int8 for rows of int8, else float32; `query_step` is 1 for those. */
+static inline size_t scan_best(const kernels_t *kernels, const scan_rows_t *rows, const void *query, float query_step,
+                               size_t dimension, scanned_t *heap, size_t k, size_t count)
+{
+    static const size_t sizes[KERNELS_KINDS] = {1, 2, 4};
+    const size_t bytes = dimension * sizes[rows->kind];
+    const int all = scan_wants_all(rows);
+    kernels_products_t *const four = kernels->products[rows->kind];
+    float products[2 * SCAN_BATCH], worst = count == k ? heap[0].value : -INFINITY;
+    scan_batch_t batch;
+    int more = 1;
+
+    batch.next = batch.count = 0;
+    while (more) {
+        size_t ready;
+        more = all ? batch_fill(&batch, rows) : batch_fill_allowed(&batch, rows);
+        ready = all || !more ? batch.count : (batch.count - SCAN_AHEAD) / KERNELS_ROWS * KERNELS_ROWS;
+        for (size_t i = ready; i % KERNELS_ROWS != 0; i++)
+            batch.vectors[i] = batch.vectors[ready - 1];
+        for (size_t i = 0; i < ready; i += KERNELS_ROWS) {
+            if (!all)
+                batch_ask(&batch, rows, i + SCAN_AHEAD, bytes);
+            four(batch.vectors + i, query, dimension, products + i);
+        }
+        for (size_t i = 0; i < ready; i++) {
+            const float value = scan_value(rows, batch.rows[i], products[i], query_step);
+            if (value < worst || !scan_allows(rows, batch.rows[i]))
+                continue;
+            count = scanned_add(heap, count, k, (scanned_t){value, rows->base + batch.rows[i]});
+            worst = count == k ? heap[0].value : -INFINITY;
+        }
+        batch_drop(&batch, ready);
+    }
     return count;
 }
 

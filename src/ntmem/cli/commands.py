@@ -32,6 +32,7 @@ from .output import (
 )
 from .positions import positions
 from .replay import replay
+from .search import search
 from .tail import tail
 
 
@@ -205,5 +206,5 @@ def verify(store: Path, as_json: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
-for command in (locks, agents, positions, tail, doctor, replay):
+for command in (locks, agents, positions, search, tail, doctor, replay):
     cli.add_command(command)

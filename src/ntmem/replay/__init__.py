@@ -15,6 +15,7 @@ continued: its write is refused. At the end everything is read back from the sto
 :mod:`~.swarm`        all processes, seen from the supervisor
 :mod:`~.run`          the supervisor: clock, feeding, kill, restart
 :mod:`~.killing`      what was acknowledged, and is it there
+:mod:`~.recalling`    what an agent recalls, and was it the nearest
 :mod:`~.zombie`       an agent that is stopped, replaced, and continued
 :mod:`~.book`         fills to a position, and the same again in another way
 :mod:`~.accounts`     from the store to the report (:mod:`~.intervals`)
@@ -24,8 +25,9 @@ continued: its write is refused. At the end everything is read back from the sto
 
 from __future__ import annotations
 
-from .agent import Agent, Recalled
+from .agent import Agent
 from .market import MarketError
+from .recalling import Recalled
 from .report import Report
 from .run import ReplayOptions, run
 from .steps import Step

@@ -27,6 +27,7 @@ from .killing import KillCard
 from .market import JUMP, MarketFile
 from .observing import account_for_observations
 from .polls import account_for_polls
+from .recalling import recalled_wrongly
 from .report import Report
 from .steps import Step
 from .swarm import AgentFailed
@@ -202,17 +203,23 @@ def _agent(run: Run, begin: Begin) -> tuple[dict[str, Any], dict[int, tuple[floa
     fills = _fills(run, begin.name)
     book = _book(run, begin.name, done, fills)
     errors = _errors(run.memory, begin.name)
+    window, horizon = (begin.window, begin.horizon) if state is None else (state["window"], state["horizon"])
+    recalls = 0
+    if state is not None:
+        recalls, wrong = recalled_wrongly(run.memory, (SWARM, begin.name), horizon, state["neighbours"])
+        problems += wrong
     with_memory, without = (
         (float(np.mean(column)) * BIPS for column in zip(*errors.values(), strict=True)) if errors else (None, None)
     )
     account = {
         "name": begin.name,
-        "window": begin.window if state is None else state["window"],  # an agent may have its own
-        "horizon": begin.horizon if state is None else state["horizon"],
+        "window": window,  # an agent may have its own
+        "horizon": horizon,
         "steps": done,
         "booked": [(int(fill.id), fill.quantity_decimal) for fill in fills],
         "book": book,
         "predictions": len(errors),
+        "recalls_checked": recalls,
         "error_with": with_memory,
         "error_without": without,
         "state_digest": state_digest(run.memory, begin.name, run.symbol),

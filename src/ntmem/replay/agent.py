@@ -6,14 +6,16 @@ What it keeps, below the namespace ``swarm/NAME``:
 namespace        key          value
 ================ ============ =====================================================================
 (itself)         ``last``     the market it saw last, with features
-(itself)         ``state``    cursor: the last step it has done; what it holds; sum of outcomes; window, horizon
+(itself)         ``state``    cursor: the last step it has done; what it holds; sum of outcomes; window, horizon,
+                              neighbours
 (itself)         ``steps``    how many steps it has done (``incr``)
 (itself)         ``situations``   step         window of normalised log returns
 ``outcomes``     step         log return that followed the situation of that step
 ``predictions``  step         prediction, the baseline without memory, what was recalled, the target
 ================ ============ =====================================================================
 
-Its fills and what it holds are in the position book, under the symbol and its name as the strategy.
+Its fills and what it holds are in the position book, under the symbol and its name as the strategy. Situations whose
+outcome is known are vectors, too, and are recalled from there (``recalling.py``).
 
 **Invariants**
 
@@ -34,12 +36,11 @@ from decimal import Decimal
 from hashlib import blake2b
 from operator import index
 from time import perf_counter_ns
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core.distance import nearest
 from .._core.positions import PositionRef
 from ..coordination import Vote
 from ..records import Fence
@@ -47,6 +48,7 @@ from ..system import MemorySystem
 from ..transaction import Transaction
 from ..values import codec_named
 from .polls import is_to_go_flat, poll_at
+from .recalling import Recalled, Situations
 from .steps import Step
 
 T = TypeVar("T")
@@ -67,16 +69,6 @@ def step_key(number: int) -> str:
 def digest(value: bytes) -> bytes:
     """Return what stands for a value in an acknowledgement."""
     return blake2b(value, digest_size=8).digest()
-
-
-class Recalled(NamedTuple):
-    """A situation of the past that resembles the present one."""
-
-    step: int
-    similarity: float
-    """In (0, 1]; 1 is equal."""
-    outcome: float
-    """The log return that followed."""
 
 
 class Agent:
@@ -191,14 +183,7 @@ class Agent:
         self.position = self.memory.positions.ref(self.symbol, "", self.name)
         held = self.position.position
         self._held = Decimal(0) if held is None else held.quantity_decimal
-        windows = self._timed("scan", lambda: list(self.memory.namespace(*self._own, "situations").scan()))
-        self._first = int(windows[0][0]) if windows else self.window
-        self._count = len(windows)
-        self._situations = np.zeros((max(256, 2 * self._count), self.window), np.float32)
-        for row, (_, situation) in enumerate(windows):
-            self._situations[row] = situation
-        outcomes = self._timed("scan", lambda: list(self.memory.namespace(*self._own, "outcomes").scan()))
-        self._outcomes: list[float] = [outcome["outcome"] for _, outcome in outcomes]
+        self._known = Situations(self.memory, self._own, self.window)
 
     # -- a step
 
@@ -276,18 +261,21 @@ class Agent:
         self._writes.append(("", "last", version, digest(value)))
 
     def _collect(self, transaction: Transaction, now: Step) -> None:
-        known = len(self._outcomes)  # before this step: what it resolves is not recalled in it
+        assert self.window is not None
+        assert self.horizon is not None
+        known = max(0, now.number - self.horizon - self.window)  # outcomes before this step
         baseline = self._outcome_sum / known if known else 0.0
-        self._resolve(transaction, now.number)
         prediction, recalled = 0.0, []
         situation = self._situation()
         if situation is not None:
-            recalled = self._recall(situation, known)
+            recalled = self._timed(
+                "search", self._known.recall, situation, self.neighbours, step=now.number, as_of=now.ts_known
+            )
             prediction = float(self.predict(situation, recalled))
             if not math.isfinite(prediction):
                 raise ValueError(f"predict() must return a finite number, returned {prediction}")
             self._put(transaction, "situations", step_key(now.number), situation, once=True)
-            self._remember(situation)
+        self._resolve(transaction, now)
         target = index(self.target(prediction, now, self.position))
         if self._timed("result", is_to_go_flat, self.memory, now.number):
             target = 0
@@ -308,6 +296,7 @@ class Agent:
             "outcome_sum": self._outcome_sum,
             "window": self.window,
             "horizon": self.horizon,
+            "neighbours": self.neighbours,
         }
         self._put(transaction, "", "state", state)
         transaction.incr(self._own, "steps")
@@ -323,29 +312,18 @@ class Agent:
         normalised: NDArray[np.float32] = ((returns - returns.mean()) / deviation).astype(np.float32)
         return normalised
 
-    def _recall(self, situation: NDArray[np.float32], known: int) -> list[Recalled]:
-        if not known:
-            return []
-        found = self._timed("nearest", lambda: nearest(self._situations[:known].data, situation.data, self.neighbours))
-        size = 2 * len(situation)
-        return [Recalled(self._first + row, math.exp(-far / size), self._outcomes[row]) for row, far in found]
-
-    def _remember(self, situation: NDArray[np.float32]) -> None:
-        if self._count == len(self._situations):
-            self._situations = np.concatenate([self._situations, np.zeros_like(self._situations)])
-        self._situations[self._count] = situation
-        self._count += 1
-
-    def _resolve(self, transaction: Transaction, number: int) -> None:
-        """Write down what followed the situation of `horizon` steps ago."""
+    def _resolve(self, transaction: Transaction, now: Step) -> None:
+        """Write down what followed the situation of `horizon` steps ago, and remember that situation."""
+        assert self.window is not None
         assert self.horizon is not None
-        if number - self.horizon < self._first or not self._count:
+        step = now.number - self.horizon
+        if step < self.window:
             return
         outcome = math.log(self._mids[-1] / self._mids[-1 - self.horizon])
-        self._outcomes.append(outcome)
         self._outcome_sum += outcome
-        values = {"outcome": outcome, "resolved": number}
-        self._put(transaction, "outcomes", step_key(number - self.horizon), values, once=True)
+        self._put(transaction, "outcomes", step_key(step), {"outcome": outcome, "resolved": now.number}, once=True)
+        situation = self._timed("get", self.memory.namespace(*self._own, "situations").get, step_key(step))
+        self._timed("add", self._known.add, step, situation, outcome, resolved=now.number, ts_known=now.ts_known)
 
     def _trade(self, transaction: Transaction, now: Step, quantity: Decimal) -> None:
         if quantity:

@@ -178,6 +178,9 @@ def _print_lines(report: Report, console: Console) -> None:
             f"As of half-time {observed['rows_at_half_time']:,} of {observed['rows']:,} observations were known, and "
             "these are read, before and after distilling.",
         )
+    checked = sum(agent["recalls_checked"] for agent in report.agents)
+    if checked:
+        _say(console, f"Recall: {checked:,} predictions were recalled again by float64, over all known by then.")
     if polls.get("proposals"):
         proposed, approved = polls["proposals"], polls["approved"]
         _say(console, f"Votes: that all go flat was proposed {proposed} times, and approved {approved} times.")

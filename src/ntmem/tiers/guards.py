@@ -58,15 +58,18 @@ VOTES, OUTCOMES, DECISIONS = ("ntmem", "votes"), ("ntmem", "outcomes"), ("ntmem"
 MESSAGES, CURSORS = ("ntmem", "messages"), ("ntmem", "cursors")
 SERIES, ROWS = ("ntmem", "series"), ("ntmem", "rows")
 BLOCKS, VECTORS = ("ntmem", "blocks"), ("ntmem", "embeddings")
+COLLECTIONS, POINTS = ("ntmem", "collections"), ("ntmem", "vectors")
 _BOOK = Part("the position book", "memory.positions", " (purge_closed() makes it small)")
 _CONSENSUS = Part("consensus", "memory.consensus")
 _BUS = Part("the bus", "memory.publish", " (memory.bus.trim() makes it small)")
 _OBSERVATIONS = Part("the observations", "memory.observations")
+_VECTORS = Part("the vectors", "memory.vectors", " (drop() removes a collection)")
 OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((POSITIONS, ENTRIES, INSTRUMENTS, RESERVATIONS), _BOOK),
     **dict.fromkeys((VOTERS, PROPOSALS, TALLIES, VOTES, OUTCOMES, DECISIONS), _CONSENSUS),
     **dict.fromkeys((MESSAGES, CURSORS), _BUS),
     **dict.fromkeys((SERIES, ROWS, BLOCKS, VECTORS), _OBSERVATIONS),
+    **dict.fromkeys((COLLECTIONS, POINTS), _VECTORS),
 }
 """Namespaces of the store's own parts, each of which alone writes to them."""
 

@@ -18,6 +18,7 @@ import os
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
+from glob import escape, glob
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -133,6 +134,24 @@ def region_identity(directory: str | None, region_id: bytes) -> bytes:
     return _IDENTITY.pack(clocks.boot_id(), stat.st_dev & (2**64 - 1), stat.st_ino, namespace, region_id)
 
 
+def tail_path(directory: str, number: int) -> str:
+    """Return the name of the memory beside a region in which the vectors of a collection are."""
+    return f"{region_path(directory)}-v{number}"
+
+
+def remove_tails(path: str) -> None:
+    """Remove the memory of vectors beside a region of this name, whose last user was or is to be this process."""
+    for name in glob(f"{escape(path)}-v*"):
+        remove_file(name)
+
+
+def remove_file(path: str | None) -> None:
+    """Remove a file that may be gone; None: there was none."""
+    if path is not None:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
 # ---- making and mapping ----
 
 
@@ -191,6 +210,7 @@ def create_region(
         if hots:
             HotTable.create(region, cache.max_bytes, cache.max_entries, ttl=cache.ttl)
         if path is not None:
+            remove_tails(path)  # of one that is lost
             region.publish()
     except OSError as error:
         if error.errno in _NO_ROOM:
@@ -308,6 +328,7 @@ def remove_region(log: Log) -> None:
     log.leave()
     with suppress(FileNotFoundError):
         if path is not None and os.stat(path).st_ino == os.fstat(log.region.fileno()).st_ino:
+            remove_tails(path)
             os.unlink(path)
 
 

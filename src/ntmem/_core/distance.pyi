@@ -1,3 +1,0 @@
-from _typeshed import ReadableBuffer
-
-def nearest(vectors: ReadableBuffer, query: ReadableBuffer, k: int) -> list[tuple[int, float]]: ...

@@ -1,0 +1,342 @@
+"""A collection of vectors as one engine has it: the memory it is searched in, and how that follows the store.
+
+``docs/design/vectors.md`` has the reasons. The store has the changes by number, all with their vectors as they were
+given. What is searched is a projection of them (:class:`ntmem._core.vectors.VectorTail`), in memory that all processes
+share and that lives as long as one of them has the store open; with the LMDB engine each has its own.
+
+**Invariants**
+
+- I1: a change is acknowledged when it is in the log and in shared memory, so the next search of any process sees it.
+- I2: numbers have no gaps, and one is taken on the condition that nobody has it. Who writes holds the lock of the
+  collection; whoever dies with it has left a record that the next one applies, or none.
+- I6: memory is taken before a change is written, within ``max_memory_bytes``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from .._core.logrecords import ValueTooLarge
+from .._core.region import Region, RegionDamaged, RegionMismatch
+from .._core.rows import RowLog
+from .._core.vectors import Over, VectorTail, WriterBusy, sections, slot_bytes
+from ..errors import DiskFull, StorageError, VectorError, VersionConflict
+from ..filters import NoColumn
+from ..records import Change
+from .engine import LmdbEngine
+from .log import LogEngine, encoded
+from .points import (
+    COLLECTIONS,
+    POINTS,
+    CollectionRow,
+    Point,
+    decode_collection,
+    decode_metadata,
+    decode_point,
+    point_key,
+)
+from .region import remove_file, tail_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_log = logging.getLogger("ntmem")
+
+PATIENCE = 30.0  # seconds for another writer: it may have to wait for the disk
+_SHORT = 0.02
+_ATTEMPTS = 100
+_FOLLOWED = 256  # changes at once
+_GROUP = 4096
+_LEAST_SLOTS, _MOST_SLOTS = 1024, 1 << 24
+_ROOM_CHECKED = 512  # changes between two looks at what all memory comes to
+
+
+class Columns:
+    """Metadata of a collection, as filters ask for them."""
+
+    def __init__(self, tail: VectorTail) -> None:
+        self.tail = tail
+
+    def column(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint64]] | None:
+        """Return kinds and words of a field; None: nothing has it."""
+        try:
+            return self.tail.column(name)
+        except KeyError:
+            raise NoColumn(name) from None
+
+    def interned(self, name: str) -> list[tuple[int, bytes]]:
+        """Return numbers and MessagePack of the distinct values of a field."""
+        return self.tail.interned(name)
+
+    def intern_number(self, name: str, data: bytes) -> int:
+        """Return the number of a distinct value; -1: there is none such."""
+        return self.tail.intern_number(name, data)
+
+
+class Collection:
+    """One collection of one engine.
+
+    **Thread safety**: all methods may be called from any thread.
+    """
+
+    def __init__(self, engine: LmdbEngine, key: bytes, row: CollectionRow, max_bytes: int) -> None:
+        self.engine = engine
+        self.row = row
+        self._key = key
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._tail: VectorTail | None = None
+        self._checked = 0
+        self._rows: RowLog | None = None
+        self.path: str | None = None
+        """The name of its shared memory; None: this process has it alone."""
+        if isinstance(engine, LogEngine):
+            if engine.store.directory is not None:
+                self.path = tail_path(engine.store.directory, row.number)
+            writes = not engine.read_only
+            self._rows = RowLog(engine.log, encoded(POINTS), engine.writer, writes=writes, max_lag=engine.max_lag)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes, of all processes together; 0 before it is used."""
+        return 0 if self._tail is None else self._tail.nbytes
+
+    # -- its memory
+
+    def tail(self) -> VectorTail:
+        """Return the memory it is searched in, with all that was acknowledged.
+
+        Raises :class:`Over` if the collection was dropped.
+        """
+        tail = self._tail
+        if tail is None or self._is_lost(tail):
+            with self._lock:
+                tail = self._found()
+        if self._rows is None:  # others write, and tell nobody
+            with patience(), tail.held(PATIENCE):
+                self._catch_up(tail)
+        return tail
+
+    def _is_lost(self, tail: VectorTail) -> bool:
+        """Whether somebody has removed the name of this memory. Of a collection that was dropped, raise."""
+        if tail.is_over:
+            raise Over
+        return self.path is not None and os.fstat(tail.region.fileno()).st_nlink == 0
+
+    def _found(self) -> VectorTail:
+        """Return the memory that others use, or make some."""
+        for _ in range(_ATTEMPTS):
+            tail = self._tail
+            if tail is not None and not self._is_lost(tail):
+                return tail
+            try:
+                tail = self._attached() or self._made()
+            except FileExistsError:
+                continue
+            with patience(), tail.held(PATIENCE):
+                if not self._is_there():  # who drops it looks for this memory by its name afterwards
+                    tail.end()
+                    remove_file(self.path)
+                    raise Over
+                self._catch_up(tail)
+            self._tail = tail
+            return tail
+        raise StorageError(f"the memory of collection {self.row.number} is removed again and again; who does that?")
+
+    def _is_there(self) -> bool:
+        """Whether the store still has this collection, be it that it is being dropped."""
+        value = self.engine.get(COLLECTIONS, self._key)
+        return value is not None and decode_collection(value).number == self.row.number
+
+    def _attached(self) -> VectorTail | None:
+        if self.path is None:
+            return None
+        try:
+            return self._of(Region.attach(self.path, identity=self._identity), is_new=False)
+        except FileNotFoundError:
+            return None
+        except (RegionDamaged, RegionMismatch) as error:
+            _log.warning("%s; it is made anew from the store", error)
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
+            return None
+
+    def _made(self) -> VectorTail:
+        row = self.row
+        slots = max(_LEAST_SLOTS, min(self._max_bytes // slot_bytes(row.dimension, row.dtype), _MOST_SLOTS))
+        capacity = 1 << math.ceil(math.log2(slots))
+        with _memory(self.path):
+            region = Region.create(
+                self.path, identity=self._identity, generation=0, sections=sections(row.dimension, row.dtype, capacity)
+            )
+            tail = self._of(region, is_new=True)
+            if self.path is not None:
+                region.publish()
+        return tail
+
+    @property
+    def _identity(self) -> bytes:
+        ours = self.engine.log.region.identity if isinstance(self.engine, LogEngine) else b""
+        return ours + b"vectors %d" % self.row.number
+
+    def _of(self, region: Region, *, is_new: bool) -> VectorTail:
+        return VectorTail(region, self.row.dimension, self.row.dtype, self.row.metric, is_new=is_new)
+
+    def _catch_up(self, tail: VectorTail) -> tuple[int, int] | None:
+        """Apply what the store has behind the last change; return the mark of the log as of which there was no more."""
+        many = 1
+        while True:
+            mark = self.engine.mark if isinstance(self.engine, LogEngine) else None
+            first = tail.count
+            found = self.engine.fetch(
+                POINTS, [(number, point_key(self.row.number, number)) for number in range(first, first + many)]
+            )
+            for number in range(first, first + many):
+                value = found.get(number)
+                if value is None:
+                    if mark is not None:
+                        tail.settle(*mark)
+                    return mark
+                self._apply(tail, decode_point(value))
+            many = _FOLLOWED
+
+    def _apply(self, tail: VectorTail, point: Point) -> None:
+        with _memory(self.path):
+            tail.stage(point.id, point.vector, point.ts_event, point.ts_known, point.metadata)
+        tail.publish()
+
+    # -- changing it
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Add changes, in order; those of a group all or none."""
+        if len(points) == 1 and self._rows is not None:
+            tail, (point,) = self.tail(), points
+            self._require_room(tail)
+            with _memory(self.path), suppress(WriterBusy):
+                if tail.add(self._rows, self.row.number, *point, point.encode(), _SHORT) >= 0:
+                    self._written(tail)
+                    return
+        done, size = 0, _GROUP
+        while done < len(points):
+            try:
+                done += self._write_group(points[done : done + size], done)
+            except ValueTooLarge:
+                size = max(1, min(size, len(points) - done) // 2)
+
+    def _write_group(self, points: Sequence[Point], done: int) -> int:
+        """Write changes as one group; raise :class:`ValueTooLarge` if the log does not take so many at once."""
+        for _ in range(_ATTEMPTS):
+            tail = self.tail()
+            self._require_room(tail)
+            with patience(), tail.held(PATIENCE):
+                mark = self._catch_up(tail)
+                with _memory(self.path):
+                    self._reserve(tail, points)
+                if not self._put(tail.count, points, mark):
+                    continue
+                for point in points:
+                    self._apply(tail, point)
+                if mark is not None:
+                    tail.settle(*mark)  # who has the lock writes all numbers, so the next was not there either
+            self._written(tail)
+            return len(points)
+        raise StorageError(
+            f"others wrote to the collection {_ATTEMPTS} times while this was to be written; {done} changes were kept"
+        )
+
+    @staticmethod
+    def _reserve(tail: VectorTail, points: Sequence[Point]) -> None:
+        size, values, names = 0, 0, {}
+        for point in points:
+            size += len(point.metadata) + len(point.id.encode())
+            if point.metadata:
+                fields = decode_metadata(point.metadata)
+                values += len(fields)
+                names.update(dict.fromkeys(fields))
+        tail.reserve(len(points), size, names, values)
+
+    def _put(self, first: int, points: Sequence[Point], mark: tuple[int, int] | None) -> bool:
+        """Put changes into the store as one group; return False if the number of the first is taken."""
+        values = [
+            (POINTS, point_key(self.row.number, number), point.encode()) for number, point in enumerate(points, first)
+        ]
+        if isinstance(self.engine, LogEngine) and mark is not None:
+            try:
+                return self.engine.put_new(values, mark)
+            except ValueTooLarge:
+                if len(points) > 1:
+                    raise
+        try:
+            self.engine.commit(
+                [Change("put", space, key, value, if_version=0, own=True) for space, key, value in values]
+            )
+        except VersionConflict:
+            return False
+        return True
+
+    def _written(self, tail: VectorTail) -> None:
+        """See that what was written is seen, and kept as it is to be."""
+        if self._is_lost(tail):  # its name was removed meanwhile: others look elsewhere
+            self.tail()
+        if isinstance(self.engine, LogEngine) and self.engine.waits_for_disk:
+            self.engine.wait_durable(self.engine.last_version(), None)
+
+    def _require_room(self, tail: VectorTail) -> None:
+        """Raise :class:`VectorError` if vectors take all the memory they may."""
+        if tail.count - self._checked < _ROOM_CHECKED and self._checked:
+            return
+        taken = memory_of(self.engine) if self.path is not None else tail.nbytes
+        if taken > self._max_bytes:
+            raise VectorError(
+                f"vectors take {taken} bytes of memory, all that max_memory_bytes leaves for them ({self._max_bytes}); "
+                "open the store with more, or drop a collection"
+            )
+        self._checked = max(tail.count, 1)
+
+
+def memory_of(engine: LmdbEngine) -> int:
+    """Return the bytes of shared memory that all collections of a store take."""
+    directory = engine.store.directory
+    if directory is None or not isinstance(engine, LogEngine):
+        return 0
+    folder, stem = os.path.split(tail_path(directory, 0)[:-1])
+    taken = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(stem):
+                with suppress(FileNotFoundError):
+                    taken += entry.stat().st_blocks * 512
+    return taken
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Say of a writer that holds the lock all the time what to do about it."""
+    try:
+        yield
+    except WriterBusy as error:
+        raise StorageError(f"{error}; is it stopped? End it, and its change is finished or undone") from error
+
+
+@contextmanager
+def _memory(path: str | None) -> Iterator[None]:
+    """Name what is full when there is no memory."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+            raise
+        where = "this process" if path is None else os.path.dirname(path)
+        raise DiskFull(
+            f"there is no memory for more vectors in {where} ({error.strerror}), or the collection is as large as it "
+            "may become; nothing of the change was kept. Free some, drop a collection, or open the store with more "
+            "max_memory_bytes"
+        ) from error

@@ -1,0 +1,770 @@
+"""Vectors of a store, as its users see them: collections, adding, searching as of an instant.
+
+``docs/design/vectors.md`` has the reasons.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+
+from .._core.text import html_facts
+from .._core.vectors import METRICS, TYPES, Over, VectorTail, sizes
+from ..errors import ReadOnlyError, StorageError, VectorError, VersionConflict
+from ..filters import NoColumn, Where, compile_where
+from ..instants import LATEST, MAX_INSTANT, AsOf, Instant, instant_ns, require_int
+from ..namespace import labels_of
+from ..records import Change
+from .collection import PATIENCE, Collection, Columns, memory_of, patience
+from .engine import LmdbEngine
+from .log import LogEngine
+from .points import (
+    COLLECTIONS,
+    MOST_DIMENSIONS,
+    MOST_ID,
+    POINTS,
+    CollectionRow,
+    Point,
+    collection_key,
+    decode_collection,
+    decode_metadata,
+    decode_point,
+    encode_collection,
+    encode_metadata,
+    point_key,
+)
+from .region import remove_file
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from ..embedding import EmbeddingProvider
+
+AnyNamespace: TypeAlias = "str | tuple[str, ...]"
+T = TypeVar("T")
+
+_NUMBERS = b"\0numbers"  # no collection has this key
+_DROPPED_AT_ONCE = 256
+_ATTEMPTS = 100
+_LARGEST, _LARGEST_HALF = float(np.finfo(np.float32).max), 65_504.0
+
+
+class SearchHit(NamedTuple):
+    """A vector that was found.
+
+    Attributes
+    ----------
+    id : str
+    score : float
+        Higher is better: the cosine, the product, or the negative squared distance.
+    metadata : dict
+    ts_event, ts_known : int
+        Nanoseconds UTC.
+    """
+
+    id: str
+    score: float
+    metadata: dict[str, Any]
+    ts_event: int
+    ts_known: int
+
+    def _repr_html_(self) -> str:
+        return html_facts(self._asdict().items())
+
+
+class StoredVector(NamedTuple):
+    """A vector with its metadata, as it was given."""
+
+    id: str
+    vector: NDArray[np.float32]
+    metadata: dict[str, Any]
+    ts_event: int
+    ts_known: int
+
+
+class CollectionInfo(msgspec.Struct, frozen=True):
+    """What there is of a collection.
+
+    Attributes
+    ----------
+    dimension : int
+    metric, dtype : str
+    count : int
+        Vectors that are served now.
+    changes : int
+        All that was ever added or deleted: what searches look at.
+    memory_bytes : int
+        That it takes, of all processes together.
+    """
+
+    dimension: int
+    metric: str
+    dtype: str
+    count: int
+    changes: int
+    memory_bytes: int
+
+
+class VectorStore:
+    """Vectors with ids and metadata, in collections that are searched exactly. ``memory.vectors``; keep it at hand.
+
+    A collection is of one namespace and made by the first :meth:`add`, or by :meth:`create`. What is added is found by
+    the next search of every process. It is searched in memory that all processes share, as int8 (by default), float16
+    or float32; what was given is kept in the store, and what was replaced or deleted is still found by who asks as of
+    an instant before.
+
+    Notes
+    -----
+    **Thread safety**: any thread, of any process that has the store open. **Complexity**: adding is O(dimension); a
+    search O(changes times dimension), of those that a filter lets pass.
+
+    Examples
+    --------
+    >>> import ntmem
+    >>> with ntmem.open() as memory:
+    ...     v = memory.vectors
+    ...     v.add("setups", "calm", [0.9, 0.1], {"symbol": "BTCUSDT", "spread": 1})
+    ...     v.add("setups", "storm", [0.1, 0.9], {"symbol": "BTCUSDT", "spread": 9})
+    ...     [hit] = v.search("setups", [0.0, 1.0], 1, where={"spread": {"$gt": 5}})
+    ...     hit.id, hit.metadata["spread"]
+    ('storm', 9)
+    """
+
+    def __init__(
+        self,
+        engine: LmdbEngine,
+        handle: Callable[[], LmdbEngine],
+        *,
+        max_bytes: int,
+        embedder: EmbeddingProvider | None = None,
+    ) -> None:
+        self._handle = handle
+        self._embedder = embedder
+        self._limit = max_bytes
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, ...], Collection] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("vectors cannot be pickled; pass the store, whose they are")
+
+    def __repr__(self) -> str:
+        return f"<VectorStore of {self._engine.store.directory or 'a private store'}>"
+
+    # -- collections
+
+    def create(
+        self,
+        namespace: AnyNamespace,
+        dimension: int,
+        *,
+        metric: str = "cosine",
+        dtype: str = "int8",
+        m: int = 16,
+        ef_construction: int = 200,
+    ) -> None:
+        """Make a collection; nothing if there is one like this.
+
+        Parameters
+        ----------
+        metric : {"cosine", "l2", "ip"}
+            The cosine of the angle, the negative squared distance, or the product: always, higher is better.
+        dtype : {"int8", "float16", "float32"}
+            As what vectors are searched. int8 has a step for each vector, its largest number's 127th part.
+        m, ef_construction : int
+            Of the graph of large collections; kept, and of no effect while all searches are exact.
+
+        Raises
+        ------
+        VectorError
+            There is one already, and it is another; dimension, metric or dtype is none.
+        """
+        engine, labels = self._writable(), labels_of(namespace)
+        require_int(dimension, "dimension", 1, MOST_DIMENSIONS)
+        require_int(m, "m", 2, 512)
+        require_int(ef_construction, "ef_construction", 1, 1 << 20)
+        for name, value, known in (("metric", metric, METRICS), ("dtype", dtype, TYPES)):
+            if value not in known:
+                raise VectorError(f"{name} must be one of {', '.join(known)}, was {value!r}")
+        wanted = CollectionRow(0, dimension, metric, dtype, m, ef_construction)
+        found = self._row(engine, labels)
+        if found is None:
+            found = self._make(engine, labels, wanted)
+        if msgspec.structs.replace(found, number=0) != wanted:
+            raise VectorError(
+                f"{_shown(labels)} is there already, with {found.dimension} dimensions as {found.dtype}, by "
+                f"{found.metric}, m={found.m}, ef_construction={found.ef_construction}; drop it, or use another name"
+            )
+
+    def _make(self, engine: LmdbEngine, labels: tuple[str, ...], wanted: CollectionRow) -> CollectionRow:
+        for _ in range(_ATTEMPTS):
+            self._finish_drop(engine, labels)
+            number = engine.commit([Change("incr", COLLECTIONS, _NUMBERS, delta=1, own=True)])[0].number
+            row = msgspec.structs.replace(wanted, number=number)
+            engine.commit([Change("add", COLLECTIONS, collection_key(labels), encode_collection(row), own=True)])
+            found = self._row(engine, labels)
+            if found is not None:
+                return found
+        raise StorageError(f"{_shown(labels)} is dropped again and again while it is made")
+
+    def drop(self, namespace: AnyNamespace) -> bool:
+        """Remove a collection with all its vectors, and their past; return whether there was one.
+
+        Who stops in the middle leaves a collection that is none, and is finished by the next :meth:`drop` or
+        :meth:`create`.
+        """
+        engine, labels = self._writable(), labels_of(namespace)
+        found = self._row(engine, labels)
+        if found is not None:
+            over = encode_collection(msgspec.structs.replace(found, is_dropped=True))
+            engine.commit([Change("put", COLLECTIONS, collection_key(labels), over, own=True)])
+        self._finish_drop(engine, labels)
+        return found is not None
+
+    def _finish_drop(self, engine: LmdbEngine, labels: tuple[str, ...]) -> None:
+        key = collection_key(labels)
+        record = engine.get_record(COLLECTIONS, key, None)
+        if record is None or record.value is None:
+            return
+        row = decode_collection(record.value)
+        if not row.is_dropped:
+            return
+        collection = self._known.pop(labels, None)
+        if collection is None or collection.row.number != row.number:
+            collection = Collection(engine, key, row, self._limit)
+        with suppress(Over):
+            tail = collection.tail()
+            with patience(), tail.held(PATIENCE):  # nobody is writing any more
+                tail.end()
+        stem, keys = point_key(row.number, 0)[:8], []
+        for found, _ in engine.entries_of(POINTS, stem):
+            keys.append(found)
+            if len(keys) == _DROPPED_AT_ONCE:
+                engine.drop(POINTS, keys)
+                keys = []
+        if keys:
+            engine.drop(POINTS, keys)
+        with suppress(VersionConflict):
+            engine.commit([Change("delete", COLLECTIONS, key, if_version=record.version, own=True)])
+        remove_file(collection.path)
+
+    def collections(self) -> list[tuple[str, ...]]:
+        """Return the namespaces that have a collection, sorted."""
+        found = self._open().entries_of(COLLECTIONS, b"")
+        return sorted(
+            tuple(key.decode().split("/"))
+            for key, stored in found
+            if key != _NUMBERS and not decode_collection(stored.value).is_dropped
+        )
+
+    def info(self, namespace: AnyNamespace) -> CollectionInfo | None:
+        """Return what there is of a collection; None: there is none."""
+
+        def look(collection: Collection, tail: VectorTail) -> CollectionInfo:
+            row, count = collection.row, tail.count
+            served = tail.served(count, self._open().now())[1]
+            return CollectionInfo(row.dimension, row.metric, row.dtype, served, count, tail.nbytes)
+
+        return self._asked(namespace, look, None)
+
+    # -- changing
+
+    def add(
+        self,
+        namespace: AnyNamespace,
+        id: str,
+        vector: ArrayLike | str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        ts_event: Instant | None = None,
+        ts_known: Instant | None = None,
+    ) -> None:
+        """Add a vector, in the place of the one of this id if there is one.
+
+        The first of a namespace makes its collection, as of :meth:`create` with the number of its dimensions.
+
+        Parameters
+        ----------
+        id : str
+            Up to 512 bytes of UTF-8.
+        vector : array of float32, shape (dimension,)
+            Finite numbers; not all zero where the metric is the cosine. With an embedder, what that embeds.
+        metadata : mapping, optional
+            Of str to what MessagePack can hold, 32 KiB at most, for ``where=`` and to be returned. The first 64 names
+            of a collection have columns, by which filters are quick; filters by others look at each vector.
+        ts_event, ts_known : instant, optional
+            What it is about, and from when on it was known; by default now. A search as of before `ts_known` does not
+            find it, and finds what it replaced.
+
+        Raises
+        ------
+        VectorError
+            It has other dimensions, NaN or infinity, or is zero; memory is used up.
+        TypeError, ValueError
+            An argument is not as above.
+        ReadOnlyError, StoreClosed, MapFull, DiskFull, StorageError
+            The store cannot take it; nothing was kept, unless it says so.
+
+        Notes
+        -----
+        **Complexity**: O(dimension).
+        """
+        engine = self._writable()
+        now = engine.now()
+        self._write(engine, namespace, lambda row: [self._point(row, id, vector, metadata, ts_event, ts_known, now)])
+
+    upsert = add
+
+    def add_many(
+        self,
+        namespace: AnyNamespace,
+        ids: Sequence[str],
+        vectors: NDArray[Any] | Sequence[Any],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        ts_event: Instant | Sequence[Instant] | None = None,
+        ts_known: Instant | Sequence[Instant] | None = None,
+    ) -> int:
+        """Add vectors, one after the other as by :meth:`add`, and return how many.
+
+        All are checked before any is kept. They are written in groups of up to 4,096, as large as the log takes at
+        once, each all or none.
+
+        Parameters
+        ----------
+        vectors : array of float32, shape (n, dimension)
+        metadata : sequence of mapping, optional
+        ts_event, ts_known : instant, or a sequence of n of them
+        """
+        engine = self._writable()
+        now = engine.now()
+        if isinstance(ids, str):
+            raise TypeError("ids must be a sequence of str, was one str; use add()")
+        if isinstance(metadata, Mapping):
+            raise TypeError("metadata must be a sequence of mappings, one for each vector; was one mapping")
+        ids = list(ids)
+        numbers = self._numbers(vectors) if len(vectors) else np.empty((0, 1), np.float32)
+        if numbers.ndim != 2:
+            raise VectorError(f"vectors must be an array of shape (n, dimension), were of shape {numbers.shape}")
+        events, knowns = _each(ts_event, len(ids)), _each(ts_known, len(ids))
+        extras: Sequence[Any] = [None] * len(ids) if metadata is None else metadata
+        named = {"vectors": numbers, "metadata": extras, "ts_event": events, "ts_known": knowns}
+        for name, column in named.items():
+            if len(column) != len(ids):
+                raise ValueError(f"{name} must be as many as the {len(ids)} ids, were {len(column)}")
+
+        def points(row: CollectionRow | None) -> list[Point]:
+            return [self._point(row, *each, now) for each in zip(ids, numbers, extras, events, knowns, strict=True)]
+
+        if ids:
+            self._write(engine, namespace, points)
+        return len(ids)
+
+    def delete(
+        self,
+        namespace: AnyNamespace,
+        id: str | None = None,
+        *,
+        where: Mapping[str, Any] | None = None,
+        ts_known: Instant | None = None,
+    ) -> int:
+        """Delete the vector of an id, or all that a filter lets pass; return how many there were.
+
+        A search as of before `ts_known` (by default now) still finds them.
+        """
+        if (id is None) == (where is None):
+            raise TypeError("delete() takes an id or where=; drop() removes a whole collection")
+        if where is not None and not where:
+            raise ValueError("an empty filter would delete all; drop() removes a collection with its past")
+        engine = self._writable()
+        now = engine.now()
+        known = now if ts_known is None else instant_ns(ts_known, "ts_known")
+        chosen = compile_where(where)
+
+        def look(collection: Collection, tail: VectorTail) -> int:
+            if chosen is None:
+                ids = [id] if id is not None and tail.find(_checked_id(id), now) >= 0 else []
+            else:
+                bits, _ = _chosen(tail, tail.count, now, chosen)
+                ids = [tail.found(slot).id for slot in _slots(bits)]
+            if ids:
+                collection.write([Point(name, None, known, known, b"") for name in ids])
+            return len(ids)
+
+        return self._asked(namespace, look, 0)
+
+    def _write(
+        self, engine: LmdbEngine, namespace: AnyNamespace, points: Callable[[CollectionRow | None], list[Point]]
+    ) -> None:
+        labels = labels_of(namespace)
+        for _ in range(_ATTEMPTS):
+            collection = self._of(labels)
+            if collection is None:
+                made = points(None)
+                assert made[0].vector is not None
+                self._make(engine, labels, CollectionRow(0, len(made[0].vector), "cosine", "int8", 16, 200))
+                continue
+            with suppress(Over):
+                collection.write(points(collection.row))
+                return
+            self._known.pop(labels, None)
+        raise StorageError(f"{_shown(labels)} is dropped again and again while it is written to")
+
+    def _point(
+        self,
+        row: CollectionRow | None,
+        id: Any,
+        vector: Any,
+        metadata: Mapping[str, Any] | None,
+        ts_event: Instant | None,
+        ts_known: Instant | None,
+        now: int,
+    ) -> Point:
+        name = _checked_id(id)
+        numbers = self._numbers(vector)
+        if numbers.ndim != 1:
+            raise VectorError(f"the vector of {name!r} must have one dimension, is of shape {numbers.shape}")
+        _check_vectors(row, numbers[np.newaxis], f"the vector of {name!r}")
+        return Point(
+            name,
+            numbers,
+            now if ts_event is None else instant_ns(ts_event, "ts_event"),
+            now if ts_known is None else instant_ns(ts_known, "ts_known"),
+            b"" if not metadata and isinstance(metadata, Mapping | None) else encode_metadata(metadata),
+        )
+
+    def _is_text(self, what: Any) -> bool:
+        return isinstance(what, str) or (isinstance(what, list | tuple) and len(what) > 0 and isinstance(what[0], str))
+
+    def _numbers(self, what: Any) -> NDArray[np.float32]:
+        """Return a vector, or several, as float32; what is text is embedded."""
+        if self._is_text(what):
+            if self._embedder is None:
+                raise TypeError("text needs an embedder: open the store with embedder=, or pass a vector")
+            return self._embedder.embed(what) if isinstance(what, str) else self._embedder.embed_batch(what)
+        numbers = np.asarray(what)
+        if numbers.dtype.kind not in "fiu":
+            raise TypeError(f"a vector is an array of numbers, was of {numbers.dtype}")
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(numbers, np.float32)
+
+    # -- searching
+
+    def search(
+        self,
+        namespace: AnyNamespace,
+        query: ArrayLike | str,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        as_of: AsOf = None,
+        ef: int | None = None,
+        min_score: float | None = None,
+        rerank: int | None = None,
+    ) -> list[SearchHit]:
+        """Return the vectors that are nearest to a query, the best first, `k` at most.
+
+        Parameters
+        ----------
+        query : array of float32, shape (dimension,)
+            With an embedder, or what that embeds.
+        where : mapping, optional
+            Only those whose metadata pass; :mod:`ntmem.filters` has the operators.
+        as_of : instant, optional
+            As the collection was known then; None: now, :data:`ntmem.LATEST`: with what is known only later.
+        ef : int, optional
+            Of no effect while all searches are exact.
+        min_score : float, optional
+            Only those with this score or a higher one.
+        rerank : int, optional
+            Score so many of the best again by what is kept of them in the store, float32.
+
+        Returns
+        -------
+        list of SearchHit
+            Of a collection that does not exist: empty.
+
+        Raises
+        ------
+        VectorError
+            The query has other dimensions, NaN or infinity, or is zero.
+        """
+        numbers = self._numbers(query)
+        if numbers.ndim != 1:
+            raise VectorError(f"a query must have one dimension, was of shape {numbers.shape}; see search_many()")
+        found = self.search_many(
+            namespace, numbers[np.newaxis], k, where=where, as_of=as_of, ef=ef, min_score=min_score, rerank=rerank
+        )
+        return found[0]
+
+    def search_many(
+        self,
+        namespace: AnyNamespace,
+        queries: ArrayLike | Sequence[str],
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        as_of: AsOf = None,
+        ef: int | None = None,
+        min_score: float | None = None,
+        rerank: int | None = None,
+    ) -> list[list[SearchHit]]:
+        """Return what :meth:`search` returns, for each of several queries, shape (n, dimension)."""
+
+        def look(collection: Collection, tail: VectorTail) -> list[list[SearchHit]]:
+            slots, scores = self._best(collection, tail, numbers, k, where, as_of, min_score, rerank)
+            return [
+                [_hit(tail, slot, score) for slot, score in zip(*pair, strict=True)]
+                for pair in zip(slots, scores, strict=True)
+            ]
+
+        numbers = self._queries(queries, k, ef, rerank)
+        return self._asked(namespace, look, [[] for _ in range(len(numbers))])
+
+    def search_arrays(
+        self,
+        namespace: AnyNamespace,
+        queries: ArrayLike | Sequence[str],
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        as_of: AsOf = None,
+        ef: int | None = None,
+        min_score: float | None = None,
+        rerank: int | None = None,
+    ) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
+        """Return ids (None where there are fewer than `k`) and scores (NaN there), each of shape (n, k)."""
+
+        def look(collection: Collection, tail: VectorTail) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
+            found = self._best(collection, tail, numbers, k, where, as_of, min_score, rerank)
+            for row, (slots, values) in enumerate(zip(*found, strict=True)):
+                ids[row, : len(slots)] = [tail.found(slot).id for slot in slots]
+                scores[row, : len(slots)] = values
+            return ids, scores
+
+        numbers = self._queries(queries, k, ef, rerank)
+        ids = np.full((len(numbers), k), None, np.object_)
+        scores = np.full((len(numbers), k), np.nan, np.float32)
+        return self._asked(namespace, look, (ids, scores))
+
+    def search_similar(
+        self, namespace: AnyNamespace, query: ArrayLike | str, top_k: int, *, as_of: AsOf = None
+    ) -> list[tuple[str, float]]:
+        """Return (id, score) of the vectors that are nearest to a query, the best first, `top_k` at most."""
+        return [(hit.id, hit.score) for hit in self.search(namespace, query, top_k, as_of=as_of)]
+
+    def _queries(self, queries: Any, k: int, ef: int | None, rerank: int | None) -> NDArray[np.float32]:
+        require_int(k, "k", 1)
+        for name, value in (("ef", ef), ("rerank", rerank)):
+            if value is not None:
+                require_int(value, name, 1)
+        numbers = self._numbers(queries)
+        if numbers.ndim != 2:
+            raise VectorError(f"queries must be an array of shape (n, dimension), were of shape {numbers.shape}")
+        return numbers
+
+    def _best(
+        self,
+        collection: Collection,
+        tail: VectorTail,
+        queries: NDArray[np.float32],
+        k: int,
+        where: Mapping[str, Any] | None,
+        as_of: AsOf,
+        min_score: float | None,
+        rerank: int | None,
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Return slots and scores of what is best for each query."""
+        _check_vectors(collection.row, queries, "the query")
+        limit, chosen = self._limit_of(as_of), compile_where(where)
+        count = tail.count
+        bits = None if chosen is None else _chosen(tail, count, limit, chosen)[0]
+        slots, scores = tail.search(queries, max(k, rerank or 0), count, limit, bits)
+        if rerank is not None:
+            slots, scores = self._reranked(collection, queries, slots, scores, k)
+        kept = scores >= (-np.inf if min_score is None else min_score)  # NaN: nothing is there
+        numbers = [row[which].tolist() for row, which in zip(slots, kept, strict=True)]
+        return numbers, [row[which].tolist() for row, which in zip(scores, kept, strict=True)]
+
+    def _reranked(
+        self,
+        collection: Collection,
+        queries: NDArray[np.float32],
+        slots: NDArray[np.uint32],
+        scores: NDArray[np.float32],
+        k: int,
+    ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """Return the best `k` of those that were found, by their float32 numbers."""
+        number, metric = collection.row.number, collection.row.metric
+        wanted = {int(slot): point_key(number, int(slot)) for slot in np.unique(slots[~np.isnan(scores)])}
+        records = self._engine.fetch(POINTS, list(wanted.items()))
+        vectors = {slot: decode_point(value).vector for slot, value in records.items()}
+        scores = scores.astype(np.float64)
+        for place, slot in np.ndenumerate(slots):
+            vector = vectors.get(int(slot))
+            if not np.isnan(scores[place]) and vector is not None:
+                scores[place] = _score(metric, queries[place[0]], vector)
+        order = np.lexsort((slots, -scores))[:, :k]  # NaN sorts last
+        return np.take_along_axis(slots, order, 1), np.take_along_axis(scores, order, 1).astype(np.float32)
+
+    def get(self, namespace: AnyNamespace, id: str, *, as_of: AsOf = None) -> StoredVector | None:
+        """Return a vector as it was given, with its metadata; None: there is none of this id."""
+        name, limit = _checked_id(id), self._limit_of(as_of)
+
+        def look(collection: Collection, tail: VectorTail) -> StoredVector | None:
+            slot = tail.find(name, limit)
+            if slot < 0:
+                return None
+            records = self._engine.fetch(POINTS, [(slot, point_key(collection.row.number, slot))])
+            if slot not in records:
+                raise Over  # dropped meanwhile
+            point = decode_point(records[slot])
+            assert point.vector is not None
+            return StoredVector(point.id, point.vector, decode_metadata(point.metadata), point.ts_event, point.ts_known)
+
+        return self._asked(namespace, look, None)
+
+    def count(self, namespace: AnyNamespace, *, where: Mapping[str, Any] | None = None, as_of: AsOf = None) -> int:
+        """Return how many vectors are served, or pass a filter."""
+        limit, chosen = self._limit_of(as_of), compile_where(where)
+
+        def look(collection: Collection, tail: VectorTail) -> int:
+            count = tail.count
+            return tail.served(count, limit)[1] if chosen is None else _chosen(tail, count, limit, chosen)[1]
+
+        return self._asked(namespace, look, 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that vectors take, of all processes together."""
+        return memory_of(self._engine) or sum(it.nbytes for it in list(self._known.values()))
+
+    # -- which collection
+
+    def _limit_of(self, as_of: AsOf) -> int:
+        if as_of is None:
+            return self._open().now()
+        return MAX_INSTANT if as_of is LATEST else instant_ns(as_of, "as_of")
+
+    def _asked(self, namespace: AnyNamespace, look: Callable[[Collection, VectorTail], T], absent: T) -> T:
+        """Return what `look` returns of a collection; of one that is not there, `absent`."""
+        labels = labels_of(namespace)
+        self._open()
+        for _ in range(_ATTEMPTS):
+            collection = self._of(labels)
+            if collection is None:
+                return absent
+            with suppress(Over):
+                return look(collection, collection.tail())
+            self._known.pop(labels, None)
+        raise StorageError(f"{_shown(labels)} is dropped again and again while it is read")
+
+    def _of(self, labels: tuple[str, ...]) -> Collection | None:
+        """Return a collection, None if there is none."""
+        engine, known = self._open(), self._known
+        found = known.get(labels)
+        if found is not None and isinstance(engine, LogEngine):
+            return found  # whoever drops it says so in its memory
+        row = self._row(engine, labels)
+        if row is None:
+            return None
+        if found is None or found.row.number != row.number:
+            with self._lock:
+                found = known.get(labels)
+                if found is None or found.row.number != row.number:
+                    found = known[labels] = Collection(engine, collection_key(labels), row, self._limit)
+        return found
+
+    @staticmethod
+    def _row(engine: LmdbEngine, labels: tuple[str, ...]) -> CollectionRow | None:
+        value = engine.get(COLLECTIONS, collection_key(labels))
+        row = None if value is None else decode_collection(value)
+        return None if row is None or row.is_dropped else row
+
+    def _open(self) -> LmdbEngine:
+        engine = self._handle()
+        if engine is not self._engine:  # this one only reads, and somebody writes now
+            self._known = {}
+            self._engine = engine
+        if isinstance(engine, LogEngine):
+            engine.check_open()
+        return engine
+
+    def _writable(self) -> LmdbEngine:
+        engine = self._open()
+        if engine.read_only:
+            raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
+        return engine
+
+
+def _shown(labels: tuple[str, ...]) -> str:
+    return f"the collection {'/'.join(labels)!r}"
+
+
+def _checked_id(id: Any) -> str:
+    if not isinstance(id, str):
+        raise TypeError(f"id must be a str, was {type(id).__name__}")
+    try:
+        size = len(id.encode())
+    except UnicodeEncodeError:
+        raise ValueError("an id holds no lone surrogates") from None
+    if not 0 < size <= MOST_ID:
+        raise ValueError(f"an id has 1 to {MOST_ID} bytes of UTF-8, had {size}")
+    return id
+
+
+def _check_vectors(row: CollectionRow | None, vectors: NDArray[np.float32], what: str) -> None:
+    """Raise :class:`VectorError` for vectors that a collection cannot have; row None: it is made for them."""
+    dimension = vectors.shape[1]
+    if row is not None and dimension != row.dimension:
+        raise VectorError(f"{what} has {dimension} dimensions, the collection {row.dimension}")
+    if not 0 < dimension <= MOST_DIMENSIONS:
+        raise VectorError(f"{what} has {dimension} dimensions, a collection has 1 to {MOST_DIMENSIONS}")
+    least, most = sizes(vectors)
+    if not most <= _LARGEST:
+        raise VectorError(f"{what} has NaN or infinity, or numbers beyond float32")
+    if (row is None or row.metric == "cosine") and least == 0.0:
+        raise VectorError(f"{what} is zero, which has no direction; a collection by 'l2' or 'ip' takes it")
+    if row is not None and row.metric != "cosine" and most * most * dimension > _LARGEST:
+        raise VectorError(f"{what} has numbers as large as {most:.3g}, whose squares float32 cannot add up")
+    if row is not None and row.dtype == "float16" and row.metric != "cosine" and most > _LARGEST_HALF:
+        raise VectorError(f"{what} has numbers beyond {_LARGEST_HALF:.0f}, the largest of float16")
+
+
+def _chosen(tail: VectorTail, count: int, limit: int, where: Where) -> tuple[NDArray[np.uint64], int]:
+    """Return a bit for each of the first `count` slots that is served and passes a filter, and how many there are."""
+    try:
+        return tail.served(count, limit, where.bits(Columns(tail), count))
+    except NoColumn:
+        bits, _ = tail.served(count, limit)
+    flags = np.zeros(len(bits) * 64, np.uint8)
+    for slot in _slots(bits):
+        flags[slot] = where.matches(decode_metadata(tail.found(slot).metadata))
+    return np.packbits(flags, bitorder="little").view("<u8").astype(np.uint64), int(flags.sum())
+
+
+def _each(values: Any, count: int) -> Sequence[Any]:
+    """Return one instant as so many, and several as they are."""
+    return [values] * count if np.ndim(values) == 0 else values
+
+
+def _slots(bits: NDArray[np.uint64]) -> list[int]:
+    return np.flatnonzero(np.unpackbits(bits.astype("<u8").view(np.uint8), bitorder="little")).tolist()
+
+
+def _hit(tail: VectorTail, slot: int, score: float) -> SearchHit:
+    found = tail.found(slot)
+    return SearchHit(found.id, score, decode_metadata(found.metadata), found.ts_event, found.ts_known)
+
+
+def _score(metric: str, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    if metric == "l2":
+        return -float(((x - y) ** 2).sum())
+    product = float(x @ y)
+    return product / float(np.linalg.norm(x) * np.linalg.norm(y)) if metric == "cosine" else product
