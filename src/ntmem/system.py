@@ -153,7 +153,9 @@ class MemorySystem(DirectCalls):
         if self._seen is not None:
             self._seen.close()
             self._seen = None
-        self._vectors = None
+        if self._vectors is not None:
+            self._vectors.close()
+            self._vectors = None
         self._release()
 
     def __enter__(self) -> Self:

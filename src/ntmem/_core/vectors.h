@@ -86,6 +86,9 @@ typedef struct {
     uint64_t position;     /* of the log, before which the record of slot `count` was not there; 0: unknown */
     uint64_t epoch;        /* as of then */
     uint64_t is_over;      /* the collection was dropped, or this file was given up */
+    uint64_t frozen, frozen_arena, frozen_values; /* up to where segments in files have what is here: segment.h */
+    uint32_t frozen_crc;
+    uint32_t freezer; /* pid of who writes the next one; 0: nobody */
     uint64_t allocated[VECTORS_SECTIONS]; /* bytes of a section for which there is memory */
 } vectors_control_t;
 
@@ -148,6 +151,27 @@ static inline uint64_t vectors_section_size(int section, uint64_t capacity, uint
     default:
         return 4 * (capacity * 4) * 4;
     }
+}
+
+/* Whether the words by which a writer goes are what they can be; under the mutex. */
+static inline int vectors_is_sound(const vectors_t *vectors)
+{
+    const vectors_control_t *control = vectors->control;
+    const uint64_t *allocated = control->allocated;
+    int sound = control->count <= vectors->capacity && control->arena_used <= vectors->sizes[VECTORS_ARENA] &&
+                control->field_count <= VECTORS_FIELDS && control->frozen <= control->count &&
+                control->value_count <= vectors->sizes[VECTORS_VALUES] / sizeof(vectors_value_t) &&
+                control->frozen_arena <= control->arena_used && control->frozen_values <= control->value_count &&
+                control->id_level < 40 && (8ull << control->id_level) <= vectors->sizes[VECTORS_IDS] &&
+                control->value_level < 40 && (8ull << control->value_level) <= vectors->sizes[VECTORS_VALUE_IDS];
+
+    for (int section = 1; section < VECTORS_SECTIONS; section++)
+        if (section != VECTORS_KINDS && section != VECTORS_WORDS)
+            sound &= allocated[section] <= vectors->sizes[section];
+    return sound && allocated[VECTORS_KINDS] <= vectors->capacity && allocated[VECTORS_WORDS] <= VECTORS_FIELDS &&
+           control->arena_used <= allocated[VECTORS_ARENA] &&
+           control->value_count * sizeof(vectors_value_t) <= allocated[VECTORS_VALUES] &&
+           control->count <= allocated[VECTORS_KINDS] && control->field_count <= allocated[VECTORS_WORDS];
 }
 
 /* Memory for the first bytes of a section, or ENOSPC; under the mutex. More than asked for, so that it is rare. */
@@ -288,6 +312,20 @@ static inline void vectors_row(const vectors_t *vectors, int type, const float *
     *square = (float)kept;
 }
 
+/* Of slots that are there; no more than there can be. */
+static inline uint64_t vectors_count(const vectors_t *vectors)
+{
+    const uint64_t count = word_acquire(&vectors->control->count);
+    return count < vectors->capacity ? count : vectors->capacity;
+}
+
+static inline uint64_t vectors_value_count(const vectors_t *vectors)
+{
+    const uint64_t count = word_acquire(&vectors->control->value_count);
+    const uint64_t most = vectors->sizes[VECTORS_VALUES] / sizeof(vectors_value_t);
+    return count < most ? count : most;
+}
+
 /* ---- texts ---------------------------------------------------------------------------------------------------- */
 
 static inline int vectors_in_arena(const vectors_t *vectors, uint64_t at, uint64_t size)
@@ -339,10 +377,10 @@ static inline uint64_t vectors_find(const vectors_t *vectors, const char *id, ui
 {
     const uint64_t level = word_acquire(&vectors->control->id_level), mask = (1ull << (level & 63)) - 1;
     const uint32_t *index = vectors_level(vectors, VECTORS_IDS, level);
-    const uint64_t count = word_acquire(&vectors->control->count);
+    const uint64_t count = vectors_count(vectors);
     uint64_t place = vectors_hash(id, size, 0);
 
-    if (count - 1 < vectors->capacity && vectors_has_id(vectors, count - 1, id, size))
+    if (count != 0 && vectors_has_id(vectors, count - 1, id, size))
         return count; /* it may not be in the index yet */
     if (index == NULL)
         return 0;
@@ -350,7 +388,7 @@ static inline uint64_t vectors_find(const vectors_t *vectors, const char *id, ui
         const uint64_t found = word32_acquire(&index[place & mask]);
         if (found == 0)
             return 0;
-        if (found <= word_acquire(&vectors->control->count) && vectors_has_id(vectors, found - 1, id, size))
+        if (found <= vectors_count(vectors) && vectors_has_id(vectors, found - 1, id, size))
             return found;
     }
     return 0;
@@ -359,7 +397,7 @@ static inline uint64_t vectors_find(const vectors_t *vectors, const char *id, ui
 static inline uint64_t vectors_find_value(const vectors_t *vectors, uint32_t field, const char *bytes, uint32_t size)
 {
     const uint64_t level = word_acquire(&vectors->control->value_level), mask = (1ull << (level & 63)) - 1;
-    const uint64_t count = word_acquire(&vectors->control->value_count);
+    const uint64_t count = vectors_value_count(vectors);
     const uint32_t *index = vectors_level(vectors, VECTORS_VALUE_IDS, level);
     uint64_t place = vectors_hash(bytes, size, field + 1);
 
@@ -377,9 +415,12 @@ static inline uint64_t vectors_find_value(const vectors_t *vectors, uint32_t fie
 
 static inline void vectors_put(uint32_t *index, uint64_t mask, uint64_t hash, uint32_t number)
 {
-    while (index[hash & mask] != 0)
-        hash++;
-    __atomic_store_n(&index[hash & mask], number, __ATOMIC_RELEASE);
+    for (uint64_t looked = 0; index != NULL && looked <= mask; looked++, hash++) {
+        if (index[hash & mask] == 0) {
+            __atomic_store_n(&index[hash & mask], number, __ATOMIC_RELEASE);
+            return;
+        }
+    }
 }
 
 /* The hash under which something stands, and whether it stands in an index at all: of an id the newest change does. */
@@ -430,7 +471,7 @@ static inline int vectors_ensure_index(vectors_t *vectors, int section, uint64_t
 /* The newest change of its id is found as this slot from now on. */
 static inline void vectors_index_id(vectors_t *vectors, uint64_t slot)
 {
-    const uint64_t mask = (1ull << vectors->control->id_level) - 1;
+    const uint64_t mask = (1ull << (vectors->control->id_level & 63)) - 1;
     uint32_t *index = vectors_level(vectors, VECTORS_IDS, vectors->control->id_level);
     const char *arena = vectors->sections[VECTORS_ARENA];
     vectors_text_t text;
@@ -441,7 +482,9 @@ static inline void vectors_index_id(vectors_t *vectors, uint64_t slot)
     place = vectors_hash(arena + text.at, text.id_size, 0);
     for (uint64_t looked = 0; looked <= mask; looked++, place++) {
         const uint32_t found = index[place & mask];
-        if (found != 0 && !vectors_has_id(vectors, found - 1, arena + text.at, text.id_size))
+        const int is_other = found > vectors->capacity ||
+                             (found != 0 && !vectors_has_id(vectors, found - 1, arena + text.at, text.id_size));
+        if (is_other)
             continue;
         __atomic_store_n(&index[place & mask], (uint32_t)slot + 1, __ATOMIC_RELEASE);
         return;
@@ -607,15 +650,15 @@ static inline void vectors_repair(vectors_t *vectors)
     uint64_t hash;
 
     control->position = 0;
-    if (control->count > 0 && control->id_level != 0)
-        vectors_index_id(vectors, control->count - 1);
-    if (control->value_count > 0 && control->value_level != 0) {
-        const uint64_t last = control->value_count - 1;
+    if (vectors_count(vectors) > 0)
+        vectors_index_id(vectors, vectors_count(vectors) - 1);
+    if (vectors_value_count(vectors) > 0) {
+        const uint64_t last = vectors_value_count(vectors) - 1;
         const vectors_value_t value = VECTORS_AT(vectors, VECTORS_VALUES, vectors_value_t)[last];
         if (vectors_indexed(vectors, VECTORS_VALUE_IDS, last, &hash) &&
             vectors_find_value(vectors, value.field, vectors->sections[VECTORS_ARENA] + value.at, value.size) == 0)
             vectors_put(vectors_level(vectors, VECTORS_VALUE_IDS, control->value_level),
-                        (1ull << control->value_level) - 1, hash, (uint32_t)last + 1);
+                        (1ull << (control->value_level & 63)) - 1, hash, (uint32_t)last + 1);
     }
 }
 

@@ -105,6 +105,8 @@ cdef extern from "vectors.h" nogil:
         uint32_t size, field
     ctypedef struct vectors_control_t:
         shared_mutex_t mutex
+        uint32_t freezer
+        uint64_t frozen
         uint64_t count
         uint64_t field_count, value_count
         uint64_t position, epoch, is_over
@@ -119,6 +121,9 @@ cdef extern from "vectors.h" nogil:
         uint32_t dimension, stride
         int type, metric
 
+    bint vectors_is_sound(const vectors_t *vectors) noexcept
+    uint64_t vectors_count(const vectors_t *vectors) noexcept
+    uint64_t vectors_value_count(const vectors_t *vectors) noexcept
     uint32_t vectors_stride(int type, uint32_t dimension) noexcept
     uint64_t vectors_section_size(int section, uint64_t capacity, uint32_t stride) noexcept
     int vectors_text(const vectors_t *vectors, uint64_t slot, vectors_text_t *text) noexcept
@@ -148,6 +153,15 @@ cdef extern from "vectors.h" nogil:
         const vectors_t *vectors, const kernels_t *kernels, const void *query, float query_step, uint64_t count,
         const uint64_t *allowed, scanned_t *found, size_t k
     ) noexcept
+
+cdef extern from "segment.h" nogil:
+    ctypedef struct segment_t:
+        uint64_t collection, version
+    int segment_begin(const vectors_t *vectors, segment_t *segment, uint64_t least) noexcept
+    int segment_store(int fd, const vectors_t *vectors, segment_t *segment) noexcept
+    int segment_fits(const vectors_t *vectors, const segment_t *segment) noexcept
+    int segment_load(int fd, vectors_t *vectors, const segment_t *segment) noexcept
+    void segment_note(vectors_t *vectors, const segment_t *segment) noexcept
 
 failpoints_join(failpoints_table())
 
@@ -204,6 +218,15 @@ def sizes(const float[:, ::1] vectors not None):
             most = max(most, largest)
     return least, NAN if wrong else most
 
+
+HEADER_BYTES = sizeof(segment_t)
+
+cdef bint is_alive(uint32_t pid):
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 cdef object no_room(int error):
     return OSError(error, os.strerror(error))
@@ -307,6 +330,8 @@ cdef class VectorTail:
             Somebody else was, all the time.
         Over
             There is nothing to be written any more.
+        RegionDamaged
+            It cannot be written to.
         """
         cdef mutex_outcome outcome = MUTEX_BUSY
         cdef int64_t left = <int64_t>(timeout * 1e9)
@@ -334,6 +359,9 @@ cdef class VectorTail:
         if self.is_over:
             self.unlock()
             raise Over
+        if not vectors_is_sound(&self.vectors):
+            self.unlock()
+            raise RegionDamaged(f"{self.region.path} is damaged: its counts are beyond its memory")
 
     cpdef unlock(self):
         """Be the one no more; nothing if this thread is not."""
@@ -355,6 +383,7 @@ cdef class VectorTail:
     @property
     def is_over(self):
         """Whether the collection was dropped, or this memory given up."""
+        self.region.check_process()
         return word_acquire(&self.vectors.control.is_over) != 0
 
     def end(self):
@@ -473,12 +502,85 @@ cdef class VectorTail:
         self.vectors.control.epoch = epoch
         word_release(&self.vectors.control.position, position)
 
+    # ---- segments: what will not change, in files ----
+
+    @property
+    def frozen(self):
+        """Changes that segments have."""
+        self.region.check_process()
+        return self.vectors.control.frozen
+
+    def begin_segment(self, uint64_t collection, uint64_t least):
+        """Return the header of the next segment, if there are `least` more changes; None: not now.
+
+        Who has one is the only one to write, until :meth:`end_segment`.
+        """
+        cdef segment_t segment
+        self.check_held()
+        if self.vectors.control.freezer and is_alive(self.vectors.control.freezer):
+            return None
+        if not segment_begin(&self.vectors, &segment, least):
+            return None
+        segment.collection = collection
+        self.vectors.control.freezer = self.vectors.pid
+        return <bytes>(<char *>&segment)[:sizeof(segment)]
+
+    def write_segment(self, int fd, bytes header not None, uint64_t version):
+        """Write a segment and sync it; return its header. `version`: of the store's record of its last change.
+
+        Raises :class:`OSError`. The GIL is released.
+        """
+        cdef segment_t segment = self.segment_of(header)
+        cdef int error
+        self.region.check_process()
+        segment.version = version
+        with nogil:
+            error = segment_store(fd, &self.vectors, &segment)
+        if error:
+            raise OSError(error, os.strerror(error))
+        return <bytes>(<char *>&segment)[:sizeof(segment)]
+
+    def end_segment(self, bytes header):
+        """Take note of a segment that is in its place; None: it came to nothing."""
+        self.check_held()
+        cdef segment_t segment
+        if header is not None:
+            segment = self.segment_of(header)
+            segment_note(&self.vectors, &segment)
+        self.vectors.control.freezer = 0
+
+    def read_segment(self, int fd, bytes header not None):
+        """Take over a segment that goes on where this ends; return whether it does, and is whole.
+
+        Raises :class:`OSError`: it cannot be read, or there is no memory for it.
+        """
+        cdef segment_t segment = self.segment_of(header)
+        cdef int error
+        self.check_held()
+        if not segment_fits(&self.vectors, &segment):
+            return False
+        with nogil:
+            error = segment_load(fd, &self.vectors, &segment)
+        if error > 0:
+            raise OSError(error, os.strerror(error))
+        if error == 0:
+            segment_note(&self.vectors, &segment)
+        return error == 0
+
+    cdef segment_t segment_of(self, bytes header):
+        cdef segment_t segment
+        if <size_t>PyBytes_GET_SIZE(header) != sizeof(segment):
+            raise ValueError(f"a segment's header has {sizeof(segment)} bytes, had {len(header)}")
+        memcpy(&segment, PyBytes_AS_STRING(header), sizeof(segment))
+        return segment
+
     # ---- who reads ----
 
     @property
     def count(self):
         """Changes that are there."""
-        return word_acquire(&self.vectors.control.count)
+        self.region.check_process()
+        return vectors_count(&self.vectors)
 
     @property
     def capacity(self):
@@ -487,7 +589,7 @@ cdef class VectorTail:
 
     cdef uint64_t seen(self, uint64_t count) except? 0:
         self.region.check_process()
-        if count > min(word_acquire(&self.vectors.control.count), self.vectors.capacity):
+        if count > vectors_count(&self.vectors):
             raise ValueError(f"there are {self.count} changes, not {count}")
         return count
 
@@ -626,8 +728,7 @@ cdef class VectorTail:
         cdef list found = []
         self.seen(0)
         field = vectors_field(&self.vectors, data, size)
-        count = self.vectors.sizes[VECTORS_VALUES] // sizeof(value)
-        count = min(count, word_acquire(&self.vectors.control.value_count))
+        count = vectors_value_count(&self.vectors)
         for number in range(count if field else 0):
             memcpy(&value, self.vectors.sections[VECTORS_VALUES] + number * sizeof(value), sizeof(value))
             if value.field == field and vectors_in_arena(&self.vectors, value.at, value.size):

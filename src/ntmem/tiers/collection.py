@@ -19,7 +19,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from .._core.logrecords import ValueTooLarge
 from .._core.region import Region, RegionDamaged, RegionMismatch
 from .._core.rows import RowLog
 from .._core.vectors import Over, VectorTail, WriterBusy, sections, slot_bytes
-from ..errors import DiskFull, StorageError, VectorError, VersionConflict
+from ..errors import CorruptionError, DiskFull, NtmemError, StorageError, VectorError, VersionConflict
 from ..filters import NoColumn
 from ..records import Change
 from .engine import LmdbEngine
@@ -43,6 +43,7 @@ from .points import (
     point_key,
 )
 from .region import remove_file, tail_path
+from .segments import LEAST, freeze, thaw
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ _ATTEMPTS = 100
 _FOLLOWED = 256  # changes at once
 _GROUP = 4096
 _LEAST_SLOTS, _MOST_SLOTS = 1024, 1 << 24
+_WORTH = 65_536  # changes that are written as a segment while the store is open
 _ROOM_CHECKED = 512  # changes between two looks at what all memory comes to
 
 
@@ -94,6 +96,7 @@ class Collection:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._tail: VectorTail | None = None
+        self._freezer: threading.Thread | None = None
         self._checked = 0
         self._rows: RowLog | None = None
         self.path: str | None = None
@@ -137,24 +140,72 @@ class Collection:
             tail = self._tail
             if tail is not None and not self._is_lost(tail):
                 return tail
+            tail = self._mapped()
             try:
-                tail = self._attached() or self._made()
-            except FileExistsError:
+                with patience(), tail.held(PATIENCE):
+                    if not self._is_there():  # who drops it ends what has this name
+                        tail.end()
+                        remove_file(self.path)
+                        raise Over
+                    with _memory(self.path):
+                        thaw(self.engine, self.row.number, tail)
+                    self._catch_up(tail)
+            except Over:
+                if not self._is_there():
+                    raise
+                self._remove(tail)  # who wanted to drop it did not come to it
                 continue
-            with patience(), tail.held(PATIENCE):
-                if not self._is_there():  # who drops it looks for this memory by its name afterwards
-                    tail.end()
-                    remove_file(self.path)
-                    raise Over
-                self._catch_up(tail)
             self._tail = tail
             return tail
         raise StorageError(f"the memory of collection {self.row.number} is removed again and again; who does that?")
 
+    def _mapped(self) -> VectorTail:
+        for _ in range(_ATTEMPTS):
+            with suppress(FileExistsError):
+                return self._attached() or self._made()
+        raise StorageError(f"the memory of collection {self.row.number} comes and goes; who does that?")
+
+    def _remove(self, tail: VectorTail) -> None:
+        """Take the name of this memory away, unless another has it by now."""
+        with suppress(FileNotFoundError):
+            if self.path is not None and os.stat(self.path).st_ino == os.fstat(tail.region.fileno()).st_ino:
+                os.unlink(self.path)
+
     def _is_there(self) -> bool:
-        """Whether the store still has this collection, be it that it is being dropped."""
+        """Whether the store still has this collection."""
         value = self.engine.get(COLLECTIONS, self._key)
-        return value is not None and decode_collection(value).number == self.row.number
+        row = None if value is None else decode_collection(value)
+        return row is not None and row.number == self.row.number and not row.is_dropped
+
+    def end(self, drop: Callable[[], object]) -> None:
+        """Let nobody write any more, and `drop` it from the store before anybody looks."""
+        if self._rows is None:
+            drop()
+            return
+        with suppress(Over):
+            tail = self._tail or self._mapped()
+            with patience(), tail.held(PATIENCE):
+                tail.end()
+                drop()
+        remove_file(self.path)
+
+    def close(self) -> None:
+        """Write what no segment has as one, if there is enough."""
+        if self._freezer is not None:
+            self._freezer.join()
+        self._freeze(LEAST)
+
+    def _freeze(self, least: int) -> None:
+        tail = self._tail
+        with suppress(NtmemError, Over):  # it is a shortcut, and all is in the store
+            if tail is not None and not tail.is_over:
+                freeze(self.engine, self.row.number, tail, least)
+
+    def _freeze_soon(self) -> None:
+        with self._lock:
+            if self._freezer is None or not self._freezer.is_alive():
+                self._freezer = threading.Thread(target=self._freeze, args=(_WORTH,), name="ntmem-vectors", daemon=True)
+                self._freezer.start()
 
     def _attached(self) -> VectorTail | None:
         if self.path is None:
@@ -220,7 +271,7 @@ class Collection:
         if len(points) == 1 and self._rows is not None:
             tail, (point,) = self.tail(), points
             self._require_room(tail)
-            with _memory(self.path), suppress(WriterBusy):
+            with patience(), _memory(self.path), suppress(WriterBusy):
                 if tail.add(self._rows, self.row.number, *point, point.encode(), _SHORT) >= 0:
                     self._written(tail)
                     return
@@ -284,6 +335,8 @@ class Collection:
 
     def _written(self, tail: VectorTail) -> None:
         """See that what was written is seen, and kept as it is to be."""
+        if tail.count - tail.frozen >= _WORTH:
+            self._freeze_soon()
         if self._is_lost(tail):  # its name was removed meanwhile: others look elsewhere
             self.tail()
         if isinstance(self.engine, LogEngine) and self.engine.waits_for_disk:
@@ -319,9 +372,13 @@ def memory_of(engine: LmdbEngine) -> int:
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Say of a writer that holds the lock all the time what to do about it."""
+    """Say of a lock that cannot be taken what to do about it."""
     try:
         yield
+    except RegionDamaged as error:
+        raise CorruptionError(
+            f"{error}; close the store in all processes: what is in it is made anew from the store by who opens it next"
+        ) from error
     except WriterBusy as error:
         raise StorageError(f"{error}; is it stopped? End it, and its change is finished or undone") from error
 

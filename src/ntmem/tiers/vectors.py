@@ -20,7 +20,7 @@ from ..filters import NoColumn, Where, compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Instant, instant_ns, require_int
 from ..namespace import labels_of
 from ..records import Change
-from .collection import PATIENCE, Collection, Columns, memory_of, patience
+from .collection import Collection, Columns, memory_of
 from .engine import LmdbEngine
 from .log import LogEngine
 from .points import (
@@ -38,7 +38,7 @@ from .points import (
     encode_metadata,
     point_key,
 )
-from .region import remove_file
+from .segments import remove_segments
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -150,6 +150,11 @@ class VectorStore:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, ...], Collection] = {}
 
+    def close(self) -> None:
+        """Write what is worth it as segments, from which the next to open the store reads it."""
+        for collection in list(self._known.values()):
+            collection.close()
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("vectors cannot be pickled; pass the store, whose they are")
 
@@ -221,28 +226,24 @@ class VectorStore:
         engine, labels = self._writable(), labels_of(namespace)
         found = self._row(engine, labels)
         if found is not None:
-            over = encode_collection(msgspec.structs.replace(found, is_dropped=True))
-            engine.commit([Change("put", COLLECTIONS, collection_key(labels), over, own=True)])
+            key, over = collection_key(labels), encode_collection(msgspec.structs.replace(found, is_dropped=True))
+            collection = self._of(labels)
+            if collection is not None and collection.row.number == found.number:
+                collection.end(lambda: engine.commit([Change("put", COLLECTIONS, key, over, own=True)]))
+            self._known.pop(labels, None)
         self._finish_drop(engine, labels)
         return found is not None
 
     def _finish_drop(self, engine: LmdbEngine, labels: tuple[str, ...]) -> None:
+        """Remove the records of a collection that is none any more."""
         key = collection_key(labels)
         record = engine.get_record(COLLECTIONS, key, None)
-        if record is None or record.value is None:
+        row = None if record is None or record.value is None else decode_collection(record.value)
+        if record is None or row is None or not row.is_dropped:
             return
-        row = decode_collection(record.value)
-        if not row.is_dropped:
-            return
-        collection = self._known.pop(labels, None)
-        if collection is None or collection.row.number != row.number:
-            collection = Collection(engine, key, row, self._limit)
-        with suppress(Over):
-            tail = collection.tail()
-            with patience(), tail.held(PATIENCE):  # nobody is writing any more
-                tail.end()
-        stem, keys = point_key(row.number, 0)[:8], []
-        for found, _ in engine.entries_of(POINTS, stem):
+        remove_segments(engine, row.number)
+        keys = []
+        for found, _ in engine.entries_of(POINTS, point_key(row.number, 0)[:8]):
             keys.append(found)
             if len(keys) == _DROPPED_AT_ONCE:
                 engine.drop(POINTS, keys)
@@ -251,7 +252,6 @@ class VectorStore:
             engine.drop(POINTS, keys)
         with suppress(VersionConflict):
             engine.commit([Change("delete", COLLECTIONS, key, if_version=record.version, own=True)])
-        remove_file(collection.path)
 
     def collections(self) -> list[tuple[str, ...]]:
         """Return the namespaces that have a collection, sorted."""
@@ -410,7 +410,12 @@ class VectorStore:
                 self._make(engine, labels, CollectionRow(0, len(made[0].vector), "cosine", "int8", 16, 200))
                 continue
             with suppress(Over):
-                collection.write(points(collection.row))
+                try:
+                    made = points(collection.row)
+                except VectorError:
+                    collection.tail()  # it may be another's row by now
+                    raise
+                collection.write(made)
                 return
             self._known.pop(labels, None)
         raise StorageError(f"{_shown(labels)} is dropped again and again while it is written to")
@@ -580,9 +585,11 @@ class VectorStore:
         rerank: int | None,
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Return slots and scores of what is best for each query."""
-        _check_vectors(collection.row, queries, "the query")
         limit, chosen = self._limit_of(as_of), compile_where(where)
         count = tail.count
+        if as_of is not None and not tail.served(count, limit)[1]:  # that there is a collection may not be known then
+            return [[] for _ in queries], [[] for _ in queries]
+        _check_vectors(collection.row, queries, "the query")
         bits = None if chosen is None else _chosen(tail, count, limit, chosen)[0]
         slots, scores = tail.search(queries, max(k, rerank or 0), count, limit, bits)
         if rerank is not None:

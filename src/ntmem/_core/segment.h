@@ -1,0 +1,242 @@
+/* A part of a collection's memory in a file: slots that will not change, so that the next who opens the store need not
+ * make them from its records.
+ *
+ * A leaf: plain C, no Python. A segment goes on where the one before it ended: at its slot, its byte of the arena, its
+ * distinct value. It is read into memory that nobody uses yet, checksum by checksum, and counted when all of it is there.
+ */
+#ifndef NTMEM_SEGMENT_H
+#define NTMEM_SEGMENT_H
+
+#include "crc.h"
+#include "vectors.h"
+
+#define SEGMENT_MAGIC 0x316d6765736d746eull /* "ntmsegm1" */
+#define SEGMENT_FORMAT 1
+#define SEGMENT_SLOTS 4096u /* a segment begins and ends at a multiple of it */
+#define SEGMENT_PARTS 12
+
+typedef struct {
+    uint64_t offset, size;
+    uint32_t crc, zero;
+} segment_part_t;
+
+typedef struct {
+    uint64_t magic;
+    uint32_t format;
+    uint32_t crc; /* of this header, this field being 0 */
+    uint64_t collection;
+    uint64_t version; /* of the store's record of the last slot */
+    uint64_t first, end;
+    uint64_t arena_first, arena_end;
+    uint64_t value_first, value_end;
+    uint32_t field_count;
+    uint32_t previous; /* crc of the header of the segment before; 0: it is the first */
+    uint32_t dimension, stride;
+    int32_t type, metric;
+    segment_part_t parts[SEGMENT_PARTS];
+} segment_t;
+
+static inline uint32_t segment_crc(const segment_t *segment)
+{
+    segment_t copy = *segment;
+
+    copy.crc = 0;
+    return crc32c(&copy, sizeof copy);
+}
+
+/* Where part `part` is in memory, and its bytes. */
+static inline char *segment_part(const vectors_t *vectors, const segment_t *segment, int part, uint64_t *size)
+{
+    static const int each[] = {VECTORS_ROWS,  VECTORS_STEPS, VECTORS_SQUARES, VECTORS_KNOWN,
+                               VECTORS_EVENT, VECTORS_TEXTS, VECTORS_DELETED};
+    const uint64_t slots = segment->end - segment->first;
+
+    switch (part) {
+    case 0 ... 6: {
+        const uint64_t bits = 8 * vectors->sizes[each[part]] / vectors->capacity; /* of a slot */
+        *size = slots * bits / 8;
+        return vectors->sections[each[part]] + segment->first * bits / 8;
+    }
+    case 7:
+        *size = segment->arena_end - segment->arena_first;
+        return vectors->sections[VECTORS_ARENA] + segment->arena_first;
+    case 8:
+        *size = segment->field_count * sizeof(vectors_name_t);
+        return vectors->sections[VECTORS_NAMES];
+    case 9:
+        *size = (segment->value_end - segment->value_first) * sizeof(vectors_value_t);
+        return vectors->sections[VECTORS_VALUES] + segment->value_first * sizeof(vectors_value_t);
+    default: /* columns, one behind the other: what is given is the first one's */
+        *size = slots * segment->field_count * (part == 10 ? 1 : 8);
+        return vectors->sections[part == 10 ? VECTORS_KINDS : VECTORS_WORDS] +
+               segment->first * (part == 10 ? 1 : 8);
+    }
+}
+
+/* Pieces of a part: one, or one for each column. */
+static inline uint64_t segment_pieces(const segment_t *segment, int part) { return part < 10 ? 1 : segment->field_count; }
+
+static inline uint64_t segment_stride(const vectors_t *vectors, int part) { return vectors->capacity * (part == 10 ? 1 : 8); }
+
+typedef ssize_t (*segment_io_t)(int fd, char *bytes, size_t size, off_t at);
+
+static inline ssize_t segment_write(int fd, char *bytes, size_t size, off_t at) { return pwrite(fd, bytes, size, at); }
+static inline ssize_t segment_read(int fd, char *bytes, size_t size, off_t at) { return pread(fd, bytes, size, at); }
+
+/* 0 or errno; EIO: the file ends too early. */
+static inline int segment_move(segment_io_t move, int fd, char *bytes, uint64_t size, uint64_t at)
+{
+    while (size > 0) {
+        const ssize_t done = move(fd, bytes, size < 1u << 30 ? size : 1u << 30, (off_t)at);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return done < 0 ? errno : EIO;
+        bytes += done;
+        at += (uint64_t)done;
+        size -= (uint64_t)done;
+    }
+    return 0;
+}
+
+static inline int segment_move_part(segment_io_t move, int fd, const vectors_t *vectors, const segment_t *segment,
+                                    int part, uint64_t at, uint32_t *crc)
+{
+    const uint64_t pieces = segment_pieces(segment, part);
+    uint64_t size;
+    char *bytes = segment_part(vectors, segment, part, &size);
+    int error = 0;
+
+    *crc = 0;
+    for (uint64_t piece = 0; piece < pieces && size != 0 && error == 0; piece++) {
+        char *from = bytes + piece * (pieces > 1 || part >= 10 ? segment_stride(vectors, part) : 0);
+        uint32_t both[2] = {*crc, 0};
+        error = segment_move(move, fd, from, size / pieces, at + piece * (size / pieces));
+        both[1] = crc32c(from, size / pieces);
+        *crc = crc32c(both, sizeof both);
+    }
+    return error;
+}
+
+/* What is to be written next: taken under the mutex. Returns 0 if there is nothing. */
+static inline int segment_begin(const vectors_t *vectors, segment_t *segment, uint64_t least)
+{
+    const vectors_control_t *control = vectors->control;
+
+    memset(segment, 0, sizeof *segment);
+    segment->magic = SEGMENT_MAGIC;
+    segment->format = SEGMENT_FORMAT;
+    segment->first = control->frozen;
+    segment->end = control->count / SEGMENT_SLOTS * SEGMENT_SLOTS;
+    segment->arena_first = control->frozen_arena;
+    segment->arena_end = control->arena_used;
+    segment->value_first = control->frozen_values;
+    segment->value_end = control->value_count;
+    segment->field_count = (uint32_t)control->field_count;
+    segment->previous = control->frozen_crc;
+    segment->dimension = vectors->dimension;
+    segment->stride = vectors->stride;
+    segment->type = vectors->type;
+    segment->metric = vectors->metric;
+    return segment->end >= segment->first + (least > SEGMENT_SLOTS ? least : SEGMENT_SLOTS);
+}
+
+/* Writes a segment that was begun; nothing of what it has changes meanwhile. 0 or errno. */
+static inline int segment_store(int fd, const vectors_t *vectors, segment_t *segment)
+{
+    uint64_t at = page_round_up(sizeof *segment);
+    int error = 0;
+
+    for (int part = 0; part < SEGMENT_PARTS && error == 0; part++) {
+        segment_part_t *entry = &segment->parts[part];
+        entry->offset = at;
+        segment_part(vectors, segment, part, &entry->size);
+        error = segment_move_part(segment_write, fd, vectors, segment, part, at, &entry->crc);
+        at = page_round_up(at + entry->size);
+    }
+    segment->crc = segment_crc(segment);
+    if (error == 0)
+        error = segment_move(segment_write, fd, (char *)segment, sizeof *segment, 0);
+    if (error == 0 && fsync(fd) != 0)
+        error = errno;
+    return error;
+}
+
+/* Whether a header goes on where this memory ends; under the mutex. */
+static inline int segment_fits(const vectors_t *vectors, const segment_t *segment)
+{
+    const vectors_control_t *control = vectors->control;
+
+    return segment->magic == SEGMENT_MAGIC && segment->format == SEGMENT_FORMAT &&
+           segment->crc == segment_crc(segment) && segment->dimension == vectors->dimension &&
+           segment->stride == vectors->stride && segment->type == vectors->type && segment->metric == vectors->metric &&
+           segment->first == control->count && segment->first == control->frozen && segment->first < segment->end &&
+           segment->end <= vectors->capacity && segment->first % SEGMENT_SLOTS == 0 &&
+           segment->end % SEGMENT_SLOTS == 0 && segment->arena_first == control->frozen_arena &&
+           segment->arena_first <= segment->arena_end && segment->arena_end <= vectors->sizes[VECTORS_ARENA] &&
+           segment->value_first == control->frozen_values && segment->value_first <= segment->value_end &&
+           segment->value_end <= vectors->sizes[VECTORS_VALUES] / sizeof(vectors_value_t) &&
+           segment->previous == control->frozen_crc && segment->field_count <= VECTORS_FIELDS;
+}
+
+/* Reads a segment whose header fits. 0; errno; or -1: it is damaged, and nothing of it counts. */
+static inline int segment_load(int fd, vectors_t *vectors, const segment_t *segment)
+{
+    vectors_control_t *control = vectors->control;
+    const uint64_t slots = segment->end - segment->first;
+    uint64_t hash;
+    int error = vectors_ensure_slot(vectors, segment->end - 1);
+
+    if (error == 0)
+        error = vectors_ensure(vectors, VECTORS_ARENA, segment->arena_end);
+    if (error == 0)
+        error = vectors_ensure(vectors, VECTORS_NAMES, vectors->sizes[VECTORS_NAMES]);
+    if (error == 0)
+        error = vectors_ensure(vectors, VECTORS_VALUES, segment->value_end * sizeof(vectors_value_t));
+    if (error == 0)
+        error = vectors_ensure_columns(vectors, segment->end, segment->field_count);
+    if (error == 0)
+        error = vectors_ensure_index(vectors, VECTORS_IDS, segment->first, slots);
+    if (error == 0 && segment->value_end != 0)
+        error = vectors_ensure_index(vectors, VECTORS_VALUE_IDS, segment->value_first,
+                                     segment->value_end - segment->value_first);
+    for (int part = 0; part < SEGMENT_PARTS && error == 0; part++) {
+        uint64_t size;
+        uint32_t crc;
+        segment_part(vectors, segment, part, &size);
+        if (size != segment->parts[part].size || segment->parts[part].offset > 1ull << 48)
+            return -1;
+        error = segment_move_part(segment_read, fd, vectors, segment, part, segment->parts[part].offset, &crc);
+        if (error == EIO || (error == 0 && crc != segment->parts[part].crc))
+            return -1;
+    }
+    if (error != 0)
+        return error;
+    control->arena_used = segment->arena_end;
+    word_release(&control->field_count, segment->field_count);
+    for (uint64_t number = segment->value_first; number < segment->value_end; number++) {
+        word_release(&control->value_count, number + 1);
+        if (vectors_indexed(vectors, VECTORS_VALUE_IDS, number, &hash))
+            vectors_put(vectors_level(vectors, VECTORS_VALUE_IDS, control->value_level),
+                        (1ull << (control->value_level & 63)) - 1, hash, (uint32_t)number + 1);
+    }
+    for (uint64_t slot = segment->first; slot < segment->end; slot++) {
+        VECTORS_AT(vectors, VECTORS_LINKS, vectors_link_t)[slot] = (vectors_link_t){0, 0};
+        vectors_bit(vectors, VECTORS_SPECIAL, slot, vectors_is_deletion(vectors, slot));
+        vectors_publish(vectors, 0, 0);
+    }
+    return 0;
+}
+
+/* From now on the next segment begins behind this one; under the mutex. */
+static inline void segment_note(vectors_t *vectors, const segment_t *segment)
+{
+    vectors_control_t *control = vectors->control;
+
+    control->frozen = segment->end;
+    control->frozen_arena = segment->arena_end;
+    control->frozen_values = segment->value_end;
+    control->frozen_crc = segment->crc;
+}
+
+#endif

@@ -1,0 +1,134 @@
+"""Segments of a collection: what its memory has, in files of the store's directory, so that the next reads these.
+
+Only a shortcut: all of it can be made from the records of the store, and is where a segment is missing or damaged. A
+segment goes on where the one before it ended, and is bound to it, and to the version of the last record it has: records
+have numbers without gaps and do not change, so that version says that all before are the same, too. (A backup that was
+put back has other versions from there on.)
+
+**Invariants**
+
+- A segment has its name only when all of it is on disk. It is never changed, only replaced.
+- Nothing of a segment counts before all its checksums were right.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from contextlib import suppress
+from glob import escape, glob
+from typing import TYPE_CHECKING
+
+from .._core.region import RegionDamaged
+from .._core.vectors import HEADER_BYTES, Over, VectorTail, WriterBusy
+from ..errors import CorruptionError
+from .points import POINTS, point_key
+
+if TYPE_CHECKING:
+    from .engine import LmdbEngine
+
+_log = logging.getLogger("ntmem")
+
+_HEAD = struct.Struct("<QIIQQQQ")  # magic format crc collection version first end
+LEAST = 4096
+"""Changes that are worth a segment; it has a multiple of them."""
+_BRIEF = 0.5  # seconds for the lock
+
+
+def _path(directory: str, collection: int, first: int) -> str:
+    return os.path.join(directory, "vectors", f"{collection:08x}-{first:012x}.segment")
+
+
+def thaw(engine: LmdbEngine, collection: int, tail: VectorTail) -> None:
+    """Take over the segments that go on where the memory of a collection ends; for who has it locked."""
+    directory = engine.store.directory
+    while directory is not None and tail.frozen == tail.count < tail.capacity:
+        path = _path(directory, collection, tail.count)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _log.warning("%s cannot be read (%s); its vectors are taken from the store", path, error)
+            return
+        try:
+            if not _thawed(engine, collection, tail, file):
+                _log.warning("%s is damaged, or of another state of the store; its vectors are taken from there", path)
+                return
+        finally:
+            os.close(file)
+
+
+def _thawed(engine: LmdbEngine, collection: int, tail: VectorTail, file: int) -> bool:
+    header = os.pread(file, HEADER_BYTES, 0)
+    if len(header) < HEADER_BYTES:
+        return False
+    _, _, _, owner, version, _, end = _HEAD.unpack_from(header)
+    if owner != collection or not 0 < end < 1 << 48 or version != _version(engine, collection, end - 1):
+        return False
+    return tail.read_segment(file, header)
+
+
+def _version(engine: LmdbEngine, collection: int, number: int) -> int | None:
+    try:
+        record = engine.get_record(POINTS, point_key(collection, number), None)
+    except CorruptionError:
+        return None
+    return None if record is None else record.version
+
+
+def freeze(engine: LmdbEngine, collection: int, tail: VectorTail, least: int = LEAST) -> bool:
+    """Write the changes that no segment has yet as a segment, if there are enough; return whether that was done."""
+    directory = engine.store.directory
+    if directory is None or engine.read_only or tail.count - tail.frozen < least:
+        return False
+    try:
+        with tail.held(_BRIEF):
+            header = tail.begin_segment(collection, least)
+    except (WriterBusy, Over, RegionDamaged):
+        return False
+    if header is None:
+        return False
+    written = None
+    try:
+        written = _written(engine, directory, collection, tail, header)
+    except OSError as error:
+        _log.warning("no segment of vectors was written to %s (%s); they are in the store", directory, error)
+    finally:
+        with suppress(WriterBusy, Over, RegionDamaged), tail.held(_BRIEF):
+            tail.end_segment(written)
+    return written is not None
+
+
+def _written(engine: LmdbEngine, directory: str, collection: int, tail: VectorTail, header: bytes) -> bytes | None:
+    *_, first, end = _HEAD.unpack_from(header)
+    version = _version(engine, collection, end - 1)
+    if version is None:
+        return None
+    path = _path(directory, collection, first)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    temporary = f"{path}.{os.getpid()}"
+    file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        written = tail.write_segment(file, header, version)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(file)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return written
+
+
+def remove_segments(engine: LmdbEngine, collection: int) -> None:
+    """Remove the segments of a collection that was dropped."""
+    if engine.store.directory is not None:
+        for path in glob(f"{escape(os.path.join(engine.store.directory, 'vectors'))}/{collection:08x}-*"):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
