@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from vectors import DTYPES, LAST, METRICS, SECOND, START, Plain, check, check_ge
 
 import ntmem
 from ntmem import LATEST, VectorError
+from ntmem.filters import compile_where
 from ntmem.tiers import collection as collections
 from ntmem.tiers.region import tail_path
 
@@ -1298,3 +1300,33 @@ def test_however_durable(ram: Path, durability: Any) -> None:
         v.add_many("n", ["b", "c"], [[1, 0], [1, 1]])
         v.delete("n", "c")
         assert ids(v.search("n", [1, 0])) == ["a", "b"]
+
+
+# -- bits of filters that are kept
+
+
+def test_what_passes_a_filter_is_the_same_kept_or_not() -> None:
+    """Over adding, replacing, deleting, a field that comes late, fewer slots than before, and more filters than fit."""
+    chance = random.Random(5)
+    filters: list[dict[str, Any]] = [
+        *({"a": {"$lt": 5}}, {"a": 3}, {"b": "x1"}, {"b": {"$prefix": "x"}}, {"late": {"$exists": False}}),
+        *({"late": {"$gte": 2}}, {"$or": [{"a": 1}, {"late": {"$ne": 3}}]}, {"b": {"$nin": ["x1", "x2"]}}),
+        *({"a": {"$gt": number}} for number in range(14)),
+    ]
+    with ntmem.open() as memory:
+        v = memory.vectors
+        for step in range(600):
+            metadata = {"a": chance.randrange(10), "b": f"x{chance.randrange(4)}"}
+            if step > 300:
+                metadata["late"] = chance.randrange(5)
+            v.add("n", str(chance.randrange(400)), [1, chance.random()], metadata)
+            if chance.random() < 0.05:
+                v.delete("n", str(chance.randrange(400)))
+            where = compile_where(chance.choice(filters))
+            assert where is not None
+            collection = v._of(("n",))
+            assert collection is not None
+            tail = collection.tail()
+            count = tail.count if chance.random() < 0.7 else chance.randrange(tail.count + 1)
+            expected = where.bits(collections.Columns(tail), count)
+            assert np.array_equal(collection.passing(tail, where, count), expected), (where, count)

@@ -89,6 +89,8 @@ typedef struct {
     uint64_t frozen, frozen_arena, frozen_values; /* up to where segments in files have what is here: segment.h */
     uint32_t frozen_crc;
     uint32_t freezer; /* pid of who writes the next one; 0: nobody */
+    uint32_t builder; /* and of who makes a graph */
+    uint64_t graphs;  /* how many were made */
     uint64_t allocated[VECTORS_SECTIONS]; /* bytes of a section for which there is memory */
 } vectors_control_t;
 

@@ -61,6 +61,7 @@ cdef extern from "sync.h" nogil:
     uint32_t mutex_holder(const shared_mutex_t *shared) noexcept
     uint64_t word_acquire(const uint64_t *word) noexcept
     void word_release(uint64_t *word, uint64_t value) noexcept
+    uint64_t word_add(uint64_t *word, uint64_t value) noexcept
 
 cdef extern from "vectors.h" nogil:
     void FAILPOINT_vectors_locked "FAILPOINT(vectors_locked); (void)" (int) noexcept
@@ -95,7 +96,9 @@ cdef extern from "vectors.h" nogil:
         VECTORS_KINDS
         VECTORS_WORDS
         VECTORS_VALUES
-        VECTORS_LINKS
+        VECTORS_ROWS
+        VECTORS_STEPS
+        VECTORS_SQUARES
 
     ctypedef struct vectors_text_t:
         uint64_t at
@@ -105,8 +108,8 @@ cdef extern from "vectors.h" nogil:
         uint32_t size, field
     ctypedef struct vectors_control_t:
         shared_mutex_t mutex
-        uint32_t freezer
-        uint64_t frozen
+        uint32_t freezer, builder
+        uint64_t frozen, graphs
         uint64_t count
         uint64_t field_count, value_count
         uint64_t position, epoch, is_over
@@ -175,6 +178,7 @@ cdef enum:
 
 cdef object encode = msgspec.msgpack.Encoder().encode
 cdef object decode = msgspec.msgpack.Decoder().decode
+cdef object new_tuple = tuple.__new__
 
 
 class WriterBusy(TimeoutError):
@@ -287,6 +291,7 @@ cdef class VectorTail:
     cdef const kernels_t *kernels
     cdef unsigned long long holder      # thread of this process that has it locked, 0: none
     cdef float[::1] scratch
+    cdef object dtype
 
     def __init__(self, Region region not None, uint32_t dimension, str dtype not None, str metric not None,
                  str kernels=None, *, bint is_new=False):
@@ -318,6 +323,7 @@ cdef class VectorTail:
             raise ValueError(f"there are no kernels {wanted!r} on this machine")
         self.kernels = kernels_at(place)
         self.scratch = np.empty(dimension, np.float32)
+        self.dtype = np.dtype(dtype)
 
     # ---- who writes ----
 
@@ -574,6 +580,70 @@ cdef class VectorTail:
         memcpy(&segment, PyBytes_AS_STRING(header), sizeof(segment))
         return segment
 
+    # ---- graphs of what will not change: ntmem/tiers/graphs.py ----
+
+    @property
+    def graphs(self):
+        """How many graphs were made since this memory is there."""
+        self.region.check_process()
+        return word_acquire(&self.vectors.control.graphs)
+
+    def announce_graphs(self):
+        """Let others look for graphs again."""
+        self.region.check_process()
+        word_add(&self.vectors.control.graphs, 1)
+
+    def claim_build(self):
+        """Be the one who makes graphs, until :meth:`release_build`; return whether nobody else is."""
+        self.check_held()
+        if self.vectors.control.builder and is_alive(self.vectors.control.builder):
+            return False
+        self.vectors.control.builder = self.vectors.pid
+        return True
+
+    def release_build(self):
+        """Make no more graphs."""
+        self.check_held()
+        self.vectors.control.builder = 0
+
+    def newest(self, uint64_t first, uint64_t end):
+        """Return the latest `ts_known` of slots from `first` to before `end`."""
+        cdef int64_t newest = 0
+        cdef const int64_t *known = <const int64_t *>self.vectors.sections[VECTORS_KNOWN]
+        cdef uint64_t slot
+        self.seen(end)
+        for slot in range(first, end):
+            newest = max(newest, known[slot])
+        return newest
+
+    def arrays(self, uint64_t first, uint64_t end):
+        """Return rows, steps and squares of slots from `first` to before `end`, where they stand.
+
+        They are valid as long as this object is there.
+        """
+        cdef uint32_t stride = self.vectors.stride
+        if first >= end:
+            raise ValueError(f"there are no slots from {first} to {end}")
+        self.seen(end)
+        rows = np.asarray(<uint8_t[:end - first, :stride]>(
+            <uint8_t *>self.vectors.sections[VECTORS_ROWS] + first * stride
+        ))
+        steps = np.asarray(<float[:end - first]>(<float *>self.vectors.sections[VECTORS_STEPS] + first))
+        squares = np.asarray(<float[:end - first]>(<float *>self.vectors.sections[VECTORS_SQUARES] + first))
+        return rows.view(self.dtype)[:, :self.vectors.dimension], steps, squares
+
+    def query(self, const float[::1] vector not None):
+        """Return a query as rows are searched by it: its numbers, its step, and what is to be taken from values."""
+        cdef float step = 0, square = 0
+        if <uint32_t>vector.shape[0] != self.vectors.dimension:
+            raise ValueError(f"a query has {self.vectors.dimension} dimensions here, had {vector.shape[0]}")
+        numbers = np.empty(self.vectors.dimension, np.int8 if self.vectors.type == VECTORS_I8 else np.float32)
+        scratch = np.empty(self.vectors.dimension, np.float32)
+        cdef uint8_t[::1] to = numbers.view(np.uint8)
+        cdef float[::1] room = scratch
+        vectors_query(&self.vectors, &vector[0], &room[0], &to[0], &step, &square)
+        return numbers, step, square if self.vectors.metric == VECTORS_L2 else 0.0
+
     # ---- who reads ----
 
     @property
@@ -614,15 +684,30 @@ cdef class VectorTail:
         found.ts_known = (<int64_t *>self.vectors.sections[VECTORS_KNOWN])[slot]
         return found
 
+    cdef object checked(self, uint64_t count, bits):
+        found = np.ascontiguousarray(bits, np.uint64)
+        if <uint64_t>len(found) != (count + 63) // 64:
+            raise ValueError(f"bits of {count} slots are {(count + 63) // 64} words, were {len(found)}")
+        return found
+
+    def ids(self, const uint32_t[:, ::1] slots not None, const float[:, ::1] scores not None):
+        """Return the id of each slot, None where the score is NaN: what :meth:`search` returned."""
+        cdef Py_ssize_t i, j
+        found = np.empty((slots.shape[0], slots.shape[1]), np.object_)
+        cdef object[:, ::1] names = found
+        for i in range(min(slots.shape[0], scores.shape[0])):
+            for j in range(min(slots.shape[1], scores.shape[1])):
+                if scores[i, j] == scores[i, j]:
+                    names[i, j] = self.found(slots[i, j]).id
+        return found
+
     def served(self, uint64_t count, int64_t limit, bits=None):
         """Return a bit for each of the first `count` slots that are served at an instant, of those in `bits`, and how
         many these are."""
         cdef uint64_t[::1] words
         cdef uint64_t left = 0
         self.seen(count)
-        kept = np.empty((count + 63) // 64, np.uint64) if bits is None else np.array(bits, np.uint64)
-        if <uint64_t>len(kept) != (count + 63) // 64:
-            raise ValueError(f"bits of {count} slots are {(count + 63) // 64} words, were {len(kept)}")
+        kept = np.empty((count + 63) // 64, np.uint64) if bits is None else np.array(self.checked(count, bits))
         if count == 0:
             return kept, 0
         words = kept
@@ -651,42 +736,90 @@ cdef class VectorTail:
         -----
         **Thread safety**: the GIL is released. **Complexity**: O(n count d).
         """
-        cdef size_t n = queries.shape[0], i, j, found
-        cdef scanned_t *best = NULL
-        cdef void *query = NULL
-        cdef float *scratch = NULL
-        cdef float step = 0, square = 0
-        cdef uint64_t[::1] words
-        cdef const uint64_t *allowed = NULL
-        cdef int metric = self.vectors.metric
-        if <uint32_t>queries.shape[1] != self.vectors.dimension:
-            raise ValueError(f"queries have {self.vectors.dimension} dimensions here, had {queries.shape[1]}")
-        self.seen(count)
+        cdef size_t n = queries.shape[0], i, j, found = 0
+        cdef scanned_t *best
         k = min(k, count)
         numbers, values = np.zeros((n, k), np.uint32), np.full((n, k), np.nan, np.float32)
         cdef uint32_t[:, ::1] slots = numbers
         cdef float[:, ::1] scores = values
-        if n == 0 or k == 0:
-            return numbers, values
-        if bits is not None or not vectors_all_served(&self.vectors, limit):
-            words = self.served(count, limit, bits)[0]
+        best = self.best_of(queries, k, count, limit, bits, &found)
+        for i in range(n):
+            for j in range(found):
+                slots[i, j] = best[i * k + j].row
+                scores[i, j] = best[i * k + j].value
+        free(best)
+        return numbers, values
+
+    def hits(self, type make not None, const float[:, ::1] queries not None, size_t k, uint64_t count, int64_t limit,
+             bits=None, float least=-INFINITY):
+        """Return what :meth:`search` finds, for each query a list: id, score, metadata, ts_event and ts_known.
+
+        Parameters
+        ----------
+        make : type
+            Of tuples, of which each is one.
+        least : float
+            What scores less is left out.
+        """
+        cdef size_t i, j, found = 0
+        cdef scanned_t *best
+        cdef scanned_t one
+        cdef Found at
+        cdef list answers = [], answer
+        k = min(k, count)
+        best = self.best_of(queries, k, count, limit, bits, &found)
+        try:
+            for i in range(<size_t>queries.shape[0]):
+                answer = []
+                for j in range(found):
+                    one = best[i * k + j]
+                    if not one.value >= least:
+                        break
+                    at = self.found(one.row)
+                    fields = decode(at.metadata) if PyBytes_GET_SIZE(at.metadata) else {}
+                    answer.append(new_tuple(make, (at.id, one.value, fields, at.ts_event, at.ts_known)))
+                answers.append(answer)
+            return answers
+        finally:
+            free(best)
+
+    cdef scanned_t *best_of(
+        self, const float[:, ::1] queries, size_t k, uint64_t count, int64_t limit, bits, size_t *found
+    ) except NULL:
+        """Return the `k` best for each query, one after the other, of which the first `found` are there."""
+        cdef size_t n = queries.shape[0], i, j
+        cdef scanned_t *best = NULL
+        cdef void *query = NULL
+        cdef float *scratch = NULL
+        cdef float step = 0, square = 0
+        cdef const uint64_t[::1] words
+        cdef const uint64_t *allowed = NULL
+        cdef bint all_served
+        if count and <uint32_t>queries.shape[1] != self.vectors.dimension:
+            raise ValueError(f"queries have {self.vectors.dimension} dimensions here, had {queries.shape[1]}")
+        self.seen(count)
+        all_served = vectors_all_served(&self.vectors, limit)
+        if count and (bits is not None or not all_served):
+            words = self.checked(count, bits) if all_served else self.served(count, limit, bits)[0]
             allowed = &words[0]
         try:
-            best = <scanned_t *>malloc(k * sizeof(scanned_t))
+            best = <scanned_t *>malloc((n * k + 1) * sizeof(scanned_t))
             query = malloc(self.vectors.dimension * sizeof(float))
             scratch = <float *>malloc(self.vectors.dimension * sizeof(float))
             if best == NULL or query == NULL or scratch == NULL:
+                free(best)
                 raise MemoryError(f"no memory for {k} results")
             with nogil:
                 for i in range(n):
+                    if k == 0:
+                        break
                     vectors_query(&self.vectors, &queries[i, 0], scratch, query, &step, &square)
-                    found = vectors_best(&self.vectors, self.kernels, query, step, count, allowed, best, k)
-                    for j in range(found):
-                        slots[i, j] = best[j].row
-                        scores[i, j] = best[j].value - square if metric == VECTORS_L2 else best[j].value
-            return numbers, values
+                    found[0] = vectors_best(&self.vectors, self.kernels, query, step, count, allowed, best + i * k, k)
+                    if self.vectors.metric == VECTORS_L2:
+                        for j in range(found[0]):
+                            best[i * k + j].value -= square
+            return best
         finally:
-            free(best)
             free(query)
             free(scratch)
 

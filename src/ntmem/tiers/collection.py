@@ -21,14 +21,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
 
 from .._core.logrecords import ValueTooLarge
 from .._core.region import Region, RegionDamaged, RegionMismatch
 from .._core.rows import RowLog
 from .._core.vectors import Over, VectorTail, WriterBusy, sections, slot_bytes
 from ..errors import CorruptionError, DiskFull, NtmemError, StorageError, VectorError, VersionConflict
-from ..filters import NoColumn
+from ..filters import NoColumn, Where
 from ..records import Change
 from .engine import LmdbEngine
 from .log import LogEngine, encoded
@@ -46,7 +48,6 @@ from .region import remove_file, tail_path
 from .segments import LEAST, freeze, thaw
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 _log = logging.getLogger("ntmem")
@@ -59,20 +60,23 @@ _GROUP = 4096
 _LEAST_SLOTS, _MOST_SLOTS = 1024, 1 << 24
 _WORTH = 65_536  # changes that are written as a segment while the store is open
 _ROOM_CHECKED = 512  # changes between two looks at what all memory comes to
+_FILTERS = 16  # whose bits are kept
 
 
 class Columns:
-    """Metadata of a collection, as filters ask for them."""
+    """Metadata of a collection from a slot on, as filters ask for them."""
 
-    def __init__(self, tail: VectorTail) -> None:
+    def __init__(self, tail: VectorTail, first: int = 0) -> None:
         self.tail = tail
+        self.first = first
 
     def column(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint64]] | None:
         """Return kinds and words of a field; None: nothing has it."""
         try:
-            return self.tail.column(name)
+            found = self.tail.column(name)
         except KeyError:
             raise NoColumn(name) from None
+        return None if found is None else (found[0][self.first :], found[1][self.first :])
 
     def interned(self, name: str) -> list[tuple[int, bytes]]:
         """Return numbers and MessagePack of the distinct values of a field."""
@@ -81,6 +85,37 @@ class Columns:
     def intern_number(self, name: str, data: bytes) -> int:
         """Return the number of a distinct value; -1: there is none such."""
         return self.tail.intern_number(name, data)
+
+
+class Passing:
+    """Which slots pass the filters that were asked lately.
+
+    Metadata of a slot never change, so only those behind are asked when a filter comes again.
+    """
+
+    def __init__(self, tail: VectorTail) -> None:
+        self.tail = tail
+        self._lock = threading.Lock()
+        self._known: dict[Where, tuple[int, NDArray[np.uint64]]] = {}  # the one asked last stands last
+
+    def bits(self, where: Where, count: int) -> NDArray[np.uint64]:
+        """Return a bit for each of the first `count` slots, not to be changed."""
+        with self._lock:
+            done, bits = found = self._known.pop(where, None) or (0, np.empty(0, np.uint64))
+            self._known[where] = found
+            if len(self._known) > _FILTERS:
+                del self._known[next(iter(self._known))]
+        if done == count:
+            return bits
+        first = min(done, count) // 64 * 64
+        more = where.bits(Columns(self.tail, first), count - first)
+        bits = np.concatenate((bits[: first // 64], more))
+        bits.flags.writeable = False
+        if count > done:
+            with self._lock:
+                if where in self._known:
+                    self._known[where] = (count, bits)
+        return bits
 
 
 class Collection:
@@ -97,6 +132,7 @@ class Collection:
         self._lock = threading.Lock()
         self._tail: VectorTail | None = None
         self._freezer: threading.Thread | None = None
+        self._passing: Passing | None = None
         self._checked = 0
         self._rows: RowLog | None = None
         self.path: str | None = None
@@ -127,6 +163,13 @@ class Collection:
             with patience(), tail.held(PATIENCE):
                 self._catch_up(tail)
         return tail
+
+    def passing(self, tail: VectorTail, where: Where, count: int) -> NDArray[np.uint64]:
+        """Return which of the first slots pass a filter, not to be changed; raise :class:`NoColumn` if it has none."""
+        found = self._passing
+        if found is None or found.tail is not tail:
+            found = self._passing = Passing(tail)
+        return found.bits(where, count)
 
     def _is_lost(self, tail: VectorTail) -> bool:
         """Whether somebody has removed the name of this memory. Of a collection that was dropped, raise."""
@@ -260,27 +303,38 @@ class Collection:
             many = _FOLLOWED
 
     def _apply(self, tail: VectorTail, point: Point) -> None:
-        with _memory(self.path):
-            tail.stage(point.id, point.vector, point.ts_event, point.ts_known, point.metadata)
+        try:
+            tail.stage(*point)
+        except OSError as error:
+            _refuse(self.path, error)
         tail.publish()
 
     # -- changing it
 
     def write(self, points: Sequence[Point]) -> None:
         """Add changes, in order; those of a group all or none."""
-        if len(points) == 1 and self._rows is not None:
-            tail, (point,) = self.tail(), points
-            self._require_room(tail)
-            with patience(), _memory(self.path), suppress(WriterBusy):
-                if tail.add(self._rows, self.row.number, *point, point.encode(), _SHORT) >= 0:
-                    self._written(tail)
-                    return
+        if len(points) == 1 and self._rows is not None and self._write_one(self._rows, points[0]):
+            return
         done, size = 0, _GROUP
         while done < len(points):
             try:
                 done += self._write_group(points[done : done + size], done)
             except ValueTooLarge:
                 size = max(1, min(size, len(points) - done) // 2)
+
+    def _write_one(self, rows: RowLog, point: Point) -> bool:
+        """Add a change the short way; return False if it is to be done the other."""
+        tail = self.tail()
+        self._require_room(tail)
+        try:
+            if tail.add(rows, self.row.number, *point, point.encode(), _SHORT) < 0:
+                return False
+        except (WriterBusy, RegionDamaged):
+            return False  # the other way waits, or says what to do
+        except OSError as error:
+            _refuse(self.path, error)
+        self._written(tail)
+        return True
 
     def _write_group(self, points: Sequence[Point], done: int) -> int:
         """Write changes as one group; raise :class:`ValueTooLarge` if the log does not take so many at once."""
@@ -389,11 +443,16 @@ def _memory(path: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
-            raise
-        where = "this process" if path is None else os.path.dirname(path)
-        raise DiskFull(
-            f"there is no memory for more vectors in {where} ({error.strerror}), or the collection is as large as it "
-            "may become; nothing of the change was kept. Free some, drop a collection, or open the store with more "
-            "max_memory_bytes"
-        ) from error
+        _refuse(path, error)
+
+
+def _refuse(path: str | None, error: OSError) -> NoReturn:
+    """Raise an error again; one that is for want of memory names what is full."""
+    if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
+        raise error
+    where = "this process" if path is None else os.path.dirname(path)
+    raise DiskFull(
+        f"there is no memory for more vectors in {where} ({error.strerror}), or the collection is as large as it "
+        "may become; nothing of the change was kept. Free some, drop a collection, or open the store with more "
+        "max_memory_bytes"
+    ) from error

@@ -39,6 +39,7 @@ MOST_DEPTH = 32
 MOST_DIMENSIONS = 65_536
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(dict[str, Any])
+_NESTED = (dict, list)
 
 
 class CollectionRow(msgspec.Struct, array_like=True, frozen=True):
@@ -153,5 +154,5 @@ def decode_metadata(data: bytes) -> dict[str, Any]:
 
 def _depth(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    deep = [each for each in inner if isinstance(each, dict | list)]
-    return 1 + max(map(_depth, deep), default=0) if isinstance(value, dict | list) else 0
+    deep = [each for each in inner if isinstance(each, _NESTED)]
+    return 1 + max(map(_depth, deep), default=0) if isinstance(value, _NESTED) else 0

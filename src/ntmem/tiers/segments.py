@@ -16,9 +16,10 @@ from __future__ import annotations
 import logging
 import os
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from glob import escape, glob
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .._core.region import RegionDamaged
 from .._core.vectors import HEADER_BYTES, Over, VectorTail, WriterBusy
@@ -27,6 +28,8 @@ from .points import POINTS, point_key
 
 if TYPE_CHECKING:
     from .engine import LmdbEngine
+
+T = TypeVar("T")
 
 _log = logging.getLogger("ntmem")
 
@@ -65,12 +68,13 @@ def _thawed(engine: LmdbEngine, collection: int, tail: VectorTail, file: int) ->
     if len(header) < HEADER_BYTES:
         return False
     _, _, _, owner, version, _, end = _HEAD.unpack_from(header)
-    if owner != collection or not 0 < end < 1 << 48 or version != _version(engine, collection, end - 1):
+    if owner != collection or not 0 < end < 1 << 48 or version != version_of(engine, collection, end - 1):
         return False
     return tail.read_segment(file, header)
 
 
-def _version(engine: LmdbEngine, collection: int, number: int) -> int | None:
+def version_of(engine: LmdbEngine, collection: int, number: int) -> int | None:
+    """Return the version of the store's record of a change; None: there is none that can be read."""
     try:
         record = engine.get_record(POINTS, point_key(collection, number), None)
     except CorruptionError:
@@ -103,15 +107,20 @@ def freeze(engine: LmdbEngine, collection: int, tail: VectorTail, least: int = L
 
 def _written(engine: LmdbEngine, directory: str, collection: int, tail: VectorTail, header: bytes) -> bytes | None:
     *_, first, end = _HEAD.unpack_from(header)
-    version = _version(engine, collection, end - 1)
+    version = version_of(engine, collection, end - 1)
     if version is None:
         return None
-    path = _path(directory, collection, first)
+    number: int = version
+    return written_whole(_path(directory, collection, first), lambda file: tail.write_segment(file, header, number))
+
+
+def written_whole(path: str, write: Callable[[int], T]) -> T:
+    """Return what `write` returns, of a file that gets its name when that has written and synced all of it."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     temporary = f"{path}.{os.getpid()}"
     file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        written = tail.write_segment(file, header, version)
+        written = write(file)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

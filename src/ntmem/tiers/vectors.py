@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from ..filters import NoColumn, Where, compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Instant, instant_ns, require_int
 from ..namespace import labels_of
 from ..records import Change
-from .collection import Collection, Columns, memory_of
+from .collection import Collection, memory_of
 from .engine import LmdbEngine
 from .log import LogEngine
 from .points import (
@@ -51,6 +52,7 @@ T = TypeVar("T")
 _NUMBERS = b"\0numbers"  # no collection has this key
 _DROPPED_AT_ONCE = 256
 _ATTEMPTS = 100
+_FLOAT = np.dtype(np.float32)
 _LARGEST, _LARGEST_HALF = float(np.finfo(np.float32).max), 65_504.0
 
 
@@ -390,7 +392,8 @@ class VectorStore:
             if chosen is None:
                 ids = [id] if id is not None and tail.find(_checked_id(id), now) >= 0 else []
             else:
-                bits, _ = _chosen(tail, tail.count, now, chosen)
+                count = tail.count
+                bits, _ = tail.served(count, now, _passing(collection, tail, count, now, chosen))
                 ids = [tail.found(slot).id for slot in _slots(bits)]
             if ids:
                 collection.write([Point(name, None, known, known, b"") for name in ids])
@@ -409,7 +412,7 @@ class VectorStore:
                 assert made[0].vector is not None
                 self._make(engine, labels, CollectionRow(0, len(made[0].vector), "cosine", "int8", 16, 200))
                 continue
-            with suppress(Over):
+            try:
                 try:
                     made = points(collection.row)
                 except VectorError:
@@ -417,7 +420,8 @@ class VectorStore:
                     raise
                 collection.write(made)
                 return
-            self._known.pop(labels, None)
+            except Over:
+                self._known.pop(labels, None)
         raise StorageError(f"{_shown(labels)} is dropped again and again while it is written to")
 
     def _point(
@@ -453,10 +457,12 @@ class VectorStore:
                 raise TypeError("text needs an embedder: open the store with embedder=, or pass a vector")
             return self._embedder.embed(what) if isinstance(what, str) else self._embedder.embed_batch(what)
         numbers = np.asarray(what)
+        if numbers.dtype == _FLOAT:
+            return np.ascontiguousarray(numbers)
         if numbers.dtype.kind not in "fiu":
             raise TypeError(f"a vector is an array of numbers, was of {numbers.dtype}")
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(numbers, np.float32)
+            return np.ascontiguousarray(numbers, _FLOAT)
 
     # -- searching
 
@@ -502,10 +508,8 @@ class VectorStore:
         numbers = self._numbers(query)
         if numbers.ndim != 1:
             raise VectorError(f"a query must have one dimension, was of shape {numbers.shape}; see search_many()")
-        found = self.search_many(
-            namespace, numbers[np.newaxis], k, where=where, as_of=as_of, ef=ef, min_score=min_score, rerank=rerank
-        )
-        return found[0]
+        _check_counts(k, ef, rerank)
+        return self._hits(namespace, numbers[np.newaxis], k, where, as_of, min_score, rerank)[0]
 
     def search_many(
         self,
@@ -521,15 +525,7 @@ class VectorStore:
     ) -> list[list[SearchHit]]:
         """Return what :meth:`search` returns, for each of several queries, shape (n, dimension)."""
 
-        def look(collection: Collection, tail: VectorTail) -> list[list[SearchHit]]:
-            slots, scores = self._best(collection, tail, numbers, k, where, as_of, min_score, rerank)
-            return [
-                [_hit(tail, slot, score) for slot, score in zip(*pair, strict=True)]
-                for pair in zip(slots, scores, strict=True)
-            ]
-
-        numbers = self._queries(queries, k, ef, rerank)
-        return self._asked(namespace, look, [[] for _ in range(len(numbers))])
+        return self._hits(namespace, self._queries(queries, k, ef, rerank), k, where, as_of, min_score, rerank)
 
     def search_arrays(
         self,
@@ -546,10 +542,11 @@ class VectorStore:
         """Return ids (None where there are fewer than `k`) and scores (NaN there), each of shape (n, k)."""
 
         def look(collection: Collection, tail: VectorTail) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-            found = self._best(collection, tail, numbers, k, where, as_of, min_score, rerank)
-            for row, (slots, values) in enumerate(zip(*found, strict=True)):
-                ids[row, : len(slots)] = [tail.found(slot).id for slot in slots]
-                scores[row, : len(slots)] = values
+            slots, found = self._best(collection, tail, numbers, k, where, as_of, rerank)
+            if min_score is not None:
+                found[~(found >= min_score)] = np.nan
+            scores[:, : found.shape[1]] = found
+            ids[:, : found.shape[1]] = tail.ids(slots, found)
             return ids, scores
 
         numbers = self._queries(queries, k, ef, rerank)
@@ -564,14 +561,52 @@ class VectorStore:
         return [(hit.id, hit.score) for hit in self.search(namespace, query, top_k, as_of=as_of)]
 
     def _queries(self, queries: Any, k: int, ef: int | None, rerank: int | None) -> NDArray[np.float32]:
-        require_int(k, "k", 1)
-        for name, value in (("ef", ef), ("rerank", rerank)):
-            if value is not None:
-                require_int(value, name, 1)
+        _check_counts(k, ef, rerank)
         numbers = self._numbers(queries)
         if numbers.ndim != 2:
             raise VectorError(f"queries must be an array of shape (n, dimension), were of shape {numbers.shape}")
         return numbers
+
+    def _hits(
+        self,
+        namespace: AnyNamespace,
+        queries: NDArray[np.float32],
+        k: int,
+        where: Mapping[str, Any] | None,
+        as_of: AsOf,
+        min_score: float | None,
+        rerank: int | None,
+    ) -> list[list[SearchHit]]:
+        def look(collection: Collection, tail: VectorTail) -> list[list[SearchHit]]:
+            if rerank is not None:
+                slots, scores = self._best(collection, tail, queries, k, where, as_of, rerank)
+                kept = scores >= least  # NaN: nothing is there
+                return [
+                    [_hit(tail, *each) for each in zip(row[which].tolist(), values[which].tolist(), strict=True)]
+                    for row, values, which in zip(slots, scores, kept, strict=True)
+                ]
+            asked = self._asked_of(collection, tail, queries, where, as_of)
+            return tail.hits(SearchHit, queries, k, *asked, least)
+
+        least = -math.inf if min_score is None else min_score
+
+        return self._asked(namespace, look, [[] for _ in range(len(queries))])
+
+    def _asked_of(
+        self,
+        collection: Collection,
+        tail: VectorTail,
+        queries: NDArray[np.float32],
+        where: Mapping[str, Any] | None,
+        as_of: AsOf,
+    ) -> tuple[int, int, NDArray[np.uint64] | None]:
+        """Return of how many slots a search is, as of when, and of which of them."""
+        limit, chosen = self._limit_of(as_of), compile_where(where)
+        count = tail.count
+        if as_of is not None and not tail.served(count, limit)[1]:  # that there is a collection may not be known then
+            return 0, limit, None
+        _check_vectors(collection.row, queries, "the query")
+        return count, limit, None if chosen is None else _passing(collection, tail, count, limit, chosen)
 
     def _best(
         self,
@@ -581,22 +616,14 @@ class VectorStore:
         k: int,
         where: Mapping[str, Any] | None,
         as_of: AsOf,
-        min_score: float | None,
         rerank: int | None,
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """Return slots and scores of what is best for each query."""
-        limit, chosen = self._limit_of(as_of), compile_where(where)
-        count = tail.count
-        if as_of is not None and not tail.served(count, limit)[1]:  # that there is a collection may not be known then
-            return [[] for _ in queries], [[] for _ in queries]
-        _check_vectors(collection.row, queries, "the query")
-        bits = None if chosen is None else _chosen(tail, count, limit, chosen)[0]
-        slots, scores = tail.search(queries, max(k, rerank or 0), count, limit, bits)
+    ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """Return slots and scores of what is best for each query; NaN: nothing is there."""
+        asked = self._asked_of(collection, tail, queries, where, as_of)
+        slots, scores = tail.search(queries, max(k, rerank or 0), *asked)
         if rerank is not None:
             slots, scores = self._reranked(collection, queries, slots, scores, k)
-        kept = scores >= (-np.inf if min_score is None else min_score)  # NaN: nothing is there
-        numbers = [row[which].tolist() for row, which in zip(slots, kept, strict=True)]
-        return numbers, [row[which].tolist() for row, which in zip(scores, kept, strict=True)]
+        return slots, scores
 
     def _reranked(
         self,
@@ -642,7 +669,8 @@ class VectorStore:
 
         def look(collection: Collection, tail: VectorTail) -> int:
             count = tail.count
-            return tail.served(count, limit)[1] if chosen is None else _chosen(tail, count, limit, chosen)[1]
+            bits = None if chosen is None else _passing(collection, tail, count, limit, chosen)
+            return tail.served(count, limit, bits)[1]
 
         return self._asked(namespace, look, 0)
 
@@ -661,14 +689,14 @@ class VectorStore:
     def _asked(self, namespace: AnyNamespace, look: Callable[[Collection, VectorTail], T], absent: T) -> T:
         """Return what `look` returns of a collection; of one that is not there, `absent`."""
         labels = labels_of(namespace)
-        self._open()
         for _ in range(_ATTEMPTS):
             collection = self._of(labels)
             if collection is None:
                 return absent
-            with suppress(Over):
+            try:
                 return look(collection, collection.tail())
-            self._known.pop(labels, None)
+            except Over:
+                self._known.pop(labels, None)
         raise StorageError(f"{_shown(labels)} is dropped again and again while it is read")
 
     def _of(self, labels: tuple[str, ...]) -> Collection | None:
@@ -743,16 +771,23 @@ def _check_vectors(row: CollectionRow | None, vectors: NDArray[np.float32], what
         raise VectorError(f"{what} has numbers beyond {_LARGEST_HALF:.0f}, the largest of float16")
 
 
-def _chosen(tail: VectorTail, count: int, limit: int, where: Where) -> tuple[NDArray[np.uint64], int]:
-    """Return a bit for each of the first `count` slots that is served and passes a filter, and how many there are."""
+def _check_counts(k: int, ef: int | None, rerank: int | None) -> None:
+    require_int(k, "k", 1)
+    for name, value in (("ef", ef), ("rerank", rerank)):
+        if value is not None:
+            require_int(value, name, 1)
+
+
+def _passing(collection: Collection, tail: VectorTail, count: int, limit: int, where: Where) -> NDArray[np.uint64]:
+    """Return a bit for each of the first `count` slots that passes a filter, if it is served; others may have one."""
     try:
-        return tail.served(count, limit, where.bits(Columns(tail), count))
+        return collection.passing(tail, where, count)
     except NoColumn:
         bits, _ = tail.served(count, limit)
     flags = np.zeros(len(bits) * 64, np.uint8)
     for slot in _slots(bits):
         flags[slot] = where.matches(decode_metadata(tail.found(slot).metadata))
-    return np.packbits(flags, bitorder="little").view("<u8").astype(np.uint64), int(flags.sum())
+    return np.packbits(flags, bitorder="little").view("<u8").astype(np.uint64)
 
 
 def _each(values: Any, count: int) -> Sequence[Any]:
