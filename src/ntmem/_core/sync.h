@@ -30,11 +30,6 @@ static inline void word_release(uint64_t *word, uint64_t value) { *word = value;
 static inline void word_release(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
 #endif
 
-static inline uint64_t word_add(uint64_t *word, uint64_t value)
-{
-    return __atomic_add_fetch(word, value, __ATOMIC_ACQ_REL);
-}
-
 #if defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wtsan" /* fences are not modelled; what they order is atomic in that build */
 #endif

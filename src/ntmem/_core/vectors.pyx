@@ -61,7 +61,6 @@ cdef extern from "sync.h" nogil:
     uint32_t mutex_holder(const shared_mutex_t *shared) noexcept
     uint64_t word_acquire(const uint64_t *word) noexcept
     void word_release(uint64_t *word, uint64_t value) noexcept
-    uint64_t word_add(uint64_t *word, uint64_t value) noexcept
 
 cdef extern from "vectors.h" nogil:
     void FAILPOINT_vectors_locked "FAILPOINT(vectors_locked); (void)" (int) noexcept
@@ -590,8 +589,8 @@ cdef class VectorTail:
 
     def announce_graphs(self):
         """Let others look for graphs again."""
-        self.region.check_process()
-        word_add(&self.vectors.control.graphs, 1)
+        self.check_held()
+        word_release(&self.vectors.control.graphs, self.vectors.control.graphs + 1)
 
     def claim_build(self):
         """Be the one who makes graphs, until :meth:`release_build`; return whether nobody else is."""
