@@ -19,13 +19,15 @@ LOCK_ATTEMPTS ?= 1000000
 BUS_MESSAGES ?= 1000000
 BUS_KILLS ?= 10000
 DELTA_DAMAGE ?= 1000000
+GRAPH_DAMAGE ?= 1000000
+VECTOR_DAMAGE ?= 10000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot positions locks bus delta crash mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph crash mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -65,6 +67,13 @@ bus: $(VENV)/testable  ## messages, votes and their processes, many of them, kil
 delta: $(VENV)/testable  ## damage coded series and tables, and decode them (DELTA_DAMAGE=)
 	@NTMEM_DELTA_DAMAGE=$(DELTA_DAMAGE) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_delta_damage.py
 
+vectors: $(VENV)/testable  ## damage the memory and the segments of collections (VECTOR_DAMAGE=)
+	@NTMEM_VECTOR_DAMAGE=$(VECTOR_DAMAGE) NTMEM_SEGMENT_DAMAGE=$(VECTOR_DAMAGE) $(BIN)/pytest -o faulthandler_timeout=0 \
+		-k damage tests/unit/test_vector_tail.py tests/unit/test_vector_segments.py
+
+graph: $(VENV)/testable  ## damage graphs of neighbours, and search them (GRAPH_DAMAGE=)
+	@NTMEM_GRAPH_DAMAGE=$(GRAPH_DAMAGE) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_graph_damage.py
+
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py
 
@@ -84,7 +93,7 @@ $(VENV)-failpoints/crashable:
 SANITIZED ?= tests/unit tests/concurrency
 
 asan: export NTMEM_SANITIZE = address,undefined
-asan: SANITIZED += tests/abuse/test_delta_damage.py
+asan: SANITIZED += tests/abuse/test_delta_damage.py tests/abuse/test_graph_damage.py
 asan:  ## native tests under the address and undefined behaviour sanitizers (SANITIZED=)
 	@$(MAKE) --no-print-directory $(VENV)-asan/testable VENV=$(VENV)-asan
 	@tests/sanitize/run.sh $(VENV)-asan/bin/pytest $(SANITIZED)

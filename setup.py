@@ -18,12 +18,14 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, "_build")
-from thirdparty import LMDB
+from thirdparty import HNSWLIB, LMDB
 
 SOURCE = Path("src")
 CORE = SOURCE / "ntmem" / "_core"
 FOREIGN = {"ntmem._core.mdb": [LMDB.directory / "mdb.c", LMDB.directory / "midl.c"]}
 """C sources of others that a module holds in itself: not ours to make free of warnings."""
+CXX = {"ntmem._core.hnsw": [CORE / "hnsw_build.cpp"]}
+"""C++ of ours that a module holds in itself, behind functions of C; modules themselves are C."""
 
 
 def switch(name: str) -> bool:
@@ -73,6 +75,9 @@ if SANITIZE:
 FOREIGN_FLAGS = [flag for flag in FLAGS if not flag.startswith("-W")] + ["-w", "-pthread", "-UNDEBUG"]
 # LMDB reads numbers where they stand, aligned or not, and some of its flags while others of them are written.
 FOREIGN_FLAGS += ["-fno-sanitize=undefined,thread"] * bool(SANITIZE)
+# hnswlib's own kernels are left out: they would be of the building machine, and ours are taken.
+CXX_FLAGS = [*FLAGS, "-std=c++17", "-pthread", "-DNO_MANUAL_VECTORIZATION", "-isystem", str(HNSWLIB.directory)]
+CXX_LINK = ["-lstdc++", "-pthread"]
 MACROS = [("CYTHON_WITHOUT_ASSERTIONS", "1")] * (not DEBUG) + [("NTMEM_FAILPOINTS", "1")] * FAILPOINTS
 if LINETRACE:  # from 3.12 on Cython would trace through sys.monitoring, which coverage cannot follow
     MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
@@ -105,11 +110,17 @@ class StrictBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         for path in FOREIGN.get(ext.name, []):
-            if not path.exists():
-                raise SystemExit(f"{path} is missing; build with pip, which fetches it, or see docs/design/build.md")
-            name = os.path.relpath(path)  # an absolute one would lead out of the build directory
-            ext.extra_objects += self.compiler.compile([name], self.build_temp, extra_postargs=FOREIGN_FLAGS)
+            self.compile_into(ext, path, FOREIGN_FLAGS, wanted=path)
+        for path in CXX.get(ext.name, []):
+            self.compile_into(ext, path, CXX_FLAGS, wanted=HNSWLIB.directory / "hnswlib.h")
+            ext.extra_link_args = [*ext.extra_link_args, *CXX_LINK]
         super().build_extension(ext)
+
+    def compile_into(self, ext: Extension, path: Path, flags: list[str], *, wanted: Path) -> None:
+        if not wanted.exists():
+            raise SystemExit(f"{wanted} is missing; build with pip, which fetches it, or see docs/design/build.md")
+        name = os.path.relpath(path)  # an absolute one would lead out of the build directory
+        ext.extra_objects += self.compiler.compile([name], self.build_temp, extra_postargs=flags)
 
 
 setup(

@@ -30,6 +30,7 @@ class Source(NamedTuple):
     # pip runs its setup.py to download it, which is to do as little as it can:
     stubs: tuple[tuple[str, str], ...] = ()  # stand-ins for modules that it imports, and their text
     settings: tuple[tuple[str, str], ...] = ()  # environment variables
+    variable: str = ""  # see `override`
 
     @property
     def directory(self) -> Path:
@@ -39,7 +40,7 @@ class Source(NamedTuple):
     @property
     def override(self) -> str:
         """The environment variable that names an unpacked source distribution to take instead."""
-        return f"NTMEM_{self.name.upper()}_SOURCE"
+        return self.variable or f"NTMEM_{self.name.upper()}_SOURCE"
 
 
 LMDB = Source(
@@ -79,7 +80,25 @@ LMDB = Source(
     ),
     settings=(("LMDB_FORCE_SYSTEM", "1"),),  # else it patches two copies of LMDB, with a program named patch
 )
-SOURCES = (LMDB,)
+_NO_INCLUDES = "def get_include(*_):\n    return ''\n"
+HNSWLIB = Source(
+    name="hnswlib",
+    version="0.8.0",
+    sha256="cb6d037eedebb34a7134e7dc78966441dfd04c9cf5ee93911be911ced951c44c",
+    files=(
+        "LICENSE",
+        "hnswlib/bruteforce.h",
+        "hnswlib/hnswalg.h",
+        "hnswlib/hnswlib.h",
+        "hnswlib/space_ip.h",
+        "hnswlib/space_l2.h",
+        "hnswlib/stop_condition.h",
+        "hnswlib/visited_list_pool.h",
+    ),
+    stubs=(("numpy", _NO_INCLUDES), ("pybind11", _NO_INCLUDES)),  # what its module is built with, of which only headers are taken
+    variable="NTMEM_HNSWLIB_INCLUDE",
+)
+SOURCES = (LMDB, HNSWLIB)
 
 
 def requirements() -> list[str]:
@@ -118,7 +137,9 @@ def _keep(source: Source, unpacked: Path, *, origin: str) -> None:
     for patch in source.patches:
         patched(texts, (unpacked / patch).read_text(encoding="utf-8"), patch)
     notices = (re.findall(r"/\*.*?\*/", text, re.DOTALL) for name, text in texts.items() if name.endswith(".c"))
-    texts["COPYRIGHT"] = "\n".join(notice for found in notices for notice in found if "Copyright" in notice) + "\n"
+    copyrights = [notice for found in notices for notice in found if "Copyright" in notice]
+    if copyrights:
+        texts["COPYRIGHT"] = "\n".join(copyrights) + "\n"
     texts[_ORIGIN] = origin
     if _is_made_of(source.directory, texts):  # leave it alone: the times of its files say what to compile anew
         return

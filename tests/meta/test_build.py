@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ def build(root, tmp_path):
     """Builds a copy of the tree whose only native module has the given source."""
 
     def run(source, *, module="tiny", sources=True, **environment):
-        shutil.copytree(root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.pyx", "mdb.pxd", "*.so"))
+        shutil.copytree(root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.pyx", f"{module}.pxd", "*.so"))
         for name in ("setup.py", "pyproject.toml", "LICENSE-MIT", "LICENSE-APACHE"):
             shutil.copy(root / name, tmp_path)
         for name in ("_build", *["_deps"] * sources):
@@ -143,6 +144,49 @@ def test_pip_is_required_only_to_fetch(thirdparty, monkeypatch):
     assert thirdparty.requirements() == ["pip>=23"], "a directory named once is not taken for the real one"
 
 
+def test_a_source_may_have_a_variable_of_another_name(thirdparty, tmp_path, monkeypatch):
+    (source,) = thirdparty.SOURCES
+    thirdparty.SOURCES = (source._replace(variable="NTMEM_TINY_INCLUDE", patches=()),)
+    monkeypatch.delenv("NTMEM_TINY_SOURCE")
+    assert thirdparty.requirements() == ["pip>=23"]
+    monkeypatch.setenv("NTMEM_TINY_INCLUDE", str(tmp_path / "given"))
+    assert thirdparty.requirements() == []
+    thirdparty.provide()
+    assert (source.directory / "ORIGIN").read_text() == "NTMEM_TINY_INCLUDE\n"
+
+
+def test_a_source_without_notices_has_no_file_of_them(thirdparty, tmp_path):
+    (source,) = thirdparty.SOURCES
+    thirdparty.SOURCES = (source._replace(patches=()),)
+    (tmp_path / "given/src/tiny.c").write_text("/* only a comment */\nint one;\n")
+    thirdparty.provide()
+    assert sorted(path.name for path in source.directory.iterdir()) == ["LICENSE", "ORIGIN", "tiny.c"]
+
+
+def test_what_pip_is_to_import_is_a_stub(thirdparty, tmp_path, monkeypatch):
+    """hnswlib's setup.py asks numpy and pybind11 for directories of headers, to be downloaded."""
+    source = thirdparty.HNSWLIB
+    called = {}
+
+    def fails(command, *, env, **_):
+        stubs = Path(env["PYTHONPATH"].split(os.pathsep)[0])
+        called.update({path.stem: path.read_text() for path in stubs.iterdir()}, command=command)
+        called["wanted"] = Path(command[command.index("--requirement") + 1]).read_text()
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.delenv("NTMEM_HNSWLIB_INCLUDE", raising=False)
+    monkeypatch.setattr(thirdparty.subprocess, "run", fails)
+    thirdparty.SOURCES = (source,)
+    with pytest.raises(SystemExit, match=r"without an index, set NTMEM_HNSWLIB_INCLUDE to its unpacked source"):
+        thirdparty.provide()
+    assert called["wanted"] == f"hnswlib==0.8.0 --hash=sha256:{source.sha256}\n"
+    assert "--require-hashes" in called["command"]
+    for module in ("numpy", "pybind11"):
+        names = {}
+        exec(called[module], names)
+        assert names["get_include"]() == names["get_include"](True) == ""
+
+
 def test_a_patch_fits_to_the_letter_or_nothing_is_kept(thirdparty, tmp_path):
     (tmp_path / "given/src/tiny.c").write_text("int one;\nint three;\n")
     with pytest.raises(SystemExit, match=r"one.patch does not fit tiny.c at line 2"):
@@ -185,6 +229,12 @@ def test_setup_without_the_sources_says_what_to_do(build):
     assert "mdb.c is missing; build with pip, which fetches it" in result.stderr
 
 
+def test_setup_without_the_headers_says_what_to_do(build):
+    result = build("", module="hnsw", sources=False)
+    assert result.returncode != 0
+    assert "hnswlib.h is missing; build with pip, which fetches it" in result.stderr
+
+
 def test_the_wheel_carries_the_notices_of_others():
     texts = {str(file): file.read_text() for file in importlib.metadata.files("ntmem") if "_deps" in str(file)}
     (licence,) = (text for name, text in texts.items() if name.endswith("licenses/_deps/lmdb-3.0.0/LICENSE"))
@@ -192,6 +242,18 @@ def test_the_wheel_carries_the_notices_of_others():
     assert "The OpenLDAP Public License" in licence
     assert "Howard Chu" in notices
     assert "Martin Hedenfalk" in notices
+    (licence,) = (text for name, text in texts.items() if name.endswith("licenses/_deps/hnswlib-0.8.0/LICENSE"))
+    assert "Apache License" in licence
+
+
+def test_hnswlib_is_seen_by_nobody_else():
+    """Another copy in the process, with other kernels, is not to be taken for this one, nor this one for it."""
+    from ntmem._core import hnsw
+
+    exported = subprocess.run(["nm", "-D", "--defined-only", hnsw.__file__], capture_output=True, text=True, check=True)
+    names = [line.split()[-1] for line in exported.stdout.splitlines()]
+    assert "PyInit_hnsw" in names
+    assert [name for name in names if "hnsw" in name and name != "PyInit_hnsw"] == []
 
 
 def test_lmdb_is_seen_by_nobody_else():

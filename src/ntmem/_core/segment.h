@@ -25,7 +25,7 @@ typedef struct {
     uint32_t format;
     uint32_t crc; /* of this header, this field being 0 */
     uint64_t collection;
-    uint64_t version; /* of the store's record of the last slot */
+    uint64_t version; /* what tells the store's record of the last slot from others */
     uint64_t first, end;
     uint64_t arena_first, arena_end;
     uint64_t value_first, value_end;
@@ -184,8 +184,13 @@ static inline int segment_load(int fd, vectors_t *vectors, const segment_t *segm
 {
     vectors_control_t *control = vectors->control;
     const uint64_t slots = segment->end - segment->first;
+    vectors_name_t names[VECTORS_FIELDS];
+    vectors_t into = *vectors; /* where it is read to: its names are those of slots that are there, too */
     uint64_t hash;
     int error = vectors_ensure_slot(vectors, segment->end - 1);
+
+    into.sections[VECTORS_NAMES] = (char *)names;
+    word_release(&control->value_count, segment->value_first); /* others were staged, and came to nothing */
 
     if (error == 0)
         error = vectors_ensure(vectors, VECTORS_ARENA, segment->arena_end);
@@ -206,13 +211,14 @@ static inline int segment_load(int fd, vectors_t *vectors, const segment_t *segm
         segment_part(vectors, segment, part, &size);
         if (size != segment->parts[part].size || segment->parts[part].offset > 1ull << 48)
             return -1;
-        error = segment_move_part(segment_read, fd, vectors, segment, part, segment->parts[part].offset, &crc);
+        error = segment_move_part(segment_read, fd, &into, segment, part, segment->parts[part].offset, &crc);
         if (error == EIO || (error == 0 && crc != segment->parts[part].crc))
             return -1;
     }
     if (error != 0)
         return error;
     control->arena_used = segment->arena_end;
+    memcpy(vectors->sections[VECTORS_NAMES], names, segment->field_count * sizeof *names);
     word_release(&control->field_count, segment->field_count);
     for (uint64_t number = segment->value_first; number < segment->value_end; number++) {
         word_release(&control->value_count, number + 1);

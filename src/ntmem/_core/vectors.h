@@ -522,6 +522,8 @@ static inline int64_t vectors_field_made(vectors_t *vectors, const char *name, s
         errno = vectors_ensure_columns(vectors, control->count + 1, count + 1);
     if (errno != 0)
         return -1;
+    memset(VECTORS_AT(vectors, VECTORS_KINDS, char) + count * vectors->capacity, VECTORS_MISSING,
+           control->allocated[VECTORS_KINDS]); /* a segment that was damaged may have been read to here */
     memcpy(to->name, name, size);
     to->size = size;
     word_release(&control->field_count, count + 1);

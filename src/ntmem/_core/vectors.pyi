@@ -15,6 +15,8 @@ FIELDS: int
 NAME_BYTES: int
 HEADER_BYTES: int
 
+def is_alive(pid: int) -> bool: ...
+
 class WriterBusy(TimeoutError):
     pid: int
     def __init__(self, pid: int) -> None: ...

@@ -224,12 +224,15 @@ def sizes(const float[:, ::1] vectors not None):
 
 HEADER_BYTES = sizeof(segment_t)
 
-cdef bint is_alive(uint32_t pid):
+
+def is_alive(uint32_t pid):
+    """Whether there is a process of this number."""
     try:
         os.kill(pid, 0)
     except OSError:
         return False
     return True
+
 
 cdef object no_room(int error):
     return OSError(error, os.strerror(error))

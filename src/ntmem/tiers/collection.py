@@ -50,6 +50,8 @@ from .segments import LEAST, freeze, thaw
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .graphs import Graphs
+
 _log = logging.getLogger("ntmem")
 
 PATIENCE = 30.0  # seconds for another writer: it may have to wait for the disk
@@ -132,7 +134,9 @@ class Collection:
         self._lock = threading.Lock()
         self._tail: VectorTail | None = None
         self._freezer: threading.Thread | None = None
+        self._tried = 0  # changes that there were when a segment was begun last
         self._passing: Passing | None = None
+        self._graphs: Graphs | None = None
         self._checked = 0
         self._rows: RowLog | None = None
         self.path: str | None = None
@@ -232,21 +236,38 @@ class Collection:
                 drop()
         remove_file(self.path)
 
+    def compact(self) -> bool:
+        """Make one graph of all there is; return whether there was something to do."""
+        tail = self.tail()
+        return self.graphs.make(tail, os.cpu_count() or 1)
+
+    @property
+    def graphs(self) -> Graphs:
+        """By which it is searched once it is large."""
+        if self._graphs is None:
+            from .graphs import Graphs
+
+            self._graphs = Graphs(self.engine, self.row)
+        return self._graphs
+
     def close(self) -> None:
-        """Write what no segment has as one, if there is enough."""
+        """Write what no segment has as one, if there is enough; end a build."""
+        if self._graphs is not None:
+            self._graphs.stop[0] = 1
         if self._freezer is not None:
             self._freezer.join()
         self._freeze(LEAST)
 
     def _freeze(self, least: int) -> None:
         tail = self._tail
-        with suppress(NtmemError, Over):  # it is a shortcut, and all is in the store
+        with suppress(NtmemError, Over, RuntimeError):  # a shortcut; what was opened before a fork is refused, too
             if tail is not None and not tail.is_over:
                 freeze(self.engine, self.row.number, tail, least)
 
-    def _freeze_soon(self) -> None:
+    def _freeze_soon(self, count: int) -> None:
         with self._lock:
             if self._freezer is None or not self._freezer.is_alive():
+                self._tried = count
                 self._freezer = threading.Thread(target=self._freeze, args=(_WORTH,), name="ntmem-vectors", daemon=True)
                 self._freezer.start()
 
@@ -389,8 +410,8 @@ class Collection:
 
     def _written(self, tail: VectorTail) -> None:
         """See that what was written is seen, and kept as it is to be."""
-        if tail.count - tail.frozen >= _WORTH:
-            self._freeze_soon()
+        if (count := tail.count) - max(tail.frozen, self._tried) >= _WORTH:
+            self._freeze_soon(count)
         if self._is_lost(tail):  # its name was removed meanwhile: others look elsewhere
             self.tail()
         if isinstance(self.engine, LogEngine) and self.engine.waits_for_disk:

@@ -1,9 +1,8 @@
 """Segments of a collection: what its memory has, in files of the store's directory, so that the next reads these.
 
 Only a shortcut: all of it can be made from the records of the store, and is where a segment is missing or damaged. A
-segment goes on where the one before it ended, and is bound to it, and to the version of the last record it has: records
-have numbers without gaps and do not change, so that version says that all before are the same, too. (A backup that was
-put back has other versions from there on.)
+segment goes on where the one before it ended, and is bound to it, and to a digest of the last record it has, with its
+version: records have numbers without gaps and do not change, so that says that all before are the same, too.
 
 **Invariants**
 
@@ -19,10 +18,12 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from glob import escape, glob
+from hashlib import blake2b
+from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar
 
 from .._core.region import RegionDamaged
-from .._core.vectors import HEADER_BYTES, Over, VectorTail, WriterBusy
+from .._core.vectors import HEADER_BYTES, Over, VectorTail, WriterBusy, is_alive
 from ..errors import CorruptionError
 from .points import POINTS, point_key
 
@@ -49,7 +50,7 @@ def thaw(engine: LmdbEngine, collection: int, tail: VectorTail) -> None:
     while directory is not None and tail.frozen == tail.count < tail.capacity:
         path = _path(directory, collection, tail.count)
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -64,7 +65,9 @@ def thaw(engine: LmdbEngine, collection: int, tail: VectorTail) -> None:
 
 
 def _thawed(engine: LmdbEngine, collection: int, tail: VectorTail, file: int) -> bool:
-    header = os.pread(file, HEADER_BYTES, 0)
+    header = b""
+    with suppress(OSError):
+        header = os.pread(file, HEADER_BYTES, 0)
     if len(header) < HEADER_BYTES:
         return False
     _, _, _, owner, version, _, end = _HEAD.unpack_from(header)
@@ -74,12 +77,18 @@ def _thawed(engine: LmdbEngine, collection: int, tail: VectorTail, file: int) ->
 
 
 def version_of(engine: LmdbEngine, collection: int, number: int) -> int | None:
-    """Return the version of the store's record of a change; None: there is none that can be read."""
+    """Return what tells the record of a change from any other; None: there is none that can be read.
+
+    Its version is not enough: of a backup that is put back twice both go on with the same ones.
+    """
     try:
         record = engine.get_record(POINTS, point_key(collection, number), None)
     except CorruptionError:
         return None
-    return None if record is None else record.version
+    if record is None or record.value is None:
+        return None
+    facts = b"%d %d %s " % (record.version, record.ts_known, record.writer.encode())
+    return int.from_bytes(blake2b(facts + record.value, digest_size=8).digest(), "little")
 
 
 def freeze(engine: LmdbEngine, collection: int, tail: VectorTail, least: int = LEAST) -> bool:
@@ -110,14 +119,22 @@ def _written(engine: LmdbEngine, directory: str, collection: int, tail: VectorTa
     version = version_of(engine, collection, end - 1)
     if version is None:
         return None
-    number: int = version
-    return written_whole(_path(directory, collection, first), lambda file: tail.write_segment(file, header, number))
+    number, path = version, _path(directory, collection, first)
+    written = written_whole(path, lambda file: tail.write_segment(file, header, number))
+    if version_of(engine, collection, end - 1) != version:  # it is dropped, and who does has looked for segments
+        _remove(path)
+        return None
+    for other in _files(directory, collection, ".segment"):  # of another chain: nobody comes to them
+        if first < int(other[-20:-8], 16) < end:
+            _remove(other)
+    return written
 
 
 def written_whole(path: str, write: Callable[[int], T]) -> T:
     """Return what `write` returns, of a file that gets its name when that has written and synced all of it."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}"
+    _remove_leftovers(os.path.dirname(path))
+    temporary = f"{path}.{os.getpid()}-{get_ident()}"
     file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         written = write(file)
@@ -135,9 +152,26 @@ def written_whole(path: str, write: Callable[[int], T]) -> T:
     return written
 
 
+def _files(directory: str, collection: int, ending: str) -> list[str]:
+    return glob(f"{escape(os.path.join(directory, 'vectors'))}/{collection:08x}-*{ending}")
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def _remove_leftovers(folder: str) -> None:
+    """Remove what somebody has not finished who is gone."""
+    for path in (*glob(f"{escape(folder)}/*.segment.*"), *glob(f"{escape(folder)}/*.graph.*")):
+        pid = path.rpartition(".")[2].partition("-")[0]
+        if not (pid.isdecimal() and is_alive(int(pid))):
+            _remove(path)
+
+
 def remove_segments(engine: LmdbEngine, collection: int) -> None:
-    """Remove the segments of a collection that was dropped."""
-    if engine.store.directory is not None:
-        for path in glob(f"{escape(os.path.join(engine.store.directory, 'vectors'))}/{collection:08x}-*"):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+    """Remove segments and graphs of a collection that was dropped, of which there are no records any more."""
+    directory = engine.store.directory
+    if directory is not None:
+        for path in _files(directory, collection, ""):
+            _remove(path)

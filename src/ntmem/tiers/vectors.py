@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from ..embedding import EmbeddingProvider
+    from .graphs import Plan
 
 AnyNamespace: TypeAlias = "str | tuple[str, ...]"
 T = TypeVar("T")
@@ -113,7 +114,7 @@ class CollectionInfo(msgspec.Struct, frozen=True):
 
 
 class VectorStore:
-    """Vectors with ids and metadata, in collections that are searched exactly. ``memory.vectors``; keep it at hand.
+    """Vectors with ids and metadata, in collections, searched by similarity. ``memory.vectors``; keep it at hand.
 
     A collection is of one namespace and made by the first :meth:`add`, or by :meth:`create`. What is added is found by
     the next search of every process. It is searched in memory that all processes share, as int8 (by default), float16
@@ -184,7 +185,7 @@ class VectorStore:
         dtype : {"int8", "float16", "float32"}
             As what vectors are searched. int8 has a step for each vector, its largest number's 127th part.
         m, ef_construction : int
-            Of the graph of large collections; kept, and of no effect while all searches are exact.
+            Of the graph that :meth:`compact` makes: neighbours of a vector, candidates that are looked at for them.
 
         Raises
         ------
@@ -243,7 +244,6 @@ class VectorStore:
         row = None if record is None or record.value is None else decode_collection(record.value)
         if record is None or row is None or not row.is_dropped:
             return
-        remove_segments(engine, row.number)
         keys = []
         for found, _ in engine.entries_of(POINTS, point_key(row.number, 0)[:8]):
             keys.append(found)
@@ -252,6 +252,7 @@ class VectorStore:
                 keys = []
         if keys:
             engine.drop(POINTS, keys)
+        remove_segments(engine, row.number)  # last: who writes one looks afterwards whether there are records
         with suppress(VersionConflict):
             engine.commit([Change("delete", COLLECTIONS, key, if_version=record.version, own=True)])
 
@@ -489,7 +490,7 @@ class VectorStore:
         as_of : instant, optional
             As the collection was known then; None: now, :data:`ntmem.LATEST`: with what is known only later.
         ef : int, optional
-            Of no effect while all searches are exact.
+            How many candidates a graph keeps on its way, 100 by default; of no effect where there is none.
         min_score : float, optional
             Only those with this score or a higher one.
         rerank : int, optional
@@ -509,7 +510,7 @@ class VectorStore:
         if numbers.ndim != 1:
             raise VectorError(f"a query must have one dimension, was of shape {numbers.shape}; see search_many()")
         _check_counts(k, ef, rerank)
-        return self._hits(namespace, numbers[np.newaxis], k, where, as_of, min_score, rerank)[0]
+        return self._hits(namespace, numbers[np.newaxis], k, where, as_of, min_score, rerank, ef)[0]
 
     def search_many(
         self,
@@ -525,7 +526,7 @@ class VectorStore:
     ) -> list[list[SearchHit]]:
         """Return what :meth:`search` returns, for each of several queries, shape (n, dimension)."""
 
-        return self._hits(namespace, self._queries(queries, k, ef, rerank), k, where, as_of, min_score, rerank)
+        return self._hits(namespace, self._queries(queries, k, ef, rerank), k, where, as_of, min_score, rerank, ef)
 
     def search_arrays(
         self,
@@ -542,7 +543,9 @@ class VectorStore:
         """Return ids (None where there are fewer than `k`) and scores (NaN there), each of shape (n, k)."""
 
         def look(collection: Collection, tail: VectorTail) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-            slots, found = self._best(collection, tail, numbers, k, where, as_of, rerank)
+            asked = self._asked_of(collection, tail, numbers, where, as_of)
+            plan = collection.graphs.plan(tail, max(k, rerank or 0), *asked, ef)
+            slots, found = self._best(collection, tail, numbers, k, asked, plan, rerank)
             if min_score is not None:
                 found[~(found >= min_score)] = np.nan
             scores[:, : found.shape[1]] = found
@@ -553,6 +556,52 @@ class VectorStore:
         ids = np.full((len(numbers), k), None, np.object_)
         scores = np.full((len(numbers), k), np.nan, np.float32)
         return self._asked(namespace, look, (ids, scores))
+
+    def compact(self, namespace: AnyNamespace) -> bool:
+        """Make one graph of all vectors of a collection; return whether there was something to do.
+
+        From then on searches follow the graph where that is sooner done than looking at all: they are not exact any
+        more, but find most of the nearest (`ef` says how hard they look). What is added later, narrow filters and
+        searches as of an instant before something was known are still looked at one by one.
+
+        Notes
+        -----
+        It takes minutes for a million vectors, on all cores; the GIL is released, and reading and writing go on.
+        """
+
+        def look(collection: Collection, tail: VectorTail) -> bool:
+            return collection.compact()
+
+        self._writable()
+        return self._asked(namespace, look, False)
+
+    def recall_check(self, namespace: AnyNamespace, sample: int = 200, *, k: int = 10, ef: int | None = None) -> float:
+        """Return which share of the `k` nearest vectors a search finds, of so many vectors that are searched by."""
+        require_int(sample, "sample", 1)
+        _check_counts(k, ef, None)
+
+        def look(collection: Collection, tail: VectorTail) -> float:
+            limit = self._open().now()
+            slots = _slots(tail.served(tail.count, limit)[0])
+            if not slots:
+                return 1.0
+            chosen = np.random.default_rng(len(slots)).permutation(slots)[:sample].tolist()
+            queries = np.stack([it for slot in chosen if (it := self._vector_of(collection, slot)) is not None])
+            asked = tail.count, limit, None
+            exact, exact_scores = tail.search(queries, k, *asked)
+            plan = collection.graphs.plan(tail, k, *asked, ef)
+            found, _ = self._best(collection, tail, queries, k, asked, plan, None)
+            hits = [
+                len(np.intersect1d(a[~np.isnan(score)], b)) / max(1, int((~np.isnan(score)).sum()))
+                for a, score, b in zip(exact, exact_scores, found, strict=True)
+            ]
+            return float(np.mean(hits))
+
+        return self._asked(namespace, look, 1.0)
+
+    def _vector_of(self, collection: Collection, slot: int) -> NDArray[np.float32] | None:
+        records = self._engine.fetch(POINTS, [(slot, point_key(collection.row.number, slot))])
+        return decode_point(records[slot]).vector if slot in records else None
 
     def search_similar(
         self, namespace: AnyNamespace, query: ArrayLike | str, top_k: int, *, as_of: AsOf = None
@@ -576,20 +625,21 @@ class VectorStore:
         as_of: AsOf,
         min_score: float | None,
         rerank: int | None,
+        ef: int | None,
     ) -> list[list[SearchHit]]:
         def look(collection: Collection, tail: VectorTail) -> list[list[SearchHit]]:
-            if rerank is not None:
-                slots, scores = self._best(collection, tail, queries, k, where, as_of, rerank)
+            asked = self._asked_of(collection, tail, queries, where, as_of)
+            plan = collection.graphs.plan(tail, max(k, rerank or 0), *asked, ef)
+            if rerank is not None or plan is not None:
+                slots, scores = self._best(collection, tail, queries, k, asked, plan, rerank)
                 kept = scores >= least  # NaN: nothing is there
                 return [
                     [_hit(tail, *each) for each in zip(row[which].tolist(), values[which].tolist(), strict=True)]
                     for row, values, which in zip(slots, scores, kept, strict=True)
                 ]
-            asked = self._asked_of(collection, tail, queries, where, as_of)
             return tail.hits(SearchHit, queries, k, *asked, least)
 
         least = -math.inf if min_score is None else min_score
-
         return self._asked(namespace, look, [[] for _ in range(len(queries))])
 
     def _asked_of(
@@ -614,13 +664,20 @@ class VectorStore:
         tail: VectorTail,
         queries: NDArray[np.float32],
         k: int,
-        where: Mapping[str, Any] | None,
-        as_of: AsOf,
+        asked: tuple[int, int, NDArray[np.uint64] | None],
+        plan: Plan | None,
         rerank: int | None,
     ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
         """Return slots and scores of what is best for each query; NaN: nothing is there."""
-        asked = self._asked_of(collection, tail, queries, where, as_of)
-        slots, scores = tail.search(queries, max(k, rerank or 0), *asked)
+        many = max(k, rerank or 0)
+        if plan is None:
+            slots, scores = tail.search(queries, many, *asked)
+        else:
+            slots = np.zeros((len(queries), many), np.uint32)
+            scores = np.full((len(queries), many), np.nan, np.float32)
+            for row, query in enumerate(queries):
+                best, values = collection.graphs.search(tail, plan, query, many)
+                slots[row, : len(best)], scores[row, : len(best)] = best, values
         if rerank is not None:
             slots, scores = self._reranked(collection, queries, slots, scores, k)
         return slots, scores

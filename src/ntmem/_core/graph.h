@@ -1,0 +1,442 @@
+/* A graph of neighbours (HNSW, Malkov and Yashunin 2016) in a file, and the search in it where it stands.
+ *
+ * A leaf: plain C, no Python, no allocation, no lock. Nothing in the file is an address, so it can be mapped
+ * anywhere; it is little-endian, and read only. Node i is row i of the rows that are searched with it, which it does
+ * not hold.
+ *
+ *     header      counts of nodes by level, what the rows are, its own checksum
+ *     lists       of level 0: 2m neighbours a node
+ *     nodes       the node at each place of the levels above; those of the highest level first, so that the first
+ *                 counts[l] places are the nodes of level l
+ *     lists       of level 1, 2, ...: m neighbours a place, as places
+ *     checksums   of each 64 KiB between header and here
+ *
+ * A list that is not full ends with the node's (place's) own number, up to its limit: a node of m = 16 has two whole
+ * lines of the cache, and who follows a list needs no count.
+ *
+ * `graph_check` looks at all of it once. What it has let pass is searched without a comparison with a limit; therefore
+ * `graph_t` has copies of what is in the header.
+ */
+#ifndef NTMEM_GRAPH_H
+#define NTMEM_GRAPH_H
+
+#include "crc.h"
+#include "scan.h"
+
+#define GRAPH_MAGIC "NTMGRAPH"
+#define GRAPH_FORMAT 1
+#define GRAPH_LEVELS 32
+#define GRAPH_MOST_M 256
+#define GRAPH_BLOCK (1u << 16) /* bytes of a checksum */
+#define GRAPH_AHEAD 16         /* rows that are on their way while others are multiplied */
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a graph is read where it stands");
+
+enum graph_metric { GRAPH_COSINE, GRAPH_L2, GRAPH_IP, GRAPH_METRICS };
+
+typedef struct {
+    char magic[8];
+    uint32_t format;
+    uint32_t crc;    /* of this header, with 0 here */
+    uint64_t bytes;  /* of all */
+    uint32_t m;
+    uint32_t levels; /* 0 of no nodes, 1 if all are at level 0 only */
+    uint32_t entry;  /* a place of the highest level; if that is 0, a node */
+    uint32_t kind;   /* of the rows: KERNELS_I8, ... */
+    uint32_t metric;
+    uint32_t dimension;
+    uint32_t ef_construction;
+    uint32_t unused[3];
+    uint32_t counts[GRAPH_LEVELS]; /* nodes of each level */
+} graph_header_t;
+
+_Static_assert(sizeof(graph_header_t) == 192, "the lists of level 0 begin with a line of the cache");
+
+typedef struct {
+    uint32_t m;
+    uint32_t levels;
+    uint32_t entry;
+    uint32_t kind;
+    uint32_t metric;
+    uint32_t dimension;
+    uint32_t ef_construction;
+    uint32_t counts[GRAPH_LEVELS];
+    uint64_t bytes;
+    const uint32_t *nodes;
+    const uint32_t *lists[GRAPH_LEVELS];
+    const uint32_t *checksums;
+} graph_t;
+
+/* What a graph is to be made of: graph_build.h. */
+typedef struct {
+    scan_rows_t rows; /* `base` and `allowed` mean nothing; `squares` are wanted for GRAPH_L2 */
+    const kernels_t *kernels;
+    size_t dimension;
+    int metric;
+    size_t m;
+    size_t ef_construction;
+    size_t seed;
+    int threads;
+    int plain; /* for tests: see hnsw_build.h */
+    const volatile int *stop;
+} graph_job_t;
+
+/* Neighbours of a node of level 0, or of a place of a level above. */
+static inline uint32_t graph_limit(uint32_t m, uint32_t level) { return level == 0 ? 2 * m : m; }
+
+/* Where everything is, from the counts alone. */
+static inline void graph_lay_out(graph_t *graph, const void *file)
+{
+    const char *at = (const char *)file + sizeof(graph_header_t);
+
+    for (uint32_t level = 0; level < graph->levels; level++) {
+        if (level == 1) {
+            graph->nodes = (const uint32_t *)at;
+            at += (size_t)graph->counts[1] * sizeof(uint32_t);
+        }
+        graph->lists[level] = (const uint32_t *)at;
+        at += (size_t)graph->counts[level] * graph_limit(graph->m, level) * sizeof(uint32_t);
+    }
+    graph->checksums = (const uint32_t *)at;
+}
+
+static inline size_t graph_body(const graph_t *graph, const void *file)
+{
+    return (size_t)((const char *)graph->checksums - (const char *)file) - sizeof(graph_header_t);
+}
+
+static inline size_t graph_blocks(size_t body) { return (body + GRAPH_BLOCK - 1) / GRAPH_BLOCK; }
+
+/* Bytes of a graph with these counts, in which sums cannot overflow. */
+static inline uint64_t graph_bytes(const uint32_t *counts, uint32_t levels, uint32_t m)
+{
+    uint64_t body = levels > 1 ? (uint64_t)counts[1] * sizeof(uint32_t) : 0;
+
+    for (uint32_t level = 0; level < levels; level++)
+        body += (uint64_t)counts[level] * graph_limit(m, level) * sizeof(uint32_t);
+    return sizeof(graph_header_t) + body + graph_blocks(body) * sizeof(uint32_t);
+}
+
+static inline uint32_t graph_checksum(const char *body, size_t size, size_t block)
+{
+    const size_t from = block * GRAPH_BLOCK, left = size - from;
+
+    return crc32c(body + from, left < GRAPH_BLOCK ? left : GRAPH_BLOCK);
+}
+
+static inline uint32_t graph_header_checksum(graph_header_t header)
+{
+    header.crc = 0;
+    return crc32c(&header, sizeof header);
+}
+
+/* ---- whether it is one ------------------------------------------------------------------------------------------- */
+
+static inline const char *graph_check_counts(const graph_header_t *header)
+{
+    if (header->m < 2 || header->m > GRAPH_MOST_M)
+        return "its lists have an impossible length";
+    if (header->kind >= KERNELS_KINDS || header->metric >= GRAPH_METRICS || header->dimension == 0)
+        return "it is of rows of an unknown type";
+    if (header->levels > GRAPH_LEVELS)
+        return "it has too many levels";
+    for (uint32_t level = 0; level < GRAPH_LEVELS; level++) {
+        if ((header->counts[level] != 0) != (level < header->levels))
+            return "its levels do not fit the number of them";
+        if (level > 0 && header->counts[level] > header->counts[level - 1])
+            return "a level has more nodes than the one below it";
+    }
+    if (header->levels > 0 ? header->entry >= header->counts[header->levels - 1] : header->entry != 0)
+        return "its first node is none of the highest level";
+    return NULL;
+}
+
+/* Of the levels above: nodes that there are, in their order among those that are up to the same level. */
+static inline const char *graph_check_nodes(const graph_t *graph)
+{
+    uint32_t place = 0;
+
+    for (uint32_t level = graph->levels; level-- > 1;)
+        for (const uint32_t first = place; place < graph->counts[level]; place++) {
+            if (graph->nodes[place] >= graph->counts[0])
+                return "it names a node that is not there";
+            if (place > first && graph->nodes[place] <= graph->nodes[place - 1])
+                return "its nodes are not in order";
+        }
+    return NULL;
+}
+
+static inline const char *graph_check_lists(const graph_t *graph, uint32_t level)
+{
+    const uint32_t count = graph->counts[level], limit = graph_limit(graph->m, level);
+    const uint32_t *list = graph->lists[level];
+
+    for (uint32_t own = 0; own < count; own++, list += limit) {
+        uint32_t largest = 0, used = 0;
+        while (used < limit && list[used] != own)
+            used++;
+        for (uint32_t i = 0; i < used; i++)
+            largest = list[i] > largest ? list[i] : largest;
+        for (uint32_t i = used; i < limit; i++)
+            if (list[i] != own)
+                return "a list goes on behind its end";
+        if (largest >= count)
+            return "a list has a neighbour that is not there";
+    }
+    return NULL;
+}
+
+/* What is wrong with the file, or NULL and the graph: then a search stays inside. The file has to stay as it is. */
+static inline const char *graph_check(const void *file, size_t size, graph_t *graph)
+{
+    graph_header_t header;
+    const char *wrong;
+    size_t body;
+
+    if (size < sizeof header)
+        return "it is shorter than a header";
+    if ((uintptr_t)file % sizeof(uint32_t) != 0)
+        return "it stands at an odd address";
+    memcpy(&header, file, sizeof header);
+    if (memcmp(header.magic, GRAPH_MAGIC, sizeof header.magic) != 0)
+        return "it is no graph";
+    if (header.format != GRAPH_FORMAT)
+        return "it has a format of another version";
+    if (header.crc != graph_header_checksum(header))
+        return "its header is damaged";
+    wrong = graph_check_counts(&header);
+    if (wrong != NULL)
+        return wrong;
+    if (header.bytes != size || graph_bytes(header.counts, header.levels, header.m) != size)
+        return "it has another size than its header says";
+    memset(graph, 0, sizeof *graph);
+    graph->m = header.m;
+    graph->levels = header.levels;
+    graph->entry = header.entry;
+    graph->kind = header.kind;
+    graph->metric = header.metric;
+    graph->dimension = header.dimension;
+    graph->ef_construction = header.ef_construction;
+    graph->bytes = size;
+    memcpy(graph->counts, header.counts, sizeof graph->counts);
+    graph_lay_out(graph, file);
+    body = graph_body(graph, file);
+    for (size_t block = 0; block < graph_blocks(body); block++)
+        if (graph->checksums[block] != graph_checksum((const char *)file + sizeof header, body, block))
+            return "a block of it is damaged";
+    wrong = graph_check_nodes(graph);
+    for (uint32_t level = 0; level < graph->levels && wrong == NULL; level++)
+        wrong = graph_check_lists(graph, level);
+    return wrong;
+}
+
+/* ---- the search -------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const graph_t *graph;
+    const scan_rows_t *rows;
+    kernels_products_t *four;
+    const void *query;
+    float query_step;
+    size_t dimension;
+    size_t bytes; /* of a row that are looked at */
+} graph_query_t;
+
+/* A row is where no processor guesses, so all of it is to be on its way before it is needed. */
+static inline void graph_ask(const graph_query_t *query, uint32_t node)
+{
+    const char *row = (const char *)query->rows->rows + node * query->rows->stride;
+
+    for (size_t at = 0; at < query->bytes; at += 64)
+        __builtin_prefetch(row + at);
+    if (query->rows->steps != NULL)
+        __builtin_prefetch(&query->rows->steps[node]);
+    if (query->rows->squares != NULL)
+        __builtin_prefetch(&query->rows->squares[node]);
+}
+
+static inline void graph_ask_list(const graph_t *graph, uint32_t node)
+{
+    const uint32_t *list = graph->lists[0] + (size_t)node * 2 * graph->m;
+
+    for (uint32_t i = 0; i < 2 * graph->m; i += 16)
+        __builtin_prefetch(list + i);
+}
+
+/* Values of up to KERNELS_ROWS nodes. */
+static inline void graph_values(const graph_query_t *query, const uint32_t *nodes, size_t count, float *values)
+{
+    const void *rows[KERNELS_ROWS];
+    float products[KERNELS_ROWS];
+
+    for (size_t i = 0; i < KERNELS_ROWS; i++)
+        rows[i] = (const char *)query->rows->rows + nodes[i < count ? i : 0] * query->rows->stride;
+    query->four(rows, query->query, query->dimension, products);
+    for (size_t i = 0; i < count; i++)
+        values[i] = scan_value(query->rows, nodes[i], products[i], query->query_step);
+}
+
+/* From the entry down to level 1, at each to where no neighbour is better; returns the node. */
+static inline uint32_t graph_descend(const graph_query_t *query)
+{
+    const graph_t *graph = query->graph;
+    uint32_t place = graph->entry, nodes[GRAPH_MOST_M];
+    float best, values[KERNELS_ROWS];
+
+    if (graph->levels < 2)
+        return place;
+    graph_values(query, &graph->nodes[place], 1, &best);
+    for (uint32_t level = graph->levels - 1; level > 0;) {
+        const uint32_t own = place, *list = graph->lists[level] + (size_t)own * graph->m;
+        uint32_t count = 0;
+        for (; count < graph->m && list[count] != own; count++) {
+            nodes[count] = graph->nodes[list[count]];
+            graph_ask(query, nodes[count]);
+        }
+        for (uint32_t i = 0; i < count; i += KERNELS_ROWS) {
+            const uint32_t some = count - i < KERNELS_ROWS ? count - i : KERNELS_ROWS;
+            graph_values(query, nodes + i, some, values);
+            for (uint32_t j = 0; j < some; j++)
+                if (values[j] > best) {
+                    best = values[j];
+                    place = list[i + j];
+                }
+        }
+        level -= place == own;
+    }
+    return graph->nodes[place];
+}
+
+/* Bytes that a search needs besides the results: a bit for each node, and nodes that wait. */
+static inline size_t graph_scratch(const graph_t *graph)
+{
+    return ((size_t)graph->counts[0] + 63) / 64 * 8 + graph->counts[0] * sizeof(scanned_t);
+}
+
+typedef struct {
+    uint64_t *seen;
+    scanned_t *waiting; /* a heap with the best on top: of negative values the worst */
+    size_t waiting_count;
+    scanned_t *found;   /* a heap with the worst on top */
+    size_t found_count;
+    size_t ef;
+    float worst; /* of what was found, once these are ef */
+} graph_walk_t;
+
+static inline void graph_consider(graph_walk_t *walk, const graph_query_t *query, uint32_t node, float value)
+{
+    const graph_t *graph = query->graph;
+
+    if (walk->found_count == walk->ef && !(value > walk->worst))
+        return;
+    walk->waiting_count =
+        scanned_add(walk->waiting, walk->waiting_count, graph->counts[0], (scanned_t){-value, node});
+    if (walk->waiting[0].row == node) /* it is next, as it seems */
+        graph_ask_list(graph, node);
+    if (scan_allows(query->rows, node)) {
+        walk->found_count = scanned_add(walk->found, walk->found_count, walk->ef, (scanned_t){value, node});
+        walk->worst = walk->found[0].value;
+    }
+}
+
+/* Neighbours of a node that were not seen before. */
+static inline size_t graph_fresh(const graph_walk_t *walk, const graph_query_t *query, uint32_t own, uint32_t *fresh)
+{
+    const uint32_t limit = 2 * query->graph->m, *list = query->graph->lists[0] + (size_t)own * limit;
+    size_t count = 0;
+
+    for (uint32_t i = 0; i < limit && list[i] != own; i++) {
+        const uint32_t node = list[i];
+        uint64_t *word = &walk->seen[node / 64];
+        const uint64_t bit = 1ull << node % 64;
+        fresh[count] = node;
+        if (!(*word & bit)) {
+            if (count < GRAPH_AHEAD)
+                graph_ask(query, node);
+            count++;
+        }
+        *word |= bit;
+    }
+    return count;
+}
+
+/* The best ef >= 1 rows that are allowed, as far as the graph leads to them, the best first; returns how many. `rows`
+ * are those that the graph was made of (`allowed` has a bit for each of them; others are walked through), `found` has
+ * room for ef or all of them, `scratch` for graph_scratch bytes, aligned as uint64_t. What is looked at, and in which
+ * order, is as of hnswlib's searchKnn, but for which of equal values. */
+static inline size_t graph_search(const graph_t *graph, const scan_rows_t *rows, const kernels_t *kernels,
+                                  const void *query_vector, float query_step, size_t dimension, size_t ef,
+                                  void *scratch, scanned_t *found)
+{
+    static const size_t sizes[KERNELS_KINDS] = {1, 2, 4};
+    const graph_query_t query = {.graph = graph,
+                                 .rows = rows,
+                                 .four = kernels->products[rows->kind],
+                                 .query = query_vector,
+                                 .query_step = query_step,
+                                 .dimension = dimension,
+                                 .bytes = dimension * sizes[rows->kind]};
+    const size_t words = ((size_t)graph->counts[0] + 63) / 64;
+    graph_walk_t walk = {
+        .seen = scratch, .waiting = (scanned_t *)((uint64_t *)scratch + words), .found = found, .ef = ef};
+    uint32_t fresh[2 * GRAPH_MOST_M + 1], first;
+    float values[KERNELS_ROWS];
+
+    if (graph->levels == 0)
+        return 0;
+    memset(walk.seen, 0, words * sizeof(uint64_t));
+    first = graph_descend(&query);
+    walk.seen[first / 64] |= 1ull << first % 64;
+    graph_values(&query, &first, 1, values);
+    graph_consider(&walk, &query, first, values[0]);
+    while (walk.waiting_count > 0) {
+        const scanned_t next = walk.waiting[0];
+        size_t count;
+        if (walk.found_count == ef && -next.value < walk.worst)
+            break;
+        walk.waiting_count--;
+        scanned_sift_down(walk.waiting, walk.waiting_count, walk.waiting[walk.waiting_count]);
+        if (walk.waiting_count > 0)
+            graph_ask_list(graph, walk.waiting[0].row);
+        count = graph_fresh(&walk, &query, next.row, fresh);
+        for (size_t i = 0; i < count; i += KERNELS_ROWS) {
+            const size_t some = count - i < KERNELS_ROWS ? count - i : KERNELS_ROWS;
+            for (size_t j = i + GRAPH_AHEAD; j < i + GRAPH_AHEAD + KERNELS_ROWS && j < count; j++)
+                graph_ask(&query, fresh[j]);
+            graph_values(&query, fresh + i, some, values);
+            for (size_t j = 0; j < some; j++)
+                graph_consider(&walk, &query, fresh[i + j], values[j]);
+        }
+    }
+    scanned_sort(found, walk.found_count);
+    for (size_t i = 0; i < walk.found_count; i++)
+        found[i].row += rows->base;
+    return walk.found_count;
+}
+
+/* Marks the nodes that can be reached from the entry by lists of level 0, with memory as of graph_scratch; returns how
+ * many these are. */
+static inline size_t graph_reach(const graph_t *graph, void *scratch)
+{
+    uint64_t *seen = scratch;
+    const size_t words = ((size_t)graph->counts[0] + 63) / 64, limit = 2 * graph->m;
+    uint32_t *queue = (uint32_t *)(seen + words);
+    size_t done = 0, count = 0;
+
+    if (graph->levels == 0)
+        return 0;
+    memset(seen, 0, words * sizeof *seen);
+    queue[count++] = graph->levels > 1 ? graph->nodes[graph->entry] : graph->entry;
+    seen[queue[0] / 64] |= 1ull << queue[0] % 64;
+    for (; done < count; done++) {
+        const uint32_t own = queue[done], *list = graph->lists[0] + own * limit;
+        for (size_t i = 0; i < limit && list[i] != own; i++)
+            if (!(seen[list[i] / 64] >> list[i] % 64 & 1)) {
+                seen[list[i] / 64] |= 1ull << list[i] % 64;
+                queue[count++] = list[i];
+            }
+    }
+    return count;
+}
+
+#endif

@@ -1,0 +1,269 @@
+"""Graphs of neighbours: what is found in them against the exact scan, and against hnswlib in the same graph."""
+
+import mmap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from vectorial import KINDS, METRICS, bits_of, clustered, equal, query_of, rows_of, uniform
+
+from ntmem._core.graph import Graph
+from ntmem._core.hnsw import Built, build
+from ntmem._core.kernels import Kernels, available
+
+
+def scanned(what, query, step, k, **other):
+    rows, steps, squares = what
+    return Kernels().scan(rows, steps, query, step, k, squares=squares, **other)
+
+
+def searched(graph, what, query, step, k, **other):
+    rows, steps, squares = what
+    return graph.search(rows, steps, query, step, k, squares=squares, **other)
+
+
+def recall(graph, what, kind, queries, *, k=10, ef=100, **other):
+    hits = total = 0
+    for vector in queries:
+        query = query_of(vector, kind)
+        wanted = scanned(what, *query, k, **other)
+        found = searched(graph, what, *query, k, ef=ef, **other)
+        # of equal values any will do: a row is a hit if it is no worse than the last one that was wanted
+        hits += int((found[1] >= wanted[1][-1]).sum()) if len(wanted[1]) else 0
+        total += len(wanted[0])
+    return hits / total
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("made", [uniform, clustered])
+def test_the_same_is_found_as_by_hnswlib(made, kind, metric):
+    """In the graph just built, for the same ef: rows and values, in order; with a filter and without one."""
+    what = rows_of(made(1500, 24, 1), kind, metric)
+    built = Built(*what, metric=metric, ef_construction=60)
+    graph = Graph(built.graph)
+    chance = np.random.default_rng(3)
+    for number, vector in enumerate(made(60, 24, 2)):
+        query = query_of(vector, kind)
+        share = [None, 0.5, 0.1, 0.01, 0.0][number % 5]
+        allowed = None if share is None else bits_of(chance.random(1500) < share)
+        for ef, k in ((1, 1), (10, 10), (40, 7), (200, 200)):
+            rows, values = searched(graph, what, *query, k, ef=ef, allowed=allowed)
+            their_rows, their_values = built.search(*query, k, ef=ef, allowed=allowed)
+            assert values.tolist() == their_values.tolist()
+            unique = np.isin(values, [value for value in values if (values == value).sum() == 1])
+            assert rows[unique].tolist() == their_rows[unique].tolist()
+            assert len(set(rows.tolist())) == len(rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_thread_makes_the_graph_of_hnswlib(kind, metric):
+    """Link by link: by its own addPoint, and by ours, which has no labels."""
+    what = rows_of(uniform(1200, 16, 4), kind, metric)
+    built = Built(*what, metric=metric, ef_construction=80, m=6)
+    assert built.graph == build(*what, metric=metric, ef_construction=80, m=6)
+    assert built.graph != build(*what, metric=metric, ef_construction=80, m=6, seed=101)
+    if not built.mended:
+        assert built.graph == Built(*what, metric=metric, ef_construction=80, m=6, plain=True).graph
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("made", "kind", "metric", "least"),
+    [
+        (clustered, "int8", "cosine", 0.99),
+        (clustered, "float16", "l2", 0.99),
+        (uniform, "float32", "l2", 0.95),
+        (uniform, "int8", "l2", 0.95),
+        (uniform, "int8", "ip", 0.9),
+        (equal, "int8", "cosine", 0.95),
+    ],
+)
+def test_what_is_found_is_nearly_the_best(made, kind, metric, least, threads):
+    what = rows_of(made(4000, 32, 5), kind, metric)
+    graph = Graph(build(*what, metric=metric, threads=threads))
+    assert (graph.count, graph.dimension, graph.dtype, graph.metric) == (4000, 32, np.dtype(kind), metric)
+    assert graph.verify() == 0
+    queries = made(50, 32, 6)
+    assert recall(graph, what, kind, queries) >= least
+    assert recall(graph, what, kind, queries, ef=4000) == 1.0
+    some = bits_of(np.random.default_rng(1).random(4000) < 0.2)
+    assert recall(graph, what, kind, queries, allowed=some) >= least
+    few = bits_of(np.arange(4000) % 997 == 5)
+    assert recall(graph, what, kind, queries, allowed=few) == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 17, 64, 65])
+@pytest.mark.parametrize("m", [2, 16])
+def test_few_rows(kind, count, m):
+    """All are found, each once, in the order of the scan; k may be larger than there are rows."""
+    what = rows_of(uniform(count, 5, 8), kind, "l2")
+    data = build(*what, metric="l2", m=m)
+    graph = Graph(data)
+    assert (graph.count, graph.m, graph.nbytes, graph.verify()) == (count, m, len(data), 0)
+    assert graph.levels[:1] == ((count,) if count else ())
+    query = query_of(uniform(1, 5, 9)[0], kind)
+    rows, values = searched(graph, what, *query, 100, base=1000)
+    wanted = scanned(what, *query, 100, base=1000)
+    assert (rows.tolist(), values.tolist()) == (wanted[0].tolist(), wanted[1].tolist())
+    assert len(searched(graph, what, *query, 1, ef=1)[0]) == min(count, 1)
+    none = np.zeros(-(-count // 64), np.uint64)
+    assert len(searched(graph, what, *query, 100, allowed=none)[0]) == 0
+
+
+@pytest.mark.parametrize("count", [1, 40, 3000])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_that_are_all_the_same(count, threads):
+    """More than lists have places for: none is left without a link to it."""
+    what = rows_of(np.ones((count, 8), np.float32), "int8", "cosine")
+    graph = Graph(build(*what, threads=threads, m=4))
+    assert graph.verify() == 0
+    query = query_of(np.ones(8, np.float32), "int8")
+    assert searched(graph, what, *query, count)[0].tolist() == list(range(count))
+
+
+def test_what_choosing_neighbours_leaves_out_is_mended():
+    """Many equal rows are islands in hnswlib's own graph."""
+    what = rows_of(equal(2000, 8, 1), "int8", "l2")
+    assert Graph(Built(*what, metric="l2", m=4, plain=True).graph).verify() > 0
+    built = Built(*what, metric="l2", m=4)
+    assert (built.mended > 0, Graph(built.graph).verify()) == (True, 0)
+
+
+def test_rows_may_be_apart():
+    vectors = uniform(300, 20, 1)
+    rows, steps, _ = rows_of(vectors, "int8", "cosine")
+    wide = np.full((300, 32), 77, np.int8)
+    wide[:, :20] = rows
+    assert build(wide[:, :20], steps) == build(rows, steps)
+    graph, query = Graph(build(rows, steps)), query_of(vectors[5], "int8")
+    assert graph.search(wide[:, :20], steps, *query, 9)[0].tolist() == graph.search(rows, steps, *query, 9)[0].tolist()
+
+
+def test_rows_that_came_later_are_not_looked_at():
+    what = rows_of(uniform(500, 8, 1), "float32", "ip")
+    graph = Graph(build(what[0][:400], what[1][:400], metric="ip"))
+    query = query_of(what[0][450], "float32")
+    assert searched(graph, what, *query, 400)[0].max() < 400
+
+
+def test_rows_that_are_no_numbers_are_the_last():
+    vectors = uniform(200, 8, 1)
+    vectors[::3] = np.nan
+    ones = np.ones(200, np.float32)
+    graph = Graph(build(vectors, ones, metric="ip"))
+    rows, values = graph.search(vectors, ones, uniform(1, 8, 2)[0], 1.0, 200, ef=200)
+    finite = np.isfinite(values)
+    assert finite.sum() == np.isfinite(vectors[:, 0]).sum()
+    assert finite[: finite.sum()].all()
+    assert (rows[~finite] % 3 == 0).all()
+
+
+@pytest.mark.parametrize("name", available())
+def test_int8_is_the_same_with_all_kernels(name):
+    what = rows_of(clustered(600, 33, 1), "int8", "cosine")
+    data = build(*what, kernels=name)
+    assert data == build(*what, kernels="scalar")
+    query = query_of(clustered(1, 33, 2)[0], "int8")
+    found = [searched(Graph(data), what, *query, 20, kernels=each) for each in (name, "scalar")]
+    assert found[0][0].tolist() == found[1][0].tolist()
+    assert found[0][1].tolist() == found[1][1].tolist()
+
+
+def test_a_build_is_stopped():
+    what = rows_of(uniform(30_000, 64, 1), "int8", "cosine")
+    stop = np.zeros(1, np.int32)
+    raised = threading.Timer(0.05, lambda: stop.__setitem__(0, 1))
+    raised.start()
+    assert build(*what, stop=stop, threads=2) is None
+    raised.join()
+    assert build(*what, stop=np.ones(1, np.int32)) is None
+    assert build(what[0][:9], what[1][:9], stop=np.zeros(1, np.int32)) is not None
+
+
+def test_threads_build_and_search_at_the_same_time():
+    what = rows_of(uniform(2000, 16, 1), "int8", "cosine")
+    data = build(*what)
+    graph = Graph(data)
+    queries = [query_of(vector, "int8") for vector in uniform(64, 16, 2)]
+    wanted = [searched(graph, what, *query, 10)[0].tolist() for query in queries]
+    with ThreadPoolExecutor(4) as threads:
+        same = [threads.submit(build, *what) for _ in range(2)]
+        other = threads.submit(build, *what, threads=4)
+        for _ in range(5):
+            found = list(threads.map(lambda query: searched(graph, what, *query, 10)[0].tolist(), queries))
+            assert found == wanted
+        assert [each.result() == data for each in same] == [True, True]
+        assert Graph(other.result()).verify() == 0
+
+
+def test_a_graph_is_searched_in_its_file(tmp_path):
+    what = rows_of(uniform(1000, 16, 1), "float16", "cosine")
+    path = tmp_path / "graph"
+    path.write_bytes(build(*what))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    graph = Graph(mapped)
+    query = query_of(what[0][77].astype(np.float32), "float16")
+    assert searched(graph, what, *query, 1)[0].tolist() == [77]
+    with pytest.raises(BufferError):
+        mapped.close()  # it is held
+    del graph
+    mapped.close()
+
+
+ROWS, STEPS = np.ones((70, 4), np.int8), np.ones(70, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"metric": "l1"}, "metric must be one of cosine, l2, ip, was 'l1'"),
+        ({"metric": "l2"}, "wants the squared lengths"),
+        ({"steps": STEPS[:9]}, "as many as the 70 rows"),
+        ({"squares": STEPS[:9]}, "as many as the 70 rows"),
+        ({"m": 1}, "m must be from 2 to 256"),
+        ({"m": 257}, "m must be from 2 to 256"),
+        ({"ef_construction": 0}, "ef_construction from 1 to"),
+        ({"threads": 0}, "threads must be from 1 to 256, was 0"),
+        ({"threads": 257}, "threads must be from 1 to 256, was 257"),
+        ({"stop": np.zeros(2, np.int32)}, "stop is one number, had 2"),
+        ({"rows": ROWS[:, ::2]}, "one beside the other"),
+        ({"rows": ROWS[::-1]}, "must not overlap"),
+        ({"rows": np.ones((70, 0), np.int8)}, "1 to 65536 numbers"),
+        ({"kernels": "abacus"}, "there are no kernels 'abacus'"),
+    ],
+)
+def test_a_build_of_what_does_not_fit_is_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        build(**{"rows": ROWS, "steps": STEPS} | change)
+
+
+@pytest.mark.parametrize("rows", [np.ones((70, 4)), np.ones(70, np.int8), [[1]]])
+def test_a_build_of_other_types_is_refused(rows):
+    with pytest.raises(TypeError, match="rows are an array of int8, float16 or float32"):
+        build(rows, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"rows": ROWS[:69]}, "the graph is of 70 rows of 4 numbers of int8, there were 69 of 4 of int8"),
+        ({"rows": np.ones((70, 5), np.int8), "query": np.ones(5, np.int8)}, "there were 70 of 5 of int8"),
+        ({"rows": np.ones((70, 4), np.float32), "query": np.ones(4, np.float32)}, "there were 70 of 4 of float32"),
+        ({"steps": STEPS[:69]}, "as many as the 70 rows"),
+        ({"squares": STEPS}, "only for it, this is cosine"),
+        ({"allowed": np.ones(1, np.uint64)}, "must have 2 words for 70 rows, had 1"),
+        ({"k": 0}, "k must be 1 or more"),
+        ({"rows": np.ones((70, 8), np.int8)[:, ::2]}, "one beside the other"),
+        ({"kernels": "abacus"}, "there are no kernels 'abacus'"),
+    ],
+)
+def test_a_search_of_what_does_not_fit_is_refused(change, says):
+    graph = Graph(build(ROWS, STEPS))
+    what = {"rows": ROWS, "steps": STEPS, "query": np.ones(4, np.int8), "query_step": 1.0, "k": 1} | change
+    with pytest.raises(ValueError, match=says):
+        graph.search(**what)
