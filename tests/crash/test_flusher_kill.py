@@ -7,14 +7,12 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import time
 
 import pytest
 from flushing import START, Stock, make_stock, put
-from hostile import HANG, children, ram_directory
-from logs import Nursery, build_with_failpoints
+from hostile import HANG, ram_directory
 
 from ntmem._core.flusher import trouble_text
 from ntmem._core.logrecords import Trouble
@@ -35,15 +33,6 @@ flusher.start()
 while True:
     time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def nursery(root, tmp_path_factory):
-    """Processes with failpoints; this one has none, and opens the same stores."""
-    if shutil.which("cc") is None and shutil.which("gcc") is None:
-        pytest.skip("there is no compiler to build the failpoints with")
-    with children() as start:
-        yield Nursery(start, build_with_failpoints(root, tmp_path_factory.mktemp("failpoints")))
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import struct
 import time
 
 import pytest
 from hostile import children
-from logs import Nursery, build_with_failpoints, new_log, put, unflushed
+from logs import Nursery, new_log, put, unflushed
 
 from ntmem._core.log import LogFull, WriterStalled
 
@@ -33,15 +32,6 @@ OLD = {b"a": b"old a", b"b": b"old b", b"c": None}
 NEW = {b"a": b"newest a", b"b": b"new b", b"c": b"new c"}
 GROUP = [(b"a", b"new a"), (b"b", b"new b"), (b"a", b"newest a"), (b"c", b"new c")]
 CHANGE = f"log.append([put(key, value) for key, value in {GROUP}], timeout=60)"
-
-
-@pytest.fixture(scope="module")
-def nursery(root, tmp_path_factory):
-    """Processes with failpoints; this one has none, and opens the same logs."""
-    if shutil.which("cc") is None and shutil.which("gcc") is None:
-        pytest.skip("there is no compiler to build the failpoints with")
-    with children() as start:
-        yield Nursery(start, build_with_failpoints(root, tmp_path_factory.mktemp("failpoints")))
 
 
 @pytest.fixture(params=[1, 64], ids=["one slot", "64 slots"])

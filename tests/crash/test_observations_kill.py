@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import children, ram_directory
-from logs import Nursery, build_with_failpoints
+from hostile import ram_directory
+from logs import Nursery
 from observed import START, Plain, check, check_same, table
 
 import ntmem
@@ -44,15 +43,6 @@ memory = ntmem.open({path!r}, log_bytes=65536, flush_interval={interval}, enable
 o = memory.observations
 {lines}
 """
-
-
-@pytest.fixture(scope="module")
-def nursery(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """Processes with failpoints; this one has none, and opens the same stores."""
-    if shutil.which("cc") is None and shutil.which("gcc") is None:
-        pytest.skip("there is no compiler to build the failpoints with")
-    with children() as start:
-        yield Nursery(start, build_with_failpoints(root, tmp_path_factory.mktemp("failpoints")))
 
 
 @contextlib.contextmanager

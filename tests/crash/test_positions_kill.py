@@ -9,7 +9,6 @@ import contextlib
 import mmap
 import os
 import random
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import children, ram_directory, regions
-from logs import Nursery, build_with_failpoints
+from hostile import ram_directory, regions
+from logs import Nursery
 
 import ntmem
 from ntmem import StorageError
@@ -38,15 +37,6 @@ p = (memory := ntmem.open({path!r}, log_bytes=65536, flush_interval={interval}))
 {first}
 """
 FILL = "p.apply_fill('A', 2, 3, trade_id='dying', fee=1)"
-
-
-@pytest.fixture(scope="module")
-def nursery(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """Processes with failpoints; this one has none, and opens the same stores."""
-    if shutil.which("cc") is None and shutil.which("gcc") is None:
-        pytest.skip("there is no compiler to build the failpoints with")
-    with children() as start:
-        yield Nursery(start, build_with_failpoints(root, tmp_path_factory.mktemp("failpoints")))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import struct
 import time
 import zlib
@@ -15,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hostile import Start, children
-from logs import Nursery, build_with_failpoints
+from hostile import Start
+from logs import Nursery
 from rings import LEAST, follow, published_ring, whole
 
 from ntmem._core.ring import Message, PublisherStalled, Ring, RingReader
@@ -54,15 +53,6 @@ def number_of(message: Message) -> int:
     assert zlib.crc32(body).to_bytes(4, "little") == message.payload[-4:], f"torn: {message!r}"
     assert message.topic == "t"
     return struct.unpack_from("<Q", body)[0]
-
-
-@pytest.fixture(scope="module")
-def nursery(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """Processes with failpoints; this one has none, and opens the same rings."""
-    if shutil.which("cc") is None and shutil.which("gcc") is None:
-        pytest.skip("there is no compiler to build the failpoints with")
-    with children() as start:
-        yield Nursery(start, build_with_failpoints(root, tmp_path_factory.mktemp("failpoints")))
 
 
 @pytest.fixture(params=[0, 300, 1000], ids=["new", "half full", "turned"])

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import HANG, children, ram_directory
-from logs import Nursery, build_with_failpoints
+from hostile import HANG, ram_directory
+from logs import Nursery
 
 import ntmem
 
@@ -32,15 +30,6 @@ import ntmem
 memory = ntmem.open({path!r}, engine="shared", log_bytes=65536, bus_bytes=65536, flush_interval={interval})
 """
 PUBLISH = "memory.publish('a/b', b'dying', durable=True)"
-
-
-@pytest.fixture(scope="module")
-def nursery(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """Processes with failpoints; this one has none, and opens the same stores."""
-    if shutil.which("cc") is None and shutil.which("gcc") is None:
-        pytest.skip("there is no compiler to build the failpoints with")
-    with children() as start:
-        yield Nursery(start, build_with_failpoints(root, tmp_path_factory.mktemp("failpoints")))
 
 
 def opened(place: Path) -> ntmem.MemorySystem:

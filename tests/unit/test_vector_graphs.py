@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,12 +31,6 @@ QUERIES = clusters(20, 2)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few thousand small vectors are sooner scanned; here graphs are asked."""
     monkeypatch.setattr(graphs, "is_sooner", lambda *_: True)
-
-
-@pytest.fixture
-def ram() -> Iterator[Path]:
-    with TemporaryDirectory(prefix="test-", dir="/dev/shm") as path:
-        yield Path(path)
 
 
 def filled(memory: ntmem.MemorySystem, count: int = COUNT, **how: Any) -> VectorStore:

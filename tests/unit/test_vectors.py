@@ -1330,3 +1330,17 @@ def test_what_passes_a_filter_is_the_same_kept_or_not() -> None:
             count = tail.count if chance.random() < 0.7 else chance.randrange(tail.count + 1)
             expected = where.bits(collections.Columns(tail), count)
             assert np.array_equal(collection.passing(tail, where, count), expected), (where, count)
+
+
+def test_a_drop_that_was_not_come_to_is_done_by_the_next(ram: Path) -> None:
+    """Somebody ended the memory and died before the store said so."""
+    with ntmem.open(ram / "s") as one, ntmem.open(ram / "s") as other:
+        one.vectors.add("n", "a", [1, 0])
+        tail = one.vectors._of(("n",)).tail()  # type: ignore[union-attr]
+        with tail.held(1):
+            tail.end()
+        assert other.vectors.drop("n")
+        assert other.vectors.collections() == []
+        assert one.vectors.get("n", "a") is None
+        one.vectors.add("n", "b", [1, 0, 0])
+        assert other.vectors.count("n") == 1

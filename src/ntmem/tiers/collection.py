@@ -229,12 +229,19 @@ class Collection:
         if self._rows is None:
             drop()
             return
-        with suppress(Over):
+        for _ in range(_ATTEMPTS):
             tail = self._tail or self._mapped()
-            with patience(), tail.held(PATIENCE):
-                tail.end()
-                drop()
-        remove_file(self.path)
+            try:
+                with patience(), tail.held(PATIENCE):
+                    tail.end()
+                    drop()
+            except Over:
+                if self._is_there():  # who wanted to drop it did not come to it
+                    self._remove(tail)
+                    self._tail = None
+                    continue
+            remove_file(self.path)
+            return
 
     def compact(self) -> bool:
         """Make one graph of all there is; return whether there was something to do."""
