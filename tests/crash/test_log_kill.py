@@ -72,16 +72,18 @@ def code(log, *lines):
     return "\n".join([f"log = open_log({log.region.path!r})", *lines])
 
 
+OTHERS = ("flush_", "hot_", "fence_", "lease_", "book_", "ring_", "vectors_")
+
+
 def test_the_failpoints_are_those_of_the_design(nursery, root):
     script = "from ntmem._core.failpoints import failpoints\nsay(json.dumps(failpoints()))"
     nursery.child.tell(json.dumps({"code": script}))
     names = json.loads(nursery.child.line())
     assert json.loads(nursery.child.line())[0] == "done"
-    own = [name for name in names if not name.startswith(("flush_", "hot_", "fence_", "lease_", "book_", "ring_"))]
+    own = [name for name in names if not name.startswith(OTHERS)]
     assert own == BEFORE + BETWEEN + AFTER + REPAIR + READER
-    page = "".join(
-        (root / f"docs/design/{name}.md").read_text() for name in ("log", "flusher", "hot", "locks", "positions", "bus")
-    )
+    pages = ("log", "flusher", "hot", "locks", "positions", "bus", "vectors")
+    page = "".join((root / f"docs/design/{name}.md").read_text() for name in pages)
     assert [name for name in names if f"`{name}`" not in page and f"`{name}_k`" not in page] == []
 
 

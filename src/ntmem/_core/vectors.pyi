@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from ntmem._core.region import Region
 from ntmem._core.rows import RowLog
 
-H = TypeVar("H", bound=tuple[Any, ...])
+_H = TypeVar("_H", bound=tuple[Any, ...])
 
 TYPES: dict[str, int]
 METRICS: dict[str, int]
@@ -103,14 +103,14 @@ class VectorTail:
     def ids(self, slots: NDArray[np.uint32], scores: NDArray[np.float32]) -> NDArray[np.object_]: ...
     def hits(
         self,
-        make: type[H],
+        make: type[_H],
         queries: NDArray[np.float32],
         k: int,
         count: int,
         limit: int,
         bits: NDArray[np.uint64] | None = None,
         least: float = ...,
-    ) -> list[list[H]]: ...
+    ) -> list[list[_H]]: ...
     def column(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint64]] | None: ...
     def interned(self, name: str) -> list[tuple[int, bytes]]: ...
     def intern_number(self, name: str, data: bytes) -> int: ...
