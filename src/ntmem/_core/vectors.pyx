@@ -319,7 +319,7 @@ cdef class VectorTail:
         if not mutex_is_sound(&self.vectors.control.mutex):
             raise RegionDamaged(f"{region.path} is refused: its lock is none")
         wanted = kernels or os.environ.get("NTMEM_KERNELS")
-        while wanted is not None and kernels_at(place) != NULL and <bytes>kernels_at(place).name != wanted.encode():
+        while wanted and kernels_at(place) != NULL and <bytes>kernels_at(place).name != wanted.encode():
             place += 1
         if kernels_at(place) == NULL:
             raise ValueError(f"there are no kernels {wanted!r} on this machine")

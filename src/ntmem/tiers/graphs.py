@@ -26,6 +26,7 @@ from .._core.graph import Graph
 from .._core.hnsw import build
 from .._core.region import RegionDamaged
 from .._core.vectors import Over, VectorTail, WriterBusy
+from .region import remove_file
 from .segments import version_of, written_whole
 
 if TYPE_CHECKING:
@@ -117,18 +118,21 @@ class Graphs:
         if self.directory is None:
             return dict.fromkeys(self._made, "")
         found = {}
-        for path in glob(f"{escape(self.directory)}/{self._row.number:08x}-*.graph"):
+        for path in self._files():
             with suppress(ValueError):
                 _, first, end, _ = os.path.basename(path).removesuffix(".graph").split("-")
                 found[int(first, 16), int(end, 16)] = path
         return found
+
+    def _files(self) -> list[str]:
+        return [] if self.directory is None else glob(f"{escape(self.directory)}/{self._row.number:08x}-*.graph")
 
     def _loaded(self, tail: VectorTail, first: int, end: int, path: str) -> Graph | None:
         known = next((part for part in self._parts if part[:2] == (first, end)), None)
         if known is not None:
             return known.graph
         if not path:
-            return self._made[first, end]
+            return self._made.get((first, end))
         version = version_of(self._engine, self._row.number, end - 1)
         if version is None or not path.endswith(f"-{version:016x}.graph"):
             return None
@@ -178,28 +182,22 @@ class Graphs:
 
     def _kept(self, tail: VectorTail, first: int, end: int, data: bytes) -> bool:
         """Put a graph where all processes find it, and take away those that it replaces."""
-        old = [(begin, last) for begin, last in self._names() if begin >= first and last <= end]
         if self.directory is None:
-            self._made[first, end] = Graph(data)
+            self._made = {(first, end): Graph(data)}
         else:
             version = version_of(self._engine, self._row.number, end - 1)
             if version is None:
                 return False
-            name = f"{self._row.number:08x}-{first:012x}-{end:012x}-{version:016x}.graph"
-            path = os.path.join(self.directory, name)
+            path = os.path.join(self.directory, f"{self._row.number:08x}-{first:012x}-{end:012x}-{version:016x}.graph")
             written_whole(path, lambda file: _write(file, data))
             if version_of(self._engine, self._row.number, end - 1) != version:  # it is dropped
-                os.unlink(path)
+                remove_file(path)
                 return False
-        names = self._names()
+            for other in self._files():
+                if other != path:
+                    remove_file(other)
         with tail.held(_PATIENCE):
             tail.announce_graphs()
-        for begin, last in old:
-            if (begin, last) != (first, end):
-                self._made.pop((begin, last), None)
-                with suppress(FileNotFoundError):
-                    if names[begin, last]:
-                        os.unlink(names[begin, last])
         return True
 
     # -- searching
@@ -256,8 +254,8 @@ class Graphs:
 def is_sooner(parts: int, ef: int, m: int, row_bytes: int, count: int, left: int) -> bool:
     """Whether graphs are sooner done than a scan of the slots that are wanted, `left` of `count`.
 
-    By what a row costs in each, of which a graph leads past those that are not wanted, too; measured with rows of 64
-    and 384 bytes (docs/design/vectors.md).
+    By what a row costs in each, of which a graph leads past those that are not wanted, too: about what rows of 64 and
+    of 384 bytes cost on one machine.
     """
     scanned = (2 + 0.04 * row_bytes) * min(3 * left, count)
     reached = (40 + 0.08 * row_bytes) * ef * m * count / max(left, 1)
