@@ -81,6 +81,9 @@ class MemoryConfig(Struct, frozen=True):
     bus_bytes : int
         Size of the ring of messages in shared memory, a power of two: how far a subscriber may fall behind before it
         misses some. A message is at most a quarter of it. The memory is taken by the first who publishes.
+    graph_share : float
+        Of one core, at lowest priority, for graphs of large collections of vectors, which a process that writes to them
+        makes in the background; 0: only ``memory.vectors.compact()`` makes graphs.
     """
 
     storage_path: str | os.PathLike[str] | None = "./data/memory"
@@ -95,6 +98,7 @@ class MemoryConfig(Struct, frozen=True):
     max_storage_bytes: int = 1 << 40
     log_bytes: int = 16 << 20
     bus_bytes: int = 8 << 20
+    graph_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.storage_path is not None and not isinstance(self.storage_path, str | os.PathLike):
@@ -122,3 +126,7 @@ class MemoryConfig(Struct, frozen=True):
         if self.engine is not None and self.engine not in get_args(EngineName):
             raise ValueError(f"engine must be 'shared', 'lmdb' or None, was {self.engine!r}")
         require_bool(self.enable_compression, "enable_compression")
+        if isinstance(self.graph_share, bool) or not isinstance(self.graph_share, int | float):
+            raise TypeError(f"graph_share must be a number from 0 to 1, was {type(self.graph_share).__name__}")
+        if not 0 <= self.graph_share <= 1:
+            raise ValueError(f"graph_share must be a number from 0 to 1, was {self.graph_share}")

@@ -65,7 +65,9 @@ class MemoryStats(Struct, frozen=True):
     """Of observations and their metadata that this handle keeps in arrays, for reads to be fast; 64 MiB and what is in
     use, at most."""
     vector_bytes: int = 0
-    """Of memory in which vectors are searched, of all processes together."""
+    """Of memory in which vectors are searched, of all processes together,"""
+    graph_bytes: int = 0
+    """and of graphs of them, in files that all processes map."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name."""

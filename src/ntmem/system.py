@@ -676,6 +676,7 @@ class MemorySystem(DirectCalls):
     @property
     def vectors(self) -> VectorStore:
         """Collections of vectors, searched by similarity and metadata; keep it at hand: ``v = memory.vectors``."""
+        from .tiers.collection import Limits
         from .tiers.vectors import VectorStore
 
         engine = self._engine()
@@ -685,7 +686,7 @@ class MemorySystem(DirectCalls):
             most = max(self.config.max_memory_bytes - taken, 1 << 20)
             with self._making:
                 found = self._vectors = self._vectors or VectorStore(
-                    engine, self._engine, max_bytes=most, embedder=self.embedder
+                    engine, self._engine, limits=Limits(most, self.config.graph_share), embedder=self.embedder
                 )
         return found
 
@@ -746,6 +747,7 @@ class MemorySystem(DirectCalls):
             **engine.lock_facts(),
             observation_bytes=0 if self._seen is None else self._seen.nbytes,
             vector_bytes=self.vectors.nbytes,
+            graph_bytes=self.vectors.graph_bytes,
             l3_size_bytes=sizes["file"],
             total_trajectories=0,
             engine=engine.name,

@@ -21,6 +21,9 @@ from ntmem._core.hnsw import build
 COUNT = int(os.environ.get("NTMEM_GRAPH_DAMAGE", "2000"))
 HEADER = 192
 BLOCK = 1 << 16
+LINK = 3
+
+assert HEADER % LINK == 0
 
 
 def body_of(data):
@@ -42,6 +45,10 @@ def mended(data):
     copy[12:16] = bytes(4)
     copy[12:16] = struct.pack("<I", crc(bytes(copy[:HEADER])))
     return bytes(copy)
+
+
+def link(number):
+    return struct.pack("<I", number)[:LINK]
 
 
 def damaged(generator, data):
@@ -68,13 +75,14 @@ def damaged(generator, data):
             word = struct.pack("<I", int(generator.choice([0, 1, 2, 99, 399, 400, 401, 2**31, 2**32 - 1])))
             copy[at // 4 * 4 : at // 4 * 4 + 4] = word
         else:  # another neighbour, that there is
-            copy[at // 4 * 4 : at // 4 * 4 + 4] = struct.pack("<I", int(generator.integers(400)))
+            copy[at // LINK * LINK : at // LINK * LINK + LINK] = link(int(generator.integers(400)))
     return bytes(copy)
 
 
 def samples():
-    what = rows_of(uniform(400, 8, 1), "int8", "cosine")
-    return [build(what[0][:count], what[1][:count], m=m) for count, m in ((400, 4), (400, 16), (17, 2), (0, 4))]
+    rows, steps, _ = rows_of(uniform(400, 8, 1), "int8", "cosine")
+    wholes = [build(rows[:count], steps[:count], m=m) for count, m in ((400, 4), (400, 16), (17, 2), (0, 4))]
+    return [*wholes, *(build(rows, steps, m=m, wanted=np.full(7, 0x5050505, np.uint64)) for m in (2, 5))]
 
 
 def is_refused(generator, data):
@@ -96,7 +104,20 @@ def is_refused(generator, data):
         assert (found < count).all()
         assert len(set(found.tolist())) == len(found) == len(values)
         assert (np.diff(values) <= 0).all()
+    is_extended(graph, generator)
     return False
+
+
+def is_extended(graph, generator):
+    """Whatever its links are: the builder stays inside, and makes a whole graph of it."""
+    count = graph.count + int(generator.integers(0, 9))
+    rows = generator.integers(-9, 10, (count, graph.dimension)).astype(graph.dtype)
+    squares = (rows.astype(np.float32) ** 2).sum(axis=1) if graph.metric == "l2" else None
+    data = build(rows, None, squares, metric=graph.metric, m=graph.m, base=graph, ef_construction=20)
+    larger = Graph(data)
+    assert larger.count == count
+    assert larger.linked >= graph.linked
+    assert larger.verify() == 0
 
 
 def test_nothing_wrong_gets_through():
@@ -139,11 +160,18 @@ def test_wrong_links_under_right_checksums(root):
     print(result.stdout)
 
 
+def first_of(data):
+    """The node where a search begins, of one that has nodes above, and 400 below with m = 4."""
+    (place,) = struct.unpack_from("<I", data, 32)
+    at = HEADER + 400 * 24 + LINK * place
+    return int.from_bytes(data[at : at + LINK], "little")
+
+
 @pytest.mark.parametrize(
     ("at", "form", "value", "says"),
     [
         (0, "8s", b"NTMGRAPI", "it is no graph"),
-        (8, "I", 2, "a format of another version"),
+        (8, "I", 1, "a format of another version"),
         (24, "I", 1, "lists have an impossible length"),
         (24, "I", 257, "lists have an impossible length"),
         (28, "I", 33, "too many levels"),
@@ -154,24 +182,61 @@ def test_wrong_links_under_right_checksums(root):
         (40, "I", 3, "rows of an unknown type"),
         (44, "I", 0, "rows of an unknown type"),
         (68, "I", 401, "a level has more nodes than the one below it"),
-        (64, "I", 399, "another size than its header says"),
-        (HEADER, "I", 400, "a neighbour that is not there"),
-        (HEADER, "I", 0, "a list goes on behind its end"),
-        (HEADER + 400 * 32, "I", 400, "a node that is not there"),
-        ("last node", "I", 0, "nodes are not in order"),
-        ("last list", "I", 399, "a neighbour that is not there"),
+        (64, "I", (1 << 24) + 1, "more nodes than links can name"),
+        (64, "I", 401, "another size than its header says"),
+        (52, "I", 401, "more linked nodes than nodes"),
+        (52, "I", 399, "another number of linked nodes than it says"),
+        (52, "I", 0, "another number of linked nodes than it says"),
+        (HEADER, "3s", link(400), "a neighbour that is not there"),
+        (HEADER + 2, "B", 1, "a neighbour that is not there"),
+        (HEADER, "3s", link(0), "a list goes on behind its end"),
+        ("list of the first", "24s", None, "another number of linked nodes than it says"),
+        (HEADER + 400 * 24, "3s", link(400), "a node that is not there"),
+        ("last node", "3s", link(0), "nodes are not in order"),
+        ("last list", "3s", link(399), "a neighbour that is not there"),
     ],
 )
 def test_each_rule_has_its_name(at, form, value, says):
     data, *_ = samples()
     copy = bytearray(data)
+    above = struct.unpack_from("<I", data, 68)[0]
     if at == "last node":
-        at = HEADER + 400 * 32 + 4 * (struct.unpack_from("<I", data, 68)[0] - 1)
+        at = HEADER + 400 * 24 + LINK * (above - 1)
     elif at == "last list":
-        at = HEADER + body_of(data) - 16
+        at = HEADER + 400 * 24 + LINK * above + LINK * 4 * (sum(Graph(data).levels[1:]) - 1)
+    elif at == "list of the first":
+        at, value = HEADER + 24 * first_of(data), 8 * link(first_of(data))
     struct.pack_into("<" + form, copy, at, value)
     with pytest.raises(Damaged, match=says):
         Graph(mended(copy))
+
+
+def test_the_first_node_was_not_left_out():
+    """Its list is empty, and the number of linked ones says so."""
+    data, *_ = samples()
+    copy, first = bytearray(data), first_of(data)
+    copy[HEADER + 24 * first : HEADER + 24 * first + 24] = 8 * link(first)
+    copy[52:56] = struct.pack("<I", 399)
+    with pytest.raises(Damaged, match="its first node was left out"):
+        Graph(mended(copy))
+
+
+def test_a_node_that_is_at_two_places():
+    """Which the check does not see, with a link from one to the other: the builder makes a graph of it."""
+    rows, steps, _ = rows_of(uniform(400, 8, 1), "int8", "cosine")
+    copy = bytearray(build(rows, steps, m=3))
+    above, top = struct.unpack_from("<II", copy, 68)
+    at = HEADER + 400 * 6 * LINK
+    nodes = [int.from_bytes(copy[at + LINK * place : at + LINK * place + LINK], "little") for place in range(above)]
+    for higher in range(top):  # in the place of the nearest one of level 1, so that they stay in order
+        place = min(range(top, above), key=lambda place: abs(nodes[place] - nodes[higher]))
+        copy[at + LINK * place : at + LINK * place + LINK] = link(nodes[higher])
+        here = at + LINK * (above + 3 * place)
+        copy[here : here + LINK] = link(higher)
+    base = Graph(mended(copy))
+    assert base.verify() == 0
+    assert Graph(build(rows, steps, m=3, base=base)).verify() == 0
+    assert Graph(build(np.vstack([rows, rows]), np.tile(steps, 2), m=3, base=base)).verify() == 0
 
 
 @pytest.mark.parametrize("cut", [*range(0, 200, 7), 5000, -1, -4])

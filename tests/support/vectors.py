@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ntmem._core import nearest
 from ntmem._core.region import Region
 from ntmem._core.vectors import VectorTail, sections
 from ntmem.filters import compile_where
@@ -154,6 +155,11 @@ def clustered(count: int, dimension: int, seed: int = 0, clusters: int = 20) -> 
     chance = np.random.default_rng(seed)
     centres = chance.normal(size=(clusters, dimension))
     return (centres[chance.integers(0, clusters, count)] + 0.35 * chance.normal(size=(count, dimension))).astype("f4")
+
+
+def search(tail: VectorTail, queries: Any, k: int, count: int, limit: int, bits: Any = None) -> Any:
+    """Return slots and scores of the best of the first slots, of those that are served at an instant."""
+    return nearest.search(tail, queries, k, count, tail.wanted(count, limit, bits)[0])
 
 
 def new_tail(

@@ -1,15 +1,20 @@
 """Graphs of neighbours: what is found in them against the exact scan, and against hnswlib in the same graph."""
 
 import mmap
+import os
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from vectorial import KINDS, METRICS, bits_of, clustered, equal, query_of, rows_of, uniform
 
 from ntmem._core.graph import Graph
-from ntmem._core.hnsw import Built, build
+from ntmem._core.hnsw import MOST_ROWS, Built, build, build_bytes
 from ntmem._core.kernels import Kernels, available
 
 
@@ -103,7 +108,7 @@ def test_few_rows(kind, count, m):
     what = rows_of(uniform(count, 5, 8), kind, "l2")
     data = build(*what, metric="l2", m=m)
     graph = Graph(data)
-    assert (graph.count, graph.m, graph.nbytes, graph.verify()) == (count, m, len(data), 0)
+    assert (graph.count, graph.linked, graph.m, graph.nbytes, graph.verify()) == (count, count, m, len(data), 0)
     assert graph.levels[:1] == ((count,) if count else ())
     query = query_of(uniform(1, 5, 9)[0], kind)
     rows, values = searched(graph, what, *query, 100, base=1000)
@@ -131,6 +136,251 @@ def test_what_choosing_neighbours_leaves_out_is_mended():
     assert Graph(Built(*what, metric="l2", m=4, plain=True).graph).verify() > 0
     built = Built(*what, metric="l2", m=4)
     assert (built.mended > 0, Graph(built.graph).verify()) == (True, 0)
+
+
+def test_links_are_of_three_bytes():
+    """All three are used."""
+    what = rows_of(uniform(70_000, 4, 1), "float32", "l2")
+    data = build(*what, metric="l2", m=4, ef_construction=12)
+    graph = Graph(data)
+    assert graph.verify() == 0
+    assert len(data) < 70_000 * (3 * 8 + 3 * 4 / 3 + 3 / 4 + 0.1)
+    assert max(int(graph.neighbours(node).max()) for node in range(100)) > 65_535
+    for row in (0, 65_535, 65_536, 69_999):
+        assert searched(graph, what, what[0][row], 1.0, 1)[0].tolist() == [row]
+
+
+# -- rows that are left out
+
+
+def wanted_of(count, share, seed=0):
+    """Return which rows, and the bitmap of them."""
+    mask = np.random.default_rng(seed).random(count) < share
+    return mask, bits_of(mask)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("share", [0.9, 0.3, 0.01])
+@pytest.mark.parametrize(("made", "kind", "metric"), [(clustered, "int8", "cosine"), (equal, "float32", "l2")])
+def test_rows_that_are_left_out_are_never_found(made, kind, metric, share, threads):
+    what = rows_of(made(2500, 16, 5), kind, metric)
+    mask, bits = wanted_of(2500, share)
+    graph = Graph(build(*what, metric=metric, m=6, wanted=bits, threads=threads))
+    assert (graph.count, graph.linked, graph.verify()) == (2500, mask.sum(), 0)
+    lists = [graph.neighbours(node) for node in range(2500)]
+    assert [len(each) > 0 for each in lists] == mask.tolist()
+    assert mask[np.concatenate(lists)].all()
+    for vector in made(20, 16, 6):
+        query = query_of(vector, kind)
+        rows, values = searched(graph, what, *query, 10, ef=2500)
+        assert mask[rows].all()
+        assert values.tolist() == scanned(what, *query, 10, allowed=bits)[1].tolist()
+        assert sorted(searched(graph, what, *query, 2500)[0].tolist()) == np.flatnonzero(mask).tolist()
+
+
+@pytest.mark.parametrize("one", [0, 63, 64, 299, None])
+def test_one_row_or_none_is_wanted(one):
+    what = rows_of(uniform(300, 8, 1), "int8", "l2")
+    mask = np.arange(300) == (-1 if one is None else one)
+    graph = Graph(build(*what, metric="l2", wanted=bits_of(mask)))
+    assert (graph.count, graph.linked, graph.verify()) == (300, mask.sum(), 0)
+    assert graph.levels[:1] == (300,)
+    assert all(level <= graph.linked for level in graph.levels[1:])
+    query = query_of(what[0][5].astype(np.float32), "int8")
+    assert searched(graph, what, *query, 9)[0].tolist() == np.flatnonzero(mask).tolist()
+    assert searched(graph, what, *query, 9, allowed=bits_of(~mask))[0].tolist() == []
+
+
+def test_all_that_is_wanted_is_as_if_nobody_asked():
+    what = rows_of(uniform(500, 8, 1), "int8", "cosine")
+    assert build(*what, wanted=bits_of(np.ones(500, bool))) == build(*what)
+
+
+# -- graphs that are extended
+
+
+@pytest.mark.parametrize("share", [None, 0.6])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_extended_graph_is_that_of_all_rows(kind, metric, share):
+    """Bit for bit with one thread, if hnswlib has left nothing to be mended on the way."""
+    rows, steps, squares = rows_of(uniform(1500, 16, 4), kind, metric)
+    bits = None if share is None else wanted_of(1500, share)[1]
+
+    def made(count, base=None):
+        part = (rows[:count], steps[:count], None if squares is None else squares[:count])
+        return build(*part, metric=metric, m=12, ef_construction=90, wanted=bits, base=base and Graph(base))
+
+    whole = made(1500)
+    assert len(Graph(whole).levels) > 2
+    for size in (0, 1, 2, 65, 1000, 1499, 1500):
+        assert made(1500, made(size)) == whole
+    steps_of_it = None
+    for size in (0, 3, 64, 700, 701, 1500):
+        steps_of_it = made(size, steps_of_it)
+    assert steps_of_it == whole
+
+
+def test_a_higher_level_may_come_with_any_row():
+    """And a search begins at it."""
+    what = rows_of(uniform(400, 8, 1), "int8", "l2")
+    for seed in range(20):
+        base = build(*(each[:40] for each in what), metric="l2", m=3, seed=seed)
+        data = build(*what, metric="l2", m=3, seed=seed, base=Graph(base))
+        assert Graph(data).verify() == 0
+        other = build(*what, metric="l2", m=3, seed=seed + 1, base=Graph(base))
+        assert Graph(other).verify() == 0
+        query = query_of(what[0][399].astype(np.float32), "int8")
+        assert len(searched(Graph(other), what, *query, 400)[0]) == 400
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("made", "kind", "metric", "least"), [(clustered, "int8", "cosine", 0.99), (equal, "float32", "l2", 0.95)]
+)
+def test_what_is_found_in_an_extended_graph_is_nearly_the_best(made, kind, metric, least, threads):
+    what = rows_of(made(4000, 32, 5), kind, metric)
+    data = b""
+    for count in (100, 1500, 4000):
+        part = [None if each is None else each[:count] for each in what]
+        base = Graph(data) if data else None
+        data = build(*part, metric=metric, m=8, threads=threads, base=base, ef_construction=100 + count // 40)
+        graph = Graph(data)
+        assert (graph.count, graph.linked, graph.verify()) == (count, count, 0)
+    queries = made(50, 32, 6)
+    assert recall(graph, what, kind, queries) >= least
+    assert recall(graph, what, kind, queries, ef=4000) == 1.0
+
+
+def test_a_base_that_is_not_connected_is_mended():
+    what = rows_of(equal(2000, 8, 1), "int8", "l2")
+    part = [each[:1800] for each in what]
+    base = Graph(Built(*part, metric="l2", m=4, plain=True).graph)
+    assert base.verify() > 0
+    assert Graph(build(*what, metric="l2", m=4, base=base)).verify() == 0
+    assert Graph(build(*part, metric="l2", m=4, base=base)).verify() == 0
+
+
+def test_what_the_base_has_linked_stays_linked():
+    """And what it has not stays away: `wanted` is asked about later rows only."""
+    what = rows_of(uniform(900, 8, 1), "int8", "cosine")
+    part = (what[0][:600], what[1][:600])
+    first, bits = wanted_of(600, 0.5, seed=1)
+    then, other = wanted_of(900, 0.5, seed=2)
+    graph = Graph(build(*what, base=Graph(build(*part, wanted=bits)), wanted=other))
+    linked = np.concatenate([first, then[600:]])
+    query = query_of(uniform(1, 8, 2)[0], "int8")
+    assert (graph.linked, graph.verify()) == (linked.sum(), 0)
+    assert sorted(searched(graph, what, *query, 900)[0].tolist()) == np.flatnonzero(linked).tolist()
+    none = Graph(build(*part, wanted=np.zeros(10, np.uint64)))
+    graph = Graph(build(*what, base=none, wanted=other))
+    assert (graph.linked, graph.verify()) == (then[600:].sum(), 0)
+    assert searched(graph, what, *query, 900, ef=900)[0].min() >= 600
+
+
+# -- how it is done
+
+
+def test_work_of_a_share_of_the_time():
+    """The processor's time is at most that share; whatever else the machine does can only make it less."""
+    what = rows_of(uniform(1000, 16, 1), "int8", "cosine")
+    wall, used = time.perf_counter(), time.process_time()
+    data = build(*what, share=0.1)
+    wall, used = time.perf_counter() - wall, time.process_time() - used
+    assert data == build(*what)
+    assert used / wall < 0.25
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_build_is_stopped_in_its_sleep(background):
+    """Which would be of minutes."""
+    what = rows_of(uniform(1000, 16, 1), "int8", "cosine")
+    stop, made = np.zeros(1, np.int32), []
+    awake = time.perf_counter()
+    build(*what)
+    awake = time.perf_counter() - awake
+    how = {"stop": stop, "share": 1e-7, "threads": 2, "background": background}
+    thread = threading.Thread(target=lambda: made.append(build(*what, **how)), daemon=True)
+    thread.start()
+    thread.join(5 * awake)
+    assert thread.is_alive()
+    stop[0] = 1
+    thread.join(20)
+    assert made == [None]
+
+
+def niceness():
+    """Of each thread of this process."""
+    found = {}
+    for path in Path("/proc/self/task").iterdir():
+        try:
+            found[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[16])
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have priorities of their own on Linux only")
+def test_in_the_background_all_threads_are_of_the_lowest_priority():
+    what = rows_of(uniform(30_000, 64, 1), "int8", "cosine")
+    stop = np.zeros(1, np.int32)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(len, "").result()
+        before = niceness()
+        made = threads.submit(build, *what, stop=stop, threads=2, share=0.5, background=True)
+        until = time.monotonic() + 60
+        others = {}
+        while sorted(others.values()) != [19, 19] and time.monotonic() < until and not made.done():
+            others = {thread: nice for thread, nice in niceness().items() if thread not in before}
+        stop[0] = 1
+        assert made.result() is None
+        assert sorted(others.values()) == [19, 19]
+        assert niceness() == before
+
+
+def test_in_the_background_the_caller_does_nothing():
+    what = rows_of(uniform(3000, 16, 1), "int8", "cosine")
+    own, all_of_it = time.thread_time(), time.process_time()
+    data = build(*what, background=True)
+    own, all_of_it = time.thread_time() - own, time.process_time() - all_of_it
+    assert own < all_of_it / 4
+    assert data == build(*what)
+
+
+MEASURED = """
+import sys
+import numpy as np
+from ntmem._core.hnsw import build
+def status(name):
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+rows = np.random.default_rng(1).integers(-127, 128, (int(sys.argv[1]), 16), np.int8)
+build(rows[:500], None, threads=2)
+before = status("VmRSS")
+data = build(rows, None, m=int(sys.argv[2]), ef_construction=12, threads=2)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc for the memory")
+@pytest.mark.parametrize("m", [3, 16])
+def test_how_much_memory_a_build_takes_is_known(m):
+    count = 100_000
+    command = [sys.executable, "-c", MEASURED, str(count), str(m)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert build_bytes(count, m) == pytest.approx(int(told), rel=0.3)
+
+
+def test_memory_is_in_proportion():
+    assert build_bytes(0) < 1000
+    assert 9.9 < build_bytes(10_000_000) / build_bytes(1_000_000) < 10.1
+    assert build_bytes(1000, 64) > 3 * build_bytes(1000, 16)
+    for rows, m in ((MOST_ROWS + 1, 16), (100, 1), (100, 257)):
+        with pytest.raises(ValueError, match=f"were {rows} and {m}"):
+            build_bytes(rows, m)
+
+
+# -- what else there is
 
 
 def test_rows_may_be_apart():
@@ -235,9 +485,22 @@ ROWS, STEPS = np.ones((70, 4), np.int8), np.ones(70, np.float32)
         ({"rows": ROWS[::-1]}, "must not overlap"),
         ({"rows": np.ones((70, 0), np.int8)}, "1 to 65536 numbers"),
         ({"kernels": "abacus"}, "there are no kernels 'abacus'"),
+        ({"wanted": np.ones(1, np.uint64)}, "wanted must have 2 words for 70 rows, had 1"),
+        ({"share": 0.0}, "share must be above 0 and at most 1, was 0.0"),
+        ({"share": 1.5}, "share must be above 0 and at most 1, was 1.5"),
+        ({"share": float("nan")}, "share must be above 0 and at most 1, was nan"),
+        ({"rows": np.empty((MOST_ROWS + 1, 1), np.int8), "steps": None}, "16777216 rows at most, there were 16777217"),
+        ({"base": {"rows": np.ones((71, 4), np.int8)}}, "a graph of 71 rows cannot be extended to 70"),
+        ({"base": {"m": 9}}, "this one has m 9, not 16$"),
+        ({"base": {"metric": "ip"}}, "this one has metric ip, not cosine$"),
+        ({"base": {"rows": ROWS[:, :3]}}, "this one has dimension 3, not 4$"),
+        ({"base": {"rows": ROWS.astype(np.float16)}}, "this one has dtype float16, not int8$"),
+        ({"base": {"m": 9, "metric": "ip"}}, "this one has m 9, not 16 and metric ip, not cosine$"),
     ],
 )
 def test_a_build_of_what_does_not_fit_is_refused(change, says):
+    if "base" in change:
+        change = {"base": Graph(build(**{"rows": ROWS, "steps": None} | change["base"]))}
     with pytest.raises(ValueError, match=says):
         build(**{"rows": ROWS, "steps": STEPS} | change)
 

@@ -33,6 +33,21 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "is_sooner", lambda *_: True)
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many graphs each search was planned with."""
+    found: list[int] = []
+    plan = graphs.Graphs.plan
+
+    def planned(*given: Any) -> graphs.Plan:
+        made = plan(*given)
+        found.append(len(made.graphs))
+        return made
+
+    monkeypatch.setattr(graphs.Graphs, "plan", planned)
+    return found
+
+
 def filled(memory: ntmem.MemorySystem, count: int = COUNT, **how: Any) -> VectorStore:
     v = memory.vectors
     v.create("n", DIMENSION, **how)
@@ -107,7 +122,7 @@ def test_filters_and_more_than_there_are() -> None:
         assert len(v.search("n", QUERIES[0], 5, rerank=50)) == 5
 
 
-def test_a_graph_is_not_asked_as_of_before_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_is_not_asked_as_of_before_what_is_in_it(asked: list[int]) -> None:
     with ntmem.open() as memory:
         v = filled(memory)
         before = found(v, as_of=5)
@@ -115,13 +130,16 @@ def test_a_graph_is_not_asked_as_of_before_what_is_in_it(monkeypatch: pytest.Mon
         v.add_many("n", [f"x{n}" for n in range(63)], clusters(63, 3), ts_known=10)
         assert v.compact("n")
         assert recall(found(v, as_of=10), found(v)) == 1.0
-        monkeypatch.setattr(graphs.Graphs, "search", lambda *_: pytest.fail("a graph was asked"))
+        asked.clear()
         assert found(v, as_of=5) == before
-        with pytest.raises(pytest.fail.Exception):
-            found(v, as_of=10)
+        found(v, as_of=9)
+        found(v, as_of=10)
+        assert asked == [0, 0, 1]
 
 
-def test_other_handles_and_the_next_to_open_have_it(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_handles_and_the_next_to_open_have_it(
+    ram: Path, monkeypatch: pytest.MonkeyPatch, asked: list[int]
+) -> None:
     with ntmem.open(ram / "s") as one, ntmem.open(ram / "s") as other:
         v = filled(one)
         assert other.vectors.count("n") == COUNT
@@ -133,12 +151,9 @@ def test_other_handles_and_the_next_to_open_have_it(ram: Path, monkeypatch: pyte
         assert found(other.vectors) == expected
     assert len(graph_files(ram / "s")) == 1
     with ntmem.open(ram / "s") as again:
+        asked.clear()
         assert found(again.vectors) == expected
-        asked: list[int] = []
-        search = graphs.Graphs.search
-        monkeypatch.setattr(graphs.Graphs, "search", lambda *each: asked.append(1) or search(*each))
-        assert found(again.vectors) == expected
-        assert len(asked) == len(QUERIES)
+        assert asked == [1]
     with ntmem.open(ram / "s", read_only=True) as reader:
         assert found(reader.vectors) == expected
         with pytest.raises(ntmem.ReadOnlyError):
@@ -213,14 +228,28 @@ def test_a_build_that_is_ended_leaves_nothing(ram: Path) -> None:
         collection = v._of(("n",))
         assert collection is not None
         collection.graphs.stop[0] = 1
-        assert not v.compact("n")
+        assert not collection.graphs.compact(collection.tail(), 1)
         assert graph_files(ram / "s") == []
-        collection.graphs.stop[0] = 0
         assert v.compact("n")
+        assert len(graph_files(ram / "s")) == 1
 
 
 def test_the_choice_between_a_graph_and_a_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert graphs.is_sooner(1, 100, 16, 384, 200_000, 200_000)
-    assert not graphs.is_sooner(1, 100, 16, 384, 5_000, 5_000)
-    assert not graphs.is_sooner(1, 100, 16, 384, 200_000, 2_000)
+
+    def sooner(count: int, left: int, graphed: int, parts: int = 1) -> bool:
+        return graphs.is_sooner(parts, 100, 16, 384, count, left, graphed)
+
+    assert sooner(200_000, 200_000, 200_000)
+    assert not sooner(5_000, 5_000, 5_000)
+    assert not sooner(200_000, 2_000, 200_000)
+    assert sooner(200_000, 100_000, 200_000)
+    assert not sooner(200_000, 200_000, 4_000)
+    assert not sooner(20_000, 20_000, 20_000, parts=10)
+    assert not sooner(20_000, 20_000, 0, parts=0)
+    assert not sooner(20_000, 0, 20_000)
+    least = graphs.worth(16, 384)
+    assert sooner(least + 64, least + 64, least + 64)
+    assert not sooner(least - 64, least - 64, least - 64)
+    assert graphs.worth(16, 1536) < least < graphs.worth(16, 64)
+    assert graphs.worth(2, 65_536) == 4096

@@ -589,7 +589,7 @@ RANDOM = """
 import logging, random, resource, shutil
 from pathlib import Path
 from segments import *
-from vectors import locked, new_tail
+from vectors import locked, new_tail, search
 from ntmem._core.vectors import HEADER_BYTES
 store, place, first, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 logging.disable(logging.CRITICAL)
@@ -629,7 +629,7 @@ def facts(tail):
     columns = [[each.tobytes() for each in tail.column(name) or ()] for name in names]
     texts = [tail.interned(name) for name in names] if tail.count else []
     found = [(it.id, it.metadata, it.ts_event, it.ts_known) for it in map(tail.found, range(tail.count))][::50]
-    some = [each.tobytes() for each in tail.search(QUERIES, 50, tail.count, 2**62)]
+    some = [each.tobytes() for each in search(tail, QUERIES, 50, tail.count, 2**62)]
     return columns, texts, found, some, tail.served(tail.count, 2**62)[1]
 def taken(place, sure):
     tail = new_tail(3, metric="cosine", capacity=1 << 14)

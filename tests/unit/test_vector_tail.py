@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 from hostile import Start
-from vectors import DTYPES, LAST, attach_tail, check_search, locked, new_tail, put, slots_of
+from vectors import DTYPES, LAST, attach_tail, check_search, locked, new_tail, put, search, slots_of
 
 from ntmem._core.region import Region, RegionDamaged, RegionMismatch
 from ntmem._core.vectors import FIELDS, NAME_BYTES, Over, VectorTail, WriterBusy, sections, sizes, slot_bytes
@@ -32,7 +32,7 @@ def served(tail: VectorTail, limit: int = LAST, count: int | None = None) -> lis
 def best(
     tail: VectorTail, query: Any, k: int = 10, limit: int = LAST, count: int | None = None, bits: Any = None
 ) -> list[int]:
-    slots, scores = tail.search(np.array([query], np.float32), k, tail.count if count is None else count, limit, bits)
+    slots, scores = search(tail, np.array([query], np.float32), k, tail.count if count is None else count, limit, bits)
     return [int(slot) for slot, score in zip(slots[0], scores[0], strict=True) if not np.isnan(score)]
 
 
@@ -103,7 +103,7 @@ def test_bits_of_a_filter() -> None:
         with pytest.raises(ValueError, match="are 4 words"):
             tail.served(200, LAST, wrong)
         with pytest.raises(ValueError, match="are 4 words"):
-            tail.search(np.ones((1, 4), np.float32), 1, 200, LAST, wrong)
+            search(tail, np.ones((1, 4), np.float32), 1, 200, LAST, wrong)
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 127, 128, 129])
@@ -264,15 +264,15 @@ def test_counts_that_are_not_there() -> None:
     for use in (
         lambda: tail.found(1),
         lambda: tail.served(2, LAST),
-        lambda: tail.search(np.ones((1, 4), np.float32), 1, 2, LAST),
+        lambda: search(tail, np.ones((1, 4), np.float32), 1, 2, LAST),
         lambda: tail.found(2**63),
     ):
         with pytest.raises((ValueError, OverflowError)):
             use()
     with pytest.raises(ValueError, match="4 dimensions"):
-        tail.search(np.ones((1, 3), np.float32), 1, 1, LAST)
-    assert [each.shape for each in tail.search(np.ones((0, 4), np.float32), 3, 1, LAST)] == [(0, 1)] * 2
-    assert [each.shape for each in tail.search(np.ones((2, 4), np.float32), 3, 0, LAST)] == [(2, 0)] * 2
+        search(tail, np.ones((1, 3), np.float32), 1, 1, LAST)
+    assert [each.shape for each in search(tail, np.ones((0, 4), np.float32), 3, 1, LAST)] == [(0, 1)] * 2
+    assert [each.shape for each in search(tail, np.ones((2, 4), np.float32), 3, 0, LAST)] == [(2, 0)] * 2
 
 
 def test_sizes_of_vectors() -> None:
@@ -325,7 +325,7 @@ pid = os.fork()
 if pid == 0:
     refused = 0
     for use in (lambda: tail.lock(0), lambda: tail.find("a", 1), lambda: tail.found(0), lambda: tail.served(1, 1),
-                lambda: tail.search(np.ones((1, 4), np.float32), 1, 1, 1), lambda: tail.column("x"),
+                lambda: search(tail, np.ones((1, 4), np.float32), 1, 1, 1), lambda: tail.column("x"),
                 lambda: tail.interned("x"), lambda: tail.intern_number("x", b""), lambda: tail.count,
                 lambda: tail.is_over):
         try:
@@ -453,7 +453,7 @@ def look():
     count = tail.count
     for limit in (0, 5, 11, 2**63 - 1):
         for n in (count, 700, 65, 1):
-            attempt(lambda: tail.search(query, 5, n, limit))
+            attempt(lambda: search(tail, query, 5, n, limit))
             attempt(lambda: tail.served(n, limit))
         for name in ("0", "3", "499", "nobody"):
             attempt(lambda: tail.find(name, limit))
@@ -545,7 +545,7 @@ def test_scores_as_of_brute_force_through_the_tail() -> None:
             for slot in range(100):
                 put(tail, str(slot % 60), rows[slot], 1)
                 plain.add(str(slot % 60), rows[slot], None, 0, 1)
-            slots, scores = tail.search(rows[:3].astype(np.float32), 20, 100, LAST)
+            slots, scores = search(tail, rows[:3].astype(np.float32), 20, 100, LAST)
             for n in range(3):
                 hits = [Hit(tail, int(s), float(x)) for s, x in zip(slots[n], scores[n], strict=True)]
                 check_search(hits, plain, rows[n].astype(np.float32), 20)

@@ -9,10 +9,11 @@
  *     nodes       the node at each place of the levels above; those of the highest level first, so that the first
  *                 counts[l] places are the nodes of level l
  *     lists       of level 1, 2, ...: m neighbours a place, as places
- *     checksums   of each 64 KiB between header and here
+ *     checksums   of each 64 KiB between header and here, which is filled up to 4 bytes
  *
- * A list that is not full ends with the node's (place's) own number, up to its limit: a node of m = 16 has two whole
- * lines of the cache, and who follows a list needs no count.
+ * A link, which is a number of a node or place, has 3 bytes: a node of m = 16 has 96 of them at level 0. A list that is
+ * not full ends with the node's (place's) own number, up to its limit, so who follows a list needs no count. A node
+ * whose row was left out has an empty list, and nobody links to it.
  *
  * `graph_check` looks at all of it once. What it has let pass is searched without a comparison with a limit; therefore
  * `graph_t` has copies of what is in the header.
@@ -24,9 +25,11 @@
 #include "scan.h"
 
 #define GRAPH_MAGIC "NTMGRAPH"
-#define GRAPH_FORMAT 1
+#define GRAPH_FORMAT 2
 #define GRAPH_LEVELS 32
 #define GRAPH_MOST_M 256
+#define GRAPH_LINK 3 /* bytes */
+#define GRAPH_MOST_NODES (1u << 24)
 #define GRAPH_BLOCK (1u << 16) /* bytes of a checksum */
 #define GRAPH_AHEAD 16         /* rows that are on their way while others are multiplied */
 
@@ -46,7 +49,8 @@ typedef struct {
     uint32_t metric;
     uint32_t dimension;
     uint32_t ef_construction;
-    uint32_t unused[3];
+    uint32_t linked; /* nodes that were not left out */
+    uint32_t unused[2];
     uint32_t counts[GRAPH_LEVELS]; /* nodes of each level */
 } graph_header_t;
 
@@ -60,10 +64,11 @@ typedef struct {
     uint32_t metric;
     uint32_t dimension;
     uint32_t ef_construction;
+    uint32_t linked;
     uint32_t counts[GRAPH_LEVELS];
     uint64_t bytes;
-    const uint32_t *nodes;
-    const uint32_t *lists[GRAPH_LEVELS];
+    const uint8_t *nodes;
+    const uint8_t *lists[GRAPH_LEVELS];
     const uint32_t *checksums;
 } graph_t;
 
@@ -77,27 +82,50 @@ typedef struct {
     size_t ef_construction;
     size_t seed;
     int threads;
-    int plain; /* for tests: see hnsw_build.h */
+    double share;           /* of the time that each of them works; up to 1 */
+    int background;         /* all is done by threads of the lowest priority */
+    int plain;              /* for tests: see hnsw_build.h */
+    const uint64_t *wanted; /* a bit for each row, 0 of those that are left out; NULL: all are wanted */
+    const graph_t *base;    /* of the first rows, of the same type and m: it is extended; NULL: none */
     const volatile int *stop;
 } graph_job_t;
 
 /* Neighbours of a node of level 0, or of a place of a level above. */
 static inline uint32_t graph_limit(uint32_t m, uint32_t level) { return level == 0 ? 2 * m : m; }
 
+/* One byte behind a link is read, too. There always is one, as checksums are behind all of them. */
+static inline uint32_t graph_link(const uint8_t *list, size_t number)
+{
+    uint32_t link;
+
+    memcpy(&link, list + GRAPH_LINK * number, sizeof link);
+    return link & (GRAPH_MOST_NODES - 1);
+}
+
+static inline size_t graph_list_bytes(uint32_t m, uint32_t level) { return (size_t)GRAPH_LINK * graph_limit(m, level); }
+
+static inline const uint8_t *graph_list(const graph_t *graph, uint32_t level, uint32_t own)
+{
+    return graph->lists[level] + own * graph_list_bytes(graph->m, level);
+}
+
+/* Checksums stand where such numbers may. */
+static inline uint64_t graph_filled(uint64_t bytes) { return (bytes + 3) / 4 * 4; }
+
 /* Where everything is, from the counts alone. */
 static inline void graph_lay_out(graph_t *graph, const void *file)
 {
-    const char *at = (const char *)file + sizeof(graph_header_t);
+    const uint8_t *const first = (const uint8_t *)file + sizeof(graph_header_t), *at = first;
 
     for (uint32_t level = 0; level < graph->levels; level++) {
         if (level == 1) {
-            graph->nodes = (const uint32_t *)at;
-            at += (size_t)graph->counts[1] * sizeof(uint32_t);
+            graph->nodes = at;
+            at += (size_t)graph->counts[1] * GRAPH_LINK;
         }
-        graph->lists[level] = (const uint32_t *)at;
-        at += (size_t)graph->counts[level] * graph_limit(graph->m, level) * sizeof(uint32_t);
+        graph->lists[level] = at;
+        at += graph->counts[level] * graph_list_bytes(graph->m, level);
     }
-    graph->checksums = (const uint32_t *)at;
+    graph->checksums = (const uint32_t *)(first + graph_filled((uint64_t)(at - first)));
 }
 
 static inline size_t graph_body(const graph_t *graph, const void *file)
@@ -110,10 +138,11 @@ static inline size_t graph_blocks(size_t body) { return (body + GRAPH_BLOCK - 1)
 /* Bytes of a graph with these counts, in which sums cannot overflow. */
 static inline uint64_t graph_bytes(const uint32_t *counts, uint32_t levels, uint32_t m)
 {
-    uint64_t body = levels > 1 ? (uint64_t)counts[1] * sizeof(uint32_t) : 0;
+    uint64_t body = levels > 1 ? (uint64_t)counts[1] * GRAPH_LINK : 0;
 
     for (uint32_t level = 0; level < levels; level++)
-        body += (uint64_t)counts[level] * graph_limit(m, level) * sizeof(uint32_t);
+        body += (uint64_t)counts[level] * graph_list_bytes(m, level);
+    body = graph_filled(body);
     return sizeof(graph_header_t) + body + graph_blocks(body) * sizeof(uint32_t);
 }
 
@@ -140,6 +169,10 @@ static inline const char *graph_check_counts(const graph_header_t *header)
         return "it is of rows of an unknown type";
     if (header->levels > GRAPH_LEVELS)
         return "it has too many levels";
+    if (header->counts[0] > GRAPH_MOST_NODES)
+        return "it has more nodes than links can name";
+    if (header->linked > header->counts[0])
+        return "it has more linked nodes than nodes";
     for (uint32_t level = 0; level < GRAPH_LEVELS; level++) {
         if ((header->counts[level] != 0) != (level < header->levels))
             return "its levels do not fit the number of them";
@@ -158,31 +191,47 @@ static inline const char *graph_check_nodes(const graph_t *graph)
 
     for (uint32_t level = graph->levels; level-- > 1;)
         for (const uint32_t first = place; place < graph->counts[level]; place++) {
-            if (graph->nodes[place] >= graph->counts[0])
+            if (graph_link(graph->nodes, place) >= graph->counts[0])
                 return "it names a node that is not there";
-            if (place > first && graph->nodes[place] <= graph->nodes[place - 1])
+            if (place > first && graph_link(graph->nodes, place) <= graph_link(graph->nodes, place - 1))
                 return "its nodes are not in order";
         }
     return NULL;
 }
 
-static inline const char *graph_check_lists(const graph_t *graph, uint32_t level)
+/* `filled`: how many lists have a neighbour. */
+static inline const char *graph_check_lists(const graph_t *graph, uint32_t level, uint32_t *filled)
 {
     const uint32_t count = graph->counts[level], limit = graph_limit(graph->m, level);
-    const uint32_t *list = graph->lists[level];
 
-    for (uint32_t own = 0; own < count; own++, list += limit) {
-        uint32_t largest = 0, used = 0;
-        while (used < limit && list[used] != own)
-            used++;
-        for (uint32_t i = 0; i < used; i++)
-            largest = list[i] > largest ? list[i] : largest;
+    *filled = 0;
+    for (uint32_t own = 0; own < count; own++) {
+        const uint8_t *list = graph_list(graph, level, own);
+        uint32_t used = 0;
+        for (; used < limit && graph_link(list, used) != own; used++)
+            if (graph_link(list, used) >= count)
+                return "a list has a neighbour that is not there";
         for (uint32_t i = used; i < limit; i++)
-            if (list[i] != own)
+            if (graph_link(list, i) != own)
                 return "a list goes on behind its end";
-        if (largest >= count)
-            return "a list has a neighbour that is not there";
+        *filled += used > 0;
     }
+    return NULL;
+}
+
+/* The node where a search begins, if any is linked. */
+static inline uint32_t graph_first(const graph_t *graph)
+{
+    return graph->levels > 1 ? graph_link(graph->nodes, graph->entry) : graph->entry;
+}
+
+/* A node is linked if it has neighbours, or is the only one. */
+static inline const char *graph_check_linked(const graph_t *graph, uint32_t filled)
+{
+    if (graph->linked != filled && !(filled == 0 && graph->linked == 1))
+        return "it has another number of linked nodes than it says";
+    if (filled > 0 && graph_link(graph_list(graph, 0, graph_first(graph)), 0) == graph_first(graph))
+        return "its first node was left out";
     return NULL;
 }
 
@@ -191,6 +240,7 @@ static inline const char *graph_check(const void *file, size_t size, graph_t *gr
 {
     graph_header_t header;
     const char *wrong;
+    uint32_t filled = 0;
     size_t body;
 
     if (size < sizeof header)
@@ -217,6 +267,7 @@ static inline const char *graph_check(const void *file, size_t size, graph_t *gr
     graph->metric = header.metric;
     graph->dimension = header.dimension;
     graph->ef_construction = header.ef_construction;
+    graph->linked = header.linked;
     graph->bytes = size;
     memcpy(graph->counts, header.counts, sizeof graph->counts);
     graph_lay_out(graph, file);
@@ -225,9 +276,9 @@ static inline const char *graph_check(const void *file, size_t size, graph_t *gr
         if (graph->checksums[block] != graph_checksum((const char *)file + sizeof header, body, block))
             return "a block of it is damaged";
     wrong = graph_check_nodes(graph);
-    for (uint32_t level = 0; level < graph->levels && wrong == NULL; level++)
-        wrong = graph_check_lists(graph, level);
-    return wrong;
+    for (uint32_t level = graph->levels; level-- > 0 && wrong == NULL;)
+        wrong = graph_check_lists(graph, level, &filled);
+    return wrong == NULL ? graph_check_linked(graph, filled) : wrong;
 }
 
 /* ---- the search -------------------------------------------------------------------------------------------------- */
@@ -257,10 +308,12 @@ static inline void graph_ask(const graph_query_t *query, uint32_t node)
 
 static inline void graph_ask_list(const graph_t *graph, uint32_t node)
 {
-    const uint32_t *list = graph->lists[0] + (size_t)node * 2 * graph->m;
+    const uint8_t *list = graph_list(graph, 0, node);
+    const size_t bytes = graph_list_bytes(graph->m, 0);
 
-    for (uint32_t i = 0; i < 2 * graph->m; i += 16)
-        __builtin_prefetch(list + i);
+    for (size_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(list + at);
+    __builtin_prefetch(list + bytes); /* lists begin anywhere in a line */
 }
 
 /* Values of up to KERNELS_ROWS nodes. */
@@ -285,12 +338,14 @@ static inline uint32_t graph_descend(const graph_query_t *query)
 
     if (graph->levels < 2)
         return place;
-    graph_values(query, &graph->nodes[place], 1, &best);
+    nodes[0] = graph_link(graph->nodes, place);
+    graph_values(query, nodes, 1, &best);
     for (uint32_t level = graph->levels - 1; level > 0;) {
-        const uint32_t own = place, *list = graph->lists[level] + (size_t)own * graph->m;
+        const uint32_t own = place;
+        const uint8_t *list = graph_list(graph, level, own);
         uint32_t count = 0;
-        for (; count < graph->m && list[count] != own; count++) {
-            nodes[count] = graph->nodes[list[count]];
+        for (; count < graph->m && graph_link(list, count) != own; count++) {
+            nodes[count] = graph_link(graph->nodes, graph_link(list, count));
             graph_ask(query, nodes[count]);
         }
         for (uint32_t i = 0; i < count; i += KERNELS_ROWS) {
@@ -299,12 +354,12 @@ static inline uint32_t graph_descend(const graph_query_t *query)
             for (uint32_t j = 0; j < some; j++)
                 if (values[j] > best) {
                     best = values[j];
-                    place = list[i + j];
+                    place = graph_link(list, i + j);
                 }
         }
         level -= place == own;
     }
-    return graph->nodes[place];
+    return graph_link(graph->nodes, place);
 }
 
 /* Bytes that a search needs besides the results: a bit for each node, and nodes that wait. */
@@ -342,11 +397,11 @@ static inline void graph_consider(graph_walk_t *walk, const graph_query_t *query
 /* Neighbours of a node that were not seen before. */
 static inline size_t graph_fresh(const graph_walk_t *walk, const graph_query_t *query, uint32_t own, uint32_t *fresh)
 {
-    const uint32_t limit = 2 * query->graph->m, *list = query->graph->lists[0] + (size_t)own * limit;
+    const uint32_t limit = 2 * query->graph->m;
+    const uint8_t *list = graph_list(query->graph, 0, own);
     size_t count = 0;
 
-    for (uint32_t i = 0; i < limit && list[i] != own; i++) {
-        const uint32_t node = list[i];
+    for (uint32_t i = 0, node; i < limit && (node = graph_link(list, i)) != own; i++) {
         uint64_t *word = &walk->seen[node / 64];
         const uint64_t bit = 1ull << node % 64;
         fresh[count] = node;
@@ -382,7 +437,7 @@ static inline size_t graph_search(const graph_t *graph, const scan_rows_t *rows,
     uint32_t fresh[2 * GRAPH_MOST_M + 1], first;
     float values[KERNELS_ROWS];
 
-    if (graph->levels == 0)
+    if (graph->linked == 0)
         return 0;
     memset(walk.seen, 0, words * sizeof(uint64_t));
     first = graph_descend(&query);
@@ -423,17 +478,18 @@ static inline size_t graph_reach(const graph_t *graph, void *scratch)
     uint32_t *queue = (uint32_t *)(seen + words);
     size_t done = 0, count = 0;
 
-    if (graph->levels == 0)
+    if (graph->linked == 0)
         return 0;
     memset(seen, 0, words * sizeof *seen);
-    queue[count++] = graph->levels > 1 ? graph->nodes[graph->entry] : graph->entry;
+    queue[count++] = graph_first(graph);
     seen[queue[0] / 64] |= 1ull << queue[0] % 64;
     for (; done < count; done++) {
-        const uint32_t own = queue[done], *list = graph->lists[0] + own * limit;
-        for (size_t i = 0; i < limit && list[i] != own; i++)
-            if (!(seen[list[i] / 64] >> list[i] % 64 & 1)) {
-                seen[list[i] / 64] |= 1ull << list[i] % 64;
-                queue[count++] = list[i];
+        const uint32_t own = queue[done];
+        const uint8_t *list = graph_list(graph, 0, own);
+        for (uint32_t i = 0, node; i < limit && (node = graph_link(list, i)) != own; i++)
+            if (!(seen[node / 64] >> node % 64 & 1)) {
+                seen[node / 64] |= 1ull << node % 64;
+                queue[count++] = node;
             }
     }
     return count;

@@ -1,29 +1,15 @@
 """Graphs of neighbours for native parts: checked and searched where they stand."""
 
-from libc.stdint cimport uint32_t, uint64_t
+cimport cython
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from ntmem._core.kernels cimport kernels_t, scan_rows_t, scanned_t
 
 
 cdef extern from "graph.h" nogil:
-    ctypedef struct kernels_t:
-        const char *name
-
-    ctypedef struct scan_rows_t:
-        const void *rows
-        size_t stride, count
-        int kind
-        uint32_t base
-        const float *steps
-        const float *squares
-        const uint64_t *allowed
-
-    ctypedef struct scanned_t:
-        float value
-        uint32_t row
-
     ctypedef struct graph_t:
-        uint32_t m, levels, kind, metric, dimension, ef_construction
+        uint32_t m, levels, kind, metric, dimension, ef_construction, linked
         uint32_t *counts
-        const uint32_t **lists
         uint64_t bytes
 
     enum:
@@ -31,6 +17,7 @@ cdef extern from "graph.h" nogil:
         GRAPH_L2
         GRAPH_IP
         GRAPH_MOST_M
+        GRAPH_MOST_NODES
 
     ctypedef struct graph_job_t:
         scan_rows_t rows
@@ -38,10 +25,13 @@ cdef extern from "graph.h" nogil:
         size_t dimension
         int metric
         size_t m, ef_construction, seed
-        int threads, plain
+        int threads
+        double share
+        int background, plain
+        const uint64_t *wanted
+        const graph_t *base
         const volatile int *stop
 
-    const kernels_t *kernels_at(size_t place) noexcept
     const char *graph_check(const void *file, size_t size, graph_t *graph) noexcept
     size_t graph_scratch(const graph_t *graph) noexcept
     size_t graph_search(
@@ -49,7 +39,20 @@ cdef extern from "graph.h" nogil:
         size_t dimension, size_t ef, void *scratch, scanned_t *found
     ) noexcept
     size_t graph_reach(const graph_t *graph, void *scratch) noexcept
+    uint32_t graph_link(const uint8_t *list, size_t number) noexcept
+    const uint8_t *graph_list(const graph_t *graph, uint32_t level, uint32_t own) noexcept
 
 
-# The set of this name, by default of NTMEM_KERNELS, or the best.
-cdef const kernels_t *kernels_named(str name) except NULL
+@cython.final
+cdef class Graph:
+    cdef graph_t graph
+    cdef const uint8_t[::1] held
+    cdef void *scratch
+
+    cdef tuple best(
+        self, const kernels_t *kernels, const scan_rows_t *what, const void *query, float query_step, size_t k,
+        size_t most
+    )
+    cdef int check_search(self, rows, steps, squares, allowed) except -1
+    cdef void *scratch_taken(self) except NULL
+    cdef void scratch_given(self, void *scratch) noexcept

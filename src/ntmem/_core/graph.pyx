@@ -11,13 +11,13 @@ Invariants
 3. While the GIL is released only C memory is touched, and the buffers are held.
 """
 
-import os
-
 import numpy as np
 
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+
+from ntmem._core.kernels cimport kernels_named, kernels_t, scan_rows_t, scanned_t
 
 from ntmem._core.kernels import KINDS, check_scan
 
@@ -27,16 +27,6 @@ KIND_NAMES = {kind: str(dtype) for dtype, kind in KINDS.items()}
 
 class Damaged(ValueError):
     """These bytes are no graph, or one that was damaged."""
-
-
-cdef const kernels_t *kernels_named(str name) except NULL:
-    cdef size_t place = 0
-    wanted = name or os.environ.get("NTMEM_KERNELS")
-    while wanted and kernels_at(place) != NULL and <bytes>kernels_at(place).name != wanted.encode():
-        place += 1
-    if kernels_at(place) == NULL:
-        raise ValueError(f"there are no kernels {wanted!r} on this machine")
-    return kernels_at(place)
 
 
 @cython.final
@@ -58,10 +48,6 @@ cdef class Graph:
     **Thread safety**: all methods may be called from any thread. **Complexity**: a look at every link, once.
     """
 
-    cdef graph_t graph
-    cdef const uint8_t[::1] held
-    cdef void *scratch
-
     def __init__(self, const uint8_t[::1] buffer not None):
         cdef const char *wrong
         cdef size_t size = buffer.shape[0]
@@ -72,7 +58,7 @@ cdef class Graph:
             wrong = graph_check(file, size, &self.graph)
         if wrong != NULL:
             self.graph.counts[0] = 0
-            self.graph.levels = 0
+            self.graph.levels = self.graph.linked = 0
             raise Damaged(f"this graph cannot be used: {wrong.decode()}")
         self.held = buffer
 
@@ -83,6 +69,11 @@ cdef class Graph:
     def count(self):
         """Nodes, which is rows."""
         return self.graph.counts[0]
+
+    @property
+    def linked(self):
+        """Nodes of rows that were not left out; others are never found."""
+        return self.graph.linked
 
     @property
     def m(self):
@@ -115,21 +106,20 @@ cdef class Graph:
         return next(name for name, number in METRICS.items() if number == <int>self.graph.metric)
 
     def verify(self):
-        """Return how many nodes cannot be reached from the first one by links of the lowest level."""
+        """Return how many linked nodes cannot be reached from the first one by links of the lowest level."""
         cdef size_t reached
         cdef void *scratch = self.scratch_taken()
         with nogil:
             reached = graph_reach(&self.graph, scratch)
         self.scratch_given(scratch)
-        return self.graph.counts[0] - reached
+        return max(<size_t>self.graph.linked, reached) - reached
 
     def neighbours(self, uint32_t node):
         """Return the nodes to which a node has links at the lowest level."""
-        cdef size_t limit = 2 * self.graph.m
         if node >= self.graph.counts[0]:
             raise IndexError(f"there are {self.graph.counts[0]} nodes, no {node}")
-        cdef const uint32_t[::1] lists = <const uint32_t[:limit]>(self.graph.lists[0] + node * limit)
-        found = np.array(lists)
+        cdef const uint8_t *links = graph_list(&self.graph, 0, node)
+        found = np.array([graph_link(links, i) for i in range(2 * self.graph.m)], np.uint32)
         return found[found != node]
 
     def search(

@@ -68,6 +68,46 @@ static float space_query_distance(const void *query, const void *element, const 
     return -scan_value(rows, row, products[0], space->query_step);
 }
 
+/* ---- from a file to hnswlib -------------------------------------------------------------------------------------- */
+
+/* Each node has the highest of its levels. Of a damaged graph one may be at several places. */
+static inline int graph_take_levels(const graph_t *base, hnsw_built_t *built)
+{
+    int outcome = HNSW_DONE;
+
+    for (uint32_t level = base->levels, place = 0; level-- > 1;)
+        for (; place < base->counts[level] && outcome == HNSW_DONE; place++)
+            outcome = hnsw_set_level(built, graph_link(base->nodes, place), level);
+    return outcome;
+}
+
+/* What links lead to is at that level, if not to the node itself, which only damage does. */
+static inline void graph_take_list(const graph_t *base, uint32_t level, uint32_t own, hnsw_built_t *built)
+{
+    const uint8_t *list = graph_list(base, level, own);
+    const uint32_t limit = graph_limit(base->m, level), node = level == 0 ? own : graph_link(base->nodes, own);
+    uint32_t links[2 * GRAPH_MOST_M], count = 0;
+
+    for (uint32_t i = 0, link; i < limit && (link = graph_link(list, i)) != own; i++) {
+        links[count] = level == 0 ? link : graph_link(base->nodes, link);
+        count += links[count] != node;
+    }
+    hnsw_set_list(built, node, level, links, count);
+}
+
+static inline int graph_take_over(const graph_t *base, hnsw_built_t *built)
+{
+    const int outcome = graph_take_levels(base, built);
+
+    if (outcome != HNSW_DONE || base->linked == 0)
+        return outcome;
+    for (uint32_t level = 0; level < base->levels; level++)
+        for (uint32_t own = 0; own < base->counts[level]; own++)
+            graph_take_list(base, level, own, built);
+    hnsw_set_entry(built, graph_first(base));
+    return HNSW_DONE;
+}
+
 /* ---- from hnswlib to a file -------------------------------------------------------------------------------------- */
 
 /* Rows that hnswlib has linked, and where they are to be. */
@@ -76,6 +116,7 @@ typedef struct {
     graph_header_t header;
     uint32_t *nodes;  /* at each place above level 0 */
     uint32_t *places; /* of each node, if it has one */
+    int background;
 } graph_made_t;
 
 static inline void graph_made_free(graph_made_t *made)
@@ -87,10 +128,10 @@ static inline void graph_made_free(graph_made_t *made)
     memset(made, 0, sizeof *made);
 }
 
-/* Places in the order of the file: by level, the highest first, then by number. */
-static inline int graph_place_nodes(graph_made_t *made)
+/* How many nodes each level has, and how many are linked. */
+static inline void graph_count_nodes(graph_made_t *made)
 {
-    uint32_t *counts = made->header.counts, next[GRAPH_LEVELS], highest = 0;
+    uint32_t *counts = made->header.counts, highest = 0;
     const uint32_t count = counts[0];
 
     memset(counts, 0, sizeof made->header.counts);
@@ -98,91 +139,183 @@ static inline int graph_place_nodes(graph_made_t *made)
         const uint32_t level = hnsw_level(made->built, node);
         highest = level > highest ? level : highest;
         counts[level]++;
+        made->header.linked += (uint32_t)hnsw_is_linked(made->built, node);
     }
     for (uint32_t level = highest; level-- > 0;)
         counts[level] += counts[level + 1];
+    made->header.levels = highest + 1;
+}
+
+/* Places in the order of the file: by level, the highest first, then by number. */
+static inline int graph_place_nodes(graph_made_t *made)
+{
+    const uint32_t *counts = made->header.counts, highest = made->header.levels - 1;
+    uint32_t next[GRAPH_LEVELS];
+
     for (uint32_t level = 0; level <= highest; level++)
         next[level] = level < highest ? counts[level + 1] : 0;
-    made->header.levels = highest + 1;
-    made->header.entry = hnsw_entry(made->built);
     made->nodes = malloc(((size_t)counts[1] + 1) * sizeof *made->nodes);
-    made->places = malloc(((size_t)count + 1) * sizeof *made->places);
+    made->places = malloc(((size_t)counts[0] + 1) * sizeof *made->places);
     if (made->nodes == NULL || made->places == NULL)
         return HNSW_NO_MEMORY;
-    for (uint32_t node = 0; node < count; node++) {
+    for (uint32_t node = 0; node < counts[0]; node++) {
         const uint32_t level = hnsw_level(made->built, node);
         if (level > 0) {
             made->nodes[next[level]] = node;
             made->places[node] = next[level]++;
         }
     }
+    if (made->header.linked > 0)
+        made->header.entry = hnsw_entry(made->built);
     if (highest > 0)
         made->header.entry = made->places[made->header.entry];
     return HNSW_DONE;
 }
 
-/* Makes the graph of the rows; `message` as of hnsw_build. If it is HNSW_DONE, the file is of header.bytes. */
-static inline int graph_make(const graph_job_t *job, graph_space_t *space, graph_made_t *made, char *message)
+typedef struct {
+    const graph_job_t *job;
+    graph_space_t *space;
+    graph_made_t *made;
+    char *message;
+    int outcome;
+} graph_making_t;
+
+static inline int graph_link_rows(const graph_making_t *making)
 {
+    const graph_job_t *job = making->job;
     const hnsw_task_t task = {.distance = space_distance,
-                              .places = &space->places,
+                              .places = &making->space->places,
                               .count = job->rows.count,
+                              .first = job->base == NULL ? 0 : job->base->counts[0],
                               .m = job->m,
                               .ef_construction = job->ef_construction,
                               .seed = job->seed,
                               .most_levels = GRAPH_LEVELS,
                               .threads = job->threads,
+                              .share = job->share,
                               .plain = job->plain,
+                              .wanted = job->wanted,
                               .stop = job->stop};
-    int outcome = HNSW_DONE;
+    int outcome = hnsw_new(&task, &making->made->built, making->message);
+
+    if (outcome == HNSW_DONE && job->base != NULL)
+        outcome = graph_take_over(job->base, making->made->built);
+    if (outcome == HNSW_DONE)
+        outcome = hnsw_link(&task, making->made->built, making->message);
+    return outcome;
+}
+
+static inline void graph_make_whole(void *context)
+{
+    graph_making_t *making = context;
+    const graph_job_t *job = making->job;
+    graph_header_t *header = &making->made->header;
+
+    memcpy(header->magic, GRAPH_MAGIC, sizeof header->magic);
+    header->format = GRAPH_FORMAT;
+    header->m = (uint32_t)job->m;
+    header->kind = (uint32_t)job->rows.kind;
+    header->metric = (uint32_t)job->metric;
+    header->dimension = (uint32_t)job->dimension;
+    header->ef_construction = (uint32_t)job->ef_construction;
+    header->counts[0] = (uint32_t)job->rows.count;
+    making->outcome = HNSW_DONE;
+    if (job->rows.count > 0) {
+        making->outcome = graph_link_rows(making);
+        if (making->outcome == HNSW_DONE) {
+            graph_count_nodes(making->made);
+            making->outcome = graph_place_nodes(making->made);
+        }
+    }
+    header->bytes = graph_bytes(header->counts, header->levels, header->m);
+    header->crc = graph_header_checksum(*header);
+}
+
+/* Makes the graph of the rows; `message` as of hnsw_new. If it is HNSW_DONE, the file is of header.bytes. */
+static inline int graph_make(const graph_job_t *job, graph_space_t *space, graph_made_t *made, char *message)
+{
+    graph_making_t making = {.job = job, .space = space, .made = made, .message = message};
 
     memset(made, 0, sizeof *made);
+    made->background = job->background;
     space->job = job;
-    if (job->rows.count > 0)
-        outcome = hnsw_build(&task, &made->built, message);
-    memcpy(made->header.magic, GRAPH_MAGIC, sizeof made->header.magic);
-    made->header.format = GRAPH_FORMAT;
-    made->header.m = (uint32_t)job->m;
-    made->header.kind = (uint32_t)job->rows.kind;
-    made->header.metric = (uint32_t)job->metric;
-    made->header.dimension = (uint32_t)job->dimension;
-    made->header.ef_construction = (uint32_t)job->ef_construction;
-    made->header.counts[0] = (uint32_t)job->rows.count;
-    if (outcome == HNSW_DONE && job->rows.count > 0)
-        outcome = graph_place_nodes(made);
-    made->header.bytes = graph_bytes(made->header.counts, made->header.levels, made->header.m);
-    made->header.crc = graph_header_checksum(made->header);
-    if (outcome != HNSW_DONE)
+    if (job->background)
+        hnsw_in_background(graph_make_whole, &making);
+    else
+        graph_make_whole(&making);
+    if (making.outcome != HNSW_DONE)
         graph_made_free(made);
-    return outcome;
+    return making.outcome;
+}
+
+static inline void graph_set_link(uint8_t *list, size_t number, uint32_t link)
+{
+    memcpy(list + GRAPH_LINK * number, &link, GRAPH_LINK);
+}
+
+static inline void graph_write_lists(const graph_made_t *made, const graph_t *graph, uint32_t level)
+{
+    const uint32_t limit = graph_limit(graph->m, level);
+
+    for (uint32_t own = 0; own < graph->counts[level]; own++) {
+        uint8_t *to = (uint8_t *)graph_list(graph, level, own);
+        uint32_t count;
+        const uint32_t *list = hnsw_list(made->built, level == 0 ? own : made->nodes[own], level, &count);
+        for (uint32_t i = 0; i < limit; i++)
+            graph_set_link(to, i, i >= count ? own : level == 0 ? list[i] : made->places[list[i]]);
+    }
+}
+
+typedef struct {
+    const graph_made_t *made;
+    char *file;
+} graph_writing_t;
+
+static inline void graph_write_whole(void *context)
+{
+    const graph_writing_t *writing = context;
+    const graph_header_t *header = &writing->made->header;
+    graph_t graph = {.m = header->m, .levels = header->levels};
+    uint32_t *checksums;
+    size_t body;
+
+    memcpy(graph.counts, header->counts, sizeof graph.counts);
+    graph_lay_out(&graph, writing->file);
+    body = graph_body(&graph, writing->file);
+    memcpy(writing->file, header, sizeof *header);
+    checksums = (uint32_t *)graph.checksums;
+    if (body > 0)
+        checksums[-1] = 0; /* of which lists leave some bytes */
+    for (uint32_t place = 0; place < graph.counts[1]; place++)
+        graph_set_link((uint8_t *)graph.nodes, place, writing->made->nodes[place]);
+    for (uint32_t level = 0; level < graph.levels; level++)
+        graph_write_lists(writing->made, &graph, level);
+    for (size_t block = 0; block < graph_blocks(body); block++)
+        checksums[block] = graph_checksum(writing->file + sizeof *header, body, block);
 }
 
 /* Fills `file`, of header.bytes and aligned as uint32_t. */
 static inline void graph_write(const graph_made_t *made, void *file)
 {
-    graph_t graph = {.m = made->header.m, .levels = made->header.levels};
-    uint32_t *to;
-    size_t body;
+    graph_writing_t writing = {.made = made, .file = file};
 
-    memcpy(graph.counts, made->header.counts, sizeof graph.counts);
-    graph_lay_out(&graph, file);
-    body = graph_body(&graph, file);
-    memcpy(file, &made->header, sizeof made->header);
-    if (graph.levels > 1)
-        memcpy((void *)graph.nodes, made->nodes, (size_t)graph.counts[1] * sizeof *made->nodes);
-    for (uint32_t level = 0; level < graph.levels; level++) {
-        const uint32_t limit = graph_limit(graph.m, level);
-        to = (uint32_t *)graph.lists[level];
-        for (uint32_t own = 0; own < graph.counts[level]; own++, to += limit) {
-            uint32_t count;
-            const uint32_t *list = hnsw_list(made->built, level == 0 ? own : made->nodes[own], level, &count);
-            for (uint32_t i = 0; i < limit; i++)
-                to[i] = i >= count ? own : level == 0 ? list[i] : made->places[list[i]];
-        }
-    }
-    to = (uint32_t *)graph.checksums;
-    for (size_t block = 0; block < graph_blocks(body); block++)
-        to[block] = graph_checksum((const char *)file + sizeof made->header, body, block);
+    if (made->background)
+        hnsw_in_background(graph_write_whole, &writing);
+    else
+        graph_write_whole(&writing);
+}
+
+/* About how many bytes of memory it takes at most to make a graph: while rows are linked, or while the file is written.
+ * Of m nodes one is at the next level. */
+static inline uint64_t graph_make_bytes(size_t count, size_t m)
+{
+    const uint32_t above = (uint32_t)(count / (m - 1));
+    const uint32_t counts[GRAPH_LEVELS] = {(uint32_t)count, above};
+    const uint64_t file = graph_bytes(counts, count > 0 ? 2 : 0, (uint32_t)m);
+    const uint64_t linking = hnsw_bytes_linking(count, m);
+    const uint64_t writing = hnsw_bytes_linked(count, m) + file + (count + above) * sizeof(uint32_t);
+
+    return linking > writing ? linking : writing;
 }
 
 #endif

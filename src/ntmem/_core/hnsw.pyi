@@ -3,15 +3,19 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from .graph import Graph
+
 __pyx_capi__: dict[str, Any]
 METRICS: dict[str, int]
 KINDS: dict[np.dtype[Any], int]
 MOST_DIMENSIONS: int
+MOST_ROWS: int
 MOST_M: int
 MOST_EF: int
 
 def check_rows(rows: object, steps: object, squares: object, metric: object) -> None: ...
 def check_job(m: int, ef_construction: int, threads: int, stop: NDArray[np.int32] | None) -> None: ...
+def check_part(rows: object, m: int, metric: str, wanted: NDArray[np.uint64] | None, base: Graph | None) -> None: ...
 def build(
     rows: NDArray[Any],
     steps: NDArray[np.float32] | None,
@@ -24,7 +28,12 @@ def build(
     seed: int = 100,
     stop: NDArray[np.int32] | None = None,
     kernels: str | None = None,
+    wanted: NDArray[np.uint64] | None = None,
+    base: Graph | None = None,
+    share: float = 1.0,
+    background: bool = False,
 ) -> bytes | None: ...
+def build_bytes(rows: int, m: int = 16) -> int: ...
 
 @final
 class Rows:

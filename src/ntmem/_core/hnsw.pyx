@@ -9,7 +9,7 @@ Invariants
 ----------
 1. Node i is row i, whatever the threads did. With one thread the graph depends on the rows and the seed only, and of
    int8 it is the same on every machine.
-2. Each node can be reached from the first one by links of the lowest level.
+2. Each node of a row that is not left out can be reached from the first one by links of the lowest level.
 3. While the GIL is released only C memory is touched, and the buffers are held.
 """
 
@@ -19,7 +19,8 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from ntmem._core.graph cimport GRAPH_MOST_M, kernels_named
+from ntmem._core.graph cimport GRAPH_MOST_M, GRAPH_MOST_NODES, Graph, graph_job_t
+from ntmem._core.kernels cimport kernels_named
 
 from ntmem._core.graph import METRICS
 from ntmem._core.kernels import KINDS, MOST_DIMENSIONS, check_scan
@@ -50,12 +51,14 @@ cdef extern from "graph_build.h" nogil:
     int graph_make(const graph_job_t *job, graph_space_t *space, graph_made_t *made, char *message) noexcept
     void graph_write(const graph_made_t *made, void *file) noexcept
     void graph_made_free(graph_made_t *made) noexcept
+    uint64_t graph_make_bytes(size_t count, size_t m) noexcept
     size_t hnsw_mended(const hnsw_built_t *built) noexcept
     size_t hnsw_search(
         hnsw_built_t *built, hnsw_distance_t *distance, const void *query, size_t k, size_t ef, const uint64_t *allowed,
         uint32_t *nodes, float *distances
     ) noexcept
 
+MOST_ROWS = GRAPH_MOST_NODES
 MOST_M = GRAPH_MOST_M
 MOST_EF = 1 << 20
 
@@ -135,8 +138,10 @@ cdef class Rows:
         cdef graph_job_t job = self.job
         check_job(m, ef_construction, threads, stop)
         job.m, job.ef_construction = m, ef_construction
-        job.threads, job.seed = threads, seed
-        job.plain = 0
+        job.threads, job.seed, job.share = threads, seed, 1
+        job.plain, job.background = 0, 0
+        job.wanted = NULL
+        job.base = NULL
         job.stop = NULL
         if stop is not None:
             job.stop = &stop[0]
@@ -153,8 +158,8 @@ def check_rows(rows, steps, squares, metric):
         raise ValueError(f"rows have 1 to {MOST_DIMENSIONS} numbers one beside the other, these have {rows.shape[1]}")
     if len(rows) and rows.strides[0] < rows.shape[1] * rows.itemsize:
         raise ValueError("rows must not overlap")
-    if len(rows) > 1 << 31:
-        raise ValueError(f"a graph is of {1 << 31} rows at most, there were {len(rows)}")
+    if len(rows) > MOST_ROWS:
+        raise ValueError(f"a graph is of {MOST_ROWS} rows at most, there were {len(rows)}")
     if any(each is not None and len(each) != len(rows) for each in (steps, squares)):
         raise ValueError(f"steps and squares must be as many as the {len(rows)} rows")
     if metric == "l2" and squares is None:
@@ -173,9 +178,25 @@ def check_job(m, ef_construction, threads, stop):
         raise ValueError(f"stop is one number, had {len(stop)}")
 
 
+def check_part(rows, m, metric, wanted, base):
+    """Raise what does not fit the rows of what is left out and of what is extended."""
+    if wanted is not None and len(wanted) < (len(rows) + 63) // 64:
+        raise ValueError(f"wanted must have {(len(rows) + 63) // 64} words for {len(rows)} rows, had {len(wanted)}")
+    if base is None:
+        return
+    if base.count > len(rows):
+        raise ValueError(f"a graph of {base.count} rows cannot be extended to {len(rows)}")
+    theirs = {"m": base.m, "dtype": base.dtype, "metric": base.metric, "dimension": base.dimension}
+    ours = {"m": m, "dtype": rows.dtype, "metric": metric, "dimension": rows.shape[1]}
+    differ = [f"{name} {theirs[name]}, not {ours[name]}" for name in ours if theirs[name] != ours[name]]
+    if differ:
+        raise ValueError(f"only a graph of the same can be extended, this one has {' and '.join(differ)}")
+
+
 def build(
     rows not None, const float[::1] steps, const float[::1] squares=None, *, str metric="cosine", size_t m=16,
-    size_t ef_construction=200, int threads=1, size_t seed=100, const int[::1] stop=None, str kernels=None
+    size_t ef_construction=200, int threads=1, size_t seed=100, const int[::1] stop=None, str kernels=None,
+    const uint64_t[::1] wanted=None, Graph base=None, double share=1.0, bint background=False
 ):
     """Return the graph of the rows as bytes, or None if it was stopped.
 
@@ -193,14 +214,44 @@ def build(
         Of the levels.
     stop : int32, shape (1,), optional
         Whoever sets it to another number than 0 ends this within some milliseconds.
+    wanted : uint64, shape ((n + 63) // 64,), optional
+        A bit for each row, 0 of rows that are left out: they are nodes that nothing leads to.
+    base : Graph, optional
+        Of the first of these rows: its links are taken over, and only the rows behind it are inserted, as if all had
+        been at once. What it has linked stays so, and what it left out, whatever `wanted` says.
+    share : float
+        Up to 1: about which share of the time each thread works. Else it sleeps.
+    background : bool
+        All is done by threads of the lowest priority while the calling one waits. Only Linux has such; elsewhere
+        their priority is the usual one.
 
     Notes
     -----
-    **Thread safety**: the GIL is released; nobody may write to the rows meanwhile. **Complexity**: O(n log n).
+    **Thread safety**: the GIL is released; nobody may write to the rows or to `wanted` meanwhile. **Complexity**:
+    O(n log n) for n rows that are inserted. :func:`build_bytes` tells the memory.
     """
     cdef Rows what = Rows(rows, steps, squares, metric=metric, kernels=kernels)
     cdef graph_job_t job = what.job_of(m, ef_construction, threads, seed, stop)
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, was {share}")
+    check_part(rows, m, metric, wanted, base)
+    job.share, job.background = share, background
+    if wanted is not None and len(rows):
+        job.wanted = &wanted[0]
+    if base is not None:
+        job.base = &base.graph
     return graph_of(&job)
+
+
+def build_bytes(size_t rows, size_t m=16):
+    """Return about how many bytes of memory :func:`build` takes at most for so many rows, besides these and `base`.
+
+    That is with one or two threads, of which each further one takes two bytes a row, and with the graph that is
+    returned.
+    """
+    if rows > MOST_ROWS or not 2 <= m <= MOST_M:
+        raise ValueError(f"rows must be up to {MOST_ROWS} and m from 2 to {MOST_M}, were {rows} and {m}")
+    return graph_make_bytes(rows, m)
 
 
 @cython.final

@@ -3,8 +3,9 @@
  * Taken from hnswlib 0.8.0: the search at a level while building, the choice of neighbours, the linking, and its own
  * search for comparison. `insert` is its `addPoint` without labels: node i is row i, in whatever order threads come,
  * so nothing is to be renumbered, and there are no map and no locks of labels. Levels are drawn beforehand, in the
- * order in which one thread would draw them: its generator is no business of several. With one thread the graph is
- * that of `addPoint`, link by link.
+ * order in which one thread would draw them: its generator is no business of several. They are drawn for rows that are
+ * left out or were linked before, too, so that a row's level does not depend on these. With one thread the graph is that
+ * of `addPoint`, link by link.
  *
  * Elements hold links only. A row's number follows from its element's address, so the distance touches nothing of it.
  */
@@ -14,6 +15,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -21,12 +23,52 @@
 #include <system_error>
 #include <thread>
 
+#ifdef __linux__
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace {
 
 using hnswlib::labeltype;
 using hnswlib::tableint;
 
 bool is_to_stop(const hnsw_task_t &task) { return task.stop != nullptr && *task.stop; }
+
+bool is_wanted(const hnsw_task_t &task, size_t row) {
+    return row >= task.first && (task.wanted == nullptr || (task.wanted[row / 64] >> row % 64 & 1));
+}
+
+/* By which a thread works a share of the time only: what it owes it sleeps off, some milliseconds at once. */
+class Pace {
+ public:
+    explicit Pace(const hnsw_task_t &task) : task_(task) {}
+
+    /* After a piece of work. */
+    void rest() {
+        using std::chrono::milliseconds;
+        if (task_.share >= 1)
+            return;
+        auto now = Clock::now();
+        owed_ += (now - since_) * (1 / task_.share - 1);
+        while (owed_ >= milliseconds(2) && !is_to_stop(task_)) {
+            std::this_thread::sleep_for(std::min<Owed>(owed_, milliseconds(5)));
+            const auto woke = Clock::now();
+            owed_ = std::max<Owed>(owed_ - (woke - now), milliseconds(-5)); /* a long night is no credit */
+            now = woke;
+        }
+        since_ = now;
+    }
+
+ private:
+    using Clock = std::chrono::steady_clock;
+    using Owed = std::chrono::duration<double>;
+
+    const hnsw_task_t &task_;
+    Clock::time_point since_ = Clock::now();
+    Owed owed_{0};
+};
 
 class Space : public hnswlib::SpaceInterface<float> {
  public:
@@ -55,22 +97,44 @@ class Graph : public hnswlib::HierarchicalNSW<float> {
         : hnswlib::HierarchicalNSW<float>(space, task.count, task.m, task.ef_construction, task.seed) {
         task.places->elements = getDataByInternalId(0);
         task.places->element_size = size_data_per_element_;
+        if (!task.plain)
+            std::vector<std::mutex>().swap(label_op_locks_);
     }
 
-    /* What `addPoint` does for one element after the other: levels, empty lists, labels. */
-    void prepare(size_t most_levels) {
+    /* What `addPoint` does for one element after the other: empty lists, labels. */
+    void prepare() {
         memset(data_level0_memory_, 0, max_elements_ * size_data_per_element_);
-        for (tableint row = 0; row < max_elements_; row++) {
-            const int level = std::min(getRandomLevel(mult_), (int)most_levels - 1);
+        for (tableint row = 0; row < max_elements_; row++)
             setExternalLabel(row, row);
-            if (level > 0) {
-                linkLists_[row] = (char *)calloc(level, size_links_per_element_);
-                if (linkLists_[row] == nullptr)
-                    throw std::bad_alloc();
-                element_levels_[row] = level;
-            }
-            cur_element_count = row + 1; /* so many are to be freed */
+        cur_element_count = max_elements_;
+    }
+
+    void draw_levels(const hnsw_task_t &task) {
+        for (tableint row = 0; row < max_elements_; row++) {
+            const int level = std::min(getRandomLevel(mult_), (int)task.most_levels - 1);
+            if (is_wanted(task, row))
+                set_level(row, level);
         }
+    }
+
+    void set_level(tableint row, int level) {
+        if (level == 0 || element_levels_[row] > 0)
+            return;
+        linkLists_[row] = (char *)calloc(level, size_links_per_element_);
+        if (linkLists_[row] == nullptr)
+            throw std::bad_alloc();
+        element_levels_[row] = level;
+    }
+
+    void set_list(tableint row, int level, const tableint *links, uint32_t count) {
+        auto *list = get_linklist_at_level(row, level);
+        setListCount(list, (unsigned short)count);
+        std::copy(links, links + count, list + 1);
+    }
+
+    void set_entry(tableint row) {
+        enterpoint_node_ = row;
+        maxlevel_ = element_levels_[row];
     }
 
     void insert(tableint row) {
@@ -96,6 +160,8 @@ class Graph : public hnswlib::HierarchicalNSW<float> {
 
     uint32_t level(tableint row) const { return (uint32_t)element_levels_[row]; }
 
+    bool is_linked(tableint row) const { return getListCount(get_linklist0(row)) > 0 || row == enterpoint_node_; }
+
     const uint32_t *list(tableint row, int level, uint32_t *count) const {
         const auto *links = get_linklist_at_level(row, level);
         *count = getListCount(const_cast<hnswlib::linklistsizeint *>(links));
@@ -108,15 +174,23 @@ class Graph : public hnswlib::HierarchicalNSW<float> {
         std::vector<char> reached(cur_element_count, 0);
         std::vector<tableint> queue;
         size_t mended = 0;
+        Pace pace(task);
+        if (maxlevel_ < 0)
+            return 0;
         reach(enterpoint_node_, reached, queue);
+        pace.rest();
         for (tableint row = 0; row < cur_element_count && !is_to_stop(task); row++)
-            if (!reached[row]) {
+            if (!reached[row] && is_linked(row)) {
                 link_from_near(row);
                 reach(row, reached, queue);
                 mended++;
+                pace.rest();
             }
         return mended;
     }
+
+    /* What is not needed any more. */
+    void drop_locks() { std::vector<std::mutex>().swap(link_list_locks_); }
 
  private:
     tableint descend(tableint row, tableint at, int from, int to) {
@@ -205,7 +279,7 @@ namespace {
 /* Threads take the next row until there is none, or one of them failed. */
 class Work {
  public:
-    Work(Graph &graph, const hnsw_task_t &task) : graph_(graph), task_(task) {}
+    Work(Graph &graph, const hnsw_task_t &task) : graph_(graph), task_(task), next_(task.first) {}
 
     void run() {
         std::vector<std::thread> others;
@@ -225,13 +299,14 @@ class Work {
 
  private:
     void insert_rows() {
+        Pace pace(task_);
         try {
-            for (size_t row; !stopped_ && (row = next_++) < task_.count;) {
+            for (size_t row; !stopped_ && (row = next_++) < task_.count; pace.rest()) {
                 if (is_to_stop(task_))
                     stopped_ = true;
                 else if (task_.plain)
                     graph_.addPoint(graph_.getDataByInternalId((tableint)row), row);
-                else
+                else if (is_wanted(task_, row))
                     graph_.insert((tableint)row);
             }
         } catch (...) {
@@ -243,44 +318,103 @@ class Work {
 
     Graph &graph_;
     const hnsw_task_t &task_;
-    std::atomic<size_t> next_{0};
+    std::atomic<size_t> next_;
     std::atomic<bool> stopped_{false};
     std::mutex mutex_;
     std::exception_ptr failure_;
 };
 
+/* No exception leaves a function of C. */
+template <typename Function>
+int outcome_of(char *message, Function function) {
+    try {
+        return function();
+    } catch (const std::bad_alloc &) {
+        return HNSW_NO_MEMORY;
+    } catch (const std::exception &error) {
+        if (message != nullptr)
+            snprintf(message, 200, "%s", error.what());
+        return HNSW_FAILED;
+    }
+}
+
+void take_lowest_priority() {
+#ifdef __linux__
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19); /* of this thread alone */
+#endif
+}
+
 }  // namespace
 
 extern "C" {
 
-int hnsw_build(const hnsw_task_t *task, hnsw_built_t **to, char *message) {
-    try {
+int hnsw_new(const hnsw_task_t *task, hnsw_built_t **to, char *message) {
+    return outcome_of(message, [&] {
         std::unique_ptr<hnsw_built> built(new hnsw_built(*task));
+        if (!task->plain)
+            built->graph.prepare();
+        *to = built.release();
+        return HNSW_DONE;
+    });
+}
+
+int hnsw_set_level(hnsw_built_t *built, uint32_t node, uint32_t level) {
+    return outcome_of(nullptr, [&] {
+        built->graph.set_level(node, (int)level);
+        return HNSW_DONE;
+    });
+}
+
+void hnsw_set_list(hnsw_built_t *built, uint32_t node, uint32_t level, const uint32_t *links, uint32_t count) {
+    built->graph.set_list(node, (int)level, links, count);
+}
+
+void hnsw_set_entry(hnsw_built_t *built, uint32_t node) { built->graph.set_entry(node); }
+
+int hnsw_link(const hnsw_task_t *task, hnsw_built_t *built, char *message) {
+    return outcome_of(message, [&] {
         Work work(built->graph, *task);
         if (!task->plain)
-            built->graph.prepare(task->most_levels);
+            built->graph.draw_levels(*task);
         work.run();
         if (work.was_stopped())
             return HNSW_STOPPED;
         if (!task->plain)
             built->mended = built->graph.mend(*task);
-        if (is_to_stop(*task))
-            return HNSW_STOPPED;
-        *to = built.release();
-        return HNSW_DONE;
-    } catch (const std::bad_alloc &) {
-        return HNSW_NO_MEMORY;
-    } catch (const std::exception &error) {
-        snprintf(message, 200, "%s", error.what());
-        return HNSW_FAILED;
-    }
+        built->graph.drop_locks();
+        return is_to_stop(*task) ? HNSW_STOPPED : HNSW_DONE;
+    });
 }
 
 void hnsw_free(hnsw_built_t *built) { delete built; }
 
+void hnsw_in_background(void (*work)(void *), void *context) {
+    try {
+        std::thread([=] {
+            take_lowest_priority();
+            work(context);
+        }).join();
+    } catch (const std::system_error &) { /* no thread: better now than never */
+        work(context);
+    }
+}
+
+size_t hnsw_bytes_linked(size_t count, size_t m) {
+    const size_t element = (2 * m + 1) * sizeof(tableint) + sizeof(labeltype) + sizeof(int) + sizeof(char *);
+    const size_t above = (m + 1) * sizeof(tableint) + 16; /* with what malloc needs */
+    return count * (element + 2 * sizeof(hnswlib::vl_type)) + count / (m - 1) * above;
+}
+
+/* Locks, and what leads to the rows that nothing leads to. */
+size_t hnsw_bytes_linking(size_t count, size_t m) {
+    return hnsw_bytes_linked(count, m) + count * (sizeof(std::mutex) + sizeof(char) + sizeof(tableint));
+}
+
 uint32_t hnsw_entry(const hnsw_built_t *built) { return built->graph.enterpoint_node_; }
 
 uint32_t hnsw_level(const hnsw_built_t *built, uint32_t node) { return built->graph.level(node); }
+
+int hnsw_is_linked(const hnsw_built_t *built, uint32_t node) { return built->graph.is_linked(node); }
 
 const uint32_t *hnsw_list(const hnsw_built_t *built, uint32_t node, uint32_t level, uint32_t *count) {
     return built->graph.list(node, (int)level, count);

@@ -20,45 +20,12 @@ import numpy as np
 
 cimport cython
 from libc.math cimport isnan
-from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 
-cdef extern from "scan.h" nogil:
-    ctypedef struct kernels_t:
-        const char *name
-        int32_t (*dot_i8)(const int8_t *a, const int8_t *b, size_t n) noexcept nogil
-        float (*dot_f16)(const uint16_t *a, const uint16_t *b, size_t n) noexcept nogil
-        float (*dot_f32)(const float *a, const float *b, size_t n) noexcept nogil
-        float (*squared_f16)(const uint16_t *a, const uint16_t *b, size_t n) noexcept nogil
-        float (*squared_f32)(const float *a, const float *b, size_t n) noexcept nogil
-
-    enum:
-        KERNELS_I8
-        KERNELS_F16
-        KERNELS_F32
-
-    ctypedef struct scan_rows_t:
-        const void *rows
-        size_t stride, count
-        int kind
-        uint32_t base
-        const float *steps
-        const float *squares
-        const uint64_t *allowed
-
-    ctypedef struct scanned_t:
-        float value
-        uint32_t row
-
-    const kernels_t *kernels_at(size_t place) noexcept
+cdef extern from "kernels.h" nogil:
     float quantize_i8(const float *vector, size_t n, int8_t *to) noexcept
-    size_t scan_best(
-        const kernels_t *kernels, const scan_rows_t *rows, const void *query, float query_step, size_t dimension,
-        scanned_t *heap, size_t k, size_t count
-    ) noexcept
-    size_t scanned_add(scanned_t *heap, size_t count, size_t k, scanned_t candidate) noexcept
-    void scanned_sort(scanned_t *heap, size_t count) noexcept
 
 MOST_DIMENSIONS = 65_536
 KINDS = {np.dtype(np.int8): KERNELS_I8, np.dtype(np.float16): KERNELS_F16, np.dtype(np.float32): KERNELS_F32}
@@ -103,6 +70,16 @@ def quantize(const float[:, ::1] vectors not None):
     return done, steps
 
 
+cdef const kernels_t *kernels_named(str name) except NULL:
+    cdef size_t place = 0
+    wanted = name or os.environ.get("NTMEM_KERNELS") or available()[0]
+    if wanted not in available():
+        raise ValueError(f"there are no kernels {wanted!r} on this machine; there are {', '.join(available())}")
+    while (<bytes>kernels_at(place).name).decode() != wanted:
+        place += 1
+    return kernels_at(place)
+
+
 @cython.final
 cdef class Kernels:
     """One set of kernels.
@@ -125,13 +102,7 @@ cdef class Kernels:
     cdef const kernels_t *kernels
 
     def __init__(self, str name=None):
-        cdef size_t place = 0
-        wanted = name or os.environ.get("NTMEM_KERNELS") or available()[0]
-        if wanted not in available():
-            raise ValueError(f"there are no kernels {wanted!r} on this machine; there are {', '.join(available())}")
-        while (<bytes>kernels_at(place).name).decode() != wanted:
-            place += 1
-        self.kernels = kernels_at(place)
+        self.kernels = kernels_named(name)
 
     @property
     def name(self):

@@ -1,13 +1,11 @@
 from collections.abc import Iterable
-from typing import Any, TypeVar, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntmem._core.region import Region
 from ntmem._core.rows import RowLog
-
-_H = TypeVar("_H", bound=tuple[Any, ...])
 
 TYPES: dict[str, int]
 METRICS: dict[str, int]
@@ -87,7 +85,6 @@ class VectorTail:
     def release_build(self) -> None: ...
     def newest(self, first: int, end: int) -> int: ...
     def arrays(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]: ...
-    def query(self, vector: NDArray[np.float32]) -> tuple[NDArray[Any], float, float]: ...
     @property
     def count(self) -> int: ...
     @property
@@ -97,20 +94,9 @@ class VectorTail:
     def served(
         self, count: int, limit: int, bits: NDArray[np.uint64] | None = None
     ) -> tuple[NDArray[np.uint64], int]: ...
-    def search(
-        self, queries: NDArray[np.float32], k: int, count: int, limit: int, bits: NDArray[np.uint64] | None = None
-    ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]: ...
-    def ids(self, slots: NDArray[np.uint32], scores: NDArray[np.float32]) -> NDArray[np.object_]: ...
-    def hits(
-        self,
-        make: type[_H],
-        queries: NDArray[np.float32],
-        k: int,
-        count: int,
-        limit: int,
-        bits: NDArray[np.uint64] | None = None,
-        least: float = ...,
-    ) -> list[list[_H]]: ...
+    def wanted(
+        self, count: int, limit: int, bits: NDArray[np.uint64] | None = None
+    ) -> tuple[NDArray[np.uint64] | None, int]: ...
     def column(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint64]] | None: ...
     def interned(self, name: str) -> list[tuple[int, bytes]]: ...
     def intern_number(self, name: str, data: bytes) -> int: ...

@@ -25,11 +25,11 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno as c_errno
 from libc.math cimport INFINITY, NAN, fabsf
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.unistd cimport getpid
 
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
+from ntmem._core.kernels cimport kernels_named
 from ntmem._core.region cimport Region
 from ntmem._core.rows cimport RowLog
 
@@ -46,8 +46,6 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef extern from "sync.h" nogil:
-    ctypedef struct shared_mutex_t:
-        pass
     enum mutex_outcome:
         MUTEX_TAKEN
         MUTEX_OWNER_DIED
@@ -66,19 +64,9 @@ cdef extern from "vectors.h" nogil:
     void FAILPOINT_vectors_locked "FAILPOINT(vectors_locked); (void)" (int) noexcept
     void FAILPOINT_vectors_kept "FAILPOINT(vectors_kept); (void)" (int) noexcept
 
-    ctypedef struct kernels_t:
-        const char *name
-    ctypedef struct scanned_t:
-        float value
-        uint32_t row
-    ctypedef struct scan_rows_t:
-        pass
-    const kernels_t *kernels_at(size_t place) noexcept
-
     enum:
         VECTORS_FIELDS
         VECTORS_NAME
-        VECTORS_SECTIONS
         VECTORS_MISSING
         VECTORS_INT
         VECTORS_FLOAT
@@ -87,7 +75,6 @@ cdef extern from "vectors.h" nogil:
         VECTORS_F16
         VECTORS_F32
         VECTORS_COSINE
-        VECTORS_L2
         VECTORS_IP
         VECTORS_KNOWN
         VECTORS_EVENT
@@ -95,9 +82,6 @@ cdef extern from "vectors.h" nogil:
         VECTORS_KINDS
         VECTORS_WORDS
         VECTORS_VALUES
-        VECTORS_ROWS
-        VECTORS_STEPS
-        VECTORS_SQUARES
 
     ctypedef struct vectors_text_t:
         uint64_t at
@@ -105,24 +89,6 @@ cdef extern from "vectors.h" nogil:
     ctypedef struct vectors_value_t:
         uint64_t at
         uint32_t size, field
-    ctypedef struct vectors_control_t:
-        shared_mutex_t mutex
-        uint32_t freezer, builder
-        uint64_t frozen, graphs
-        uint64_t count
-        uint64_t field_count, value_count
-        uint64_t position, epoch, is_over
-    ctypedef struct vectors_t:
-        vectors_control_t *control
-        char **sections
-        uint64_t *sizes
-        uint64_t *offsets
-        int fd
-        uint32_t pid
-        uint64_t capacity
-        uint32_t dimension, stride
-        int type, metric
-
     bint vectors_is_sound(const vectors_t *vectors) noexcept
     uint64_t vectors_count(const vectors_t *vectors) noexcept
     uint64_t vectors_value_count(const vectors_t *vectors) noexcept
@@ -143,18 +109,11 @@ cdef extern from "vectors.h" nogil:
     ) noexcept
     void vectors_stage_field(vectors_t *vectors, uint64_t field, int kind, uint64_t word) noexcept
     void vectors_stage_row(vectors_t *vectors, const float *numbers, float *scratch) noexcept
-    void vectors_query(
-        const vectors_t *vectors, const float *numbers, float *scratch, void *query, float *step, float *square
-    ) noexcept
     void vectors_publish(vectors_t *vectors, uint64_t position, uint64_t epoch) noexcept
     void vectors_repair(vectors_t *vectors) noexcept
     uint64_t vectors_served(const vectors_t *vectors, uint64_t count, int64_t limit, uint64_t *bits) noexcept
     void vectors_all(uint64_t count, uint64_t *bits) noexcept
     int vectors_all_served(const vectors_t *vectors, int64_t limit) noexcept
-    size_t vectors_best(
-        const vectors_t *vectors, const kernels_t *kernels, const void *query, float query_step, uint64_t count,
-        const uint64_t *allowed, scanned_t *found, size_t k
-    ) noexcept
 
 cdef extern from "segment.h" nogil:
     ctypedef struct segment_t:
@@ -177,7 +136,6 @@ cdef enum:
 
 cdef object encode = msgspec.msgpack.Encoder().encode
 cdef object decode = msgspec.msgpack.Decoder().decode
-cdef object new_tuple = tuple.__new__
 
 
 class WriterBusy(TimeoutError):
@@ -234,6 +192,14 @@ def is_alive(uint32_t pid):
     return True
 
 
+cdef segment_t segment_of(bytes header):
+    cdef segment_t segment
+    if <size_t>PyBytes_GET_SIZE(header) != sizeof(segment):
+        raise ValueError(f"a segment's header has {sizeof(segment)} bytes, had {len(header)}")
+    memcpy(&segment, PyBytes_AS_STRING(header), sizeof(segment))
+    return segment
+
+
 cdef object no_room(int error):
     return OSError(error, os.strerror(error))
 
@@ -241,11 +207,6 @@ cdef object no_room(int error):
 @cython.final
 cdef class Found:
     """What a slot holds beside its vector."""
-
-    cdef readonly str id
-    cdef readonly bytes metadata
-    cdef readonly int64_t ts_event
-    cdef readonly int64_t ts_known
 
 
 @cython.final
@@ -288,18 +249,10 @@ cdef class VectorTail:
     **Thread safety**: all methods may be called from any thread; what changes something is for who has it locked.
     """
 
-    cdef readonly Region region
-    cdef vectors_t vectors
-    cdef const kernels_t *kernels
-    cdef unsigned long long holder      # thread of this process that has it locked, 0: none
-    cdef float[::1] scratch
-    cdef object dtype
-
     def __init__(self, Region region not None, uint32_t dimension, str dtype not None, str metric not None,
                  str kernels=None, *, bint is_new=False):
         cdef uint64_t size = 0
         cdef int section
-        cdef size_t place = 0
         self.region = region
         self.vectors.control = <vectors_control_t *>region.control()
         self.vectors.fd, self.vectors.pid = region.region.fd, getpid()
@@ -318,12 +271,7 @@ cdef class VectorTail:
             raise MemoryError("no memory for a mutex")
         if not mutex_is_sound(&self.vectors.control.mutex):
             raise RegionDamaged(f"{region.path} is refused: its lock is none")
-        wanted = kernels or os.environ.get("NTMEM_KERNELS")
-        while wanted and kernels_at(place) != NULL and <bytes>kernels_at(place).name != wanted.encode():
-            place += 1
-        if kernels_at(place) == NULL:
-            raise ValueError(f"there are no kernels {wanted!r} on this machine")
-        self.kernels = kernels_at(place)
+        self.kernels = kernels_named(kernels)
         self.scratch = np.empty(dimension, np.float32)
         self.dtype = np.dtype(dtype)
 
@@ -538,7 +486,7 @@ cdef class VectorTail:
 
         Raises :class:`OSError`. The GIL is released.
         """
-        cdef segment_t segment = self.segment_of(header)
+        cdef segment_t segment = segment_of(header)
         cdef int error
         self.region.check_process()
         segment.version = version
@@ -553,7 +501,7 @@ cdef class VectorTail:
         self.check_held()
         cdef segment_t segment
         if header is not None:
-            segment = self.segment_of(header)
+            segment = segment_of(header)
             segment_note(&self.vectors, &segment)
         self.vectors.control.freezer = 0
 
@@ -562,7 +510,7 @@ cdef class VectorTail:
 
         Raises :class:`OSError`: it cannot be read, or there is no memory for it.
         """
-        cdef segment_t segment = self.segment_of(header)
+        cdef segment_t segment = segment_of(header)
         cdef int error
         self.check_held()
         if not segment_fits(&self.vectors, &segment):
@@ -574,13 +522,6 @@ cdef class VectorTail:
         if error == 0:
             segment_note(&self.vectors, &segment)
         return error == 0
-
-    cdef segment_t segment_of(self, bytes header):
-        cdef segment_t segment
-        if <size_t>PyBytes_GET_SIZE(header) != sizeof(segment):
-            raise ValueError(f"a segment's header has {sizeof(segment)} bytes, had {len(header)}")
-        memcpy(&segment, PyBytes_AS_STRING(header), sizeof(segment))
-        return segment
 
     # ---- graphs of what will not change: ntmem/tiers/graphs.py ----
 
@@ -634,18 +575,6 @@ cdef class VectorTail:
         squares = np.asarray(<float[:end - first]>(<float *>self.vectors.sections[VECTORS_SQUARES] + first))
         return rows.view(self.dtype)[:, :self.vectors.dimension], steps, squares
 
-    def query(self, const float[::1] vector not None):
-        """Return a query as rows are searched by it: its numbers, its step, and what is to be taken from values."""
-        cdef float step = 0, square = 0
-        if <uint32_t>vector.shape[0] != self.vectors.dimension:
-            raise ValueError(f"a query has {self.vectors.dimension} dimensions here, had {vector.shape[0]}")
-        numbers = np.empty(self.vectors.dimension, np.int8 if self.vectors.type == VECTORS_I8 else np.float32)
-        scratch = np.empty(self.vectors.dimension, np.float32)
-        cdef uint8_t[::1] to = numbers.view(np.uint8)
-        cdef float[::1] room = scratch
-        vectors_query(&self.vectors, &vector[0], &room[0], &to[0], &step, &square)
-        return numbers, step, square if self.vectors.metric == VECTORS_L2 else 0.0
-
     # ---- who reads ----
 
     @property
@@ -672,7 +601,7 @@ cdef class VectorTail:
         self.seen(0)
         return <int64_t>vectors_served_of(&self.vectors, name, size, limit) - 1
 
-    def found(self, uint64_t slot):
+    cpdef Found found(self, uint64_t slot):
         """Return what a slot holds beside its vector."""
         cdef vectors_text_t text
         cdef Found found = Found.__new__(Found)
@@ -692,17 +621,6 @@ cdef class VectorTail:
             raise ValueError(f"bits of {count} slots are {(count + 63) // 64} words, were {len(found)}")
         return found
 
-    def ids(self, const uint32_t[:, ::1] slots not None, const float[:, ::1] scores not None):
-        """Return the id of each slot, None where the score is NaN: what :meth:`search` returned."""
-        cdef Py_ssize_t i, j
-        found = np.empty((slots.shape[0], slots.shape[1]), np.object_)
-        cdef object[:, ::1] names = found
-        for i in range(min(slots.shape[0], scores.shape[0])):
-            for j in range(min(slots.shape[1], scores.shape[1])):
-                if scores[i, j] == scores[i, j]:
-                    names[i, j] = self.found(slots[i, j]).id
-        return found
-
     def served(self, uint64_t count, int64_t limit, bits=None):
         """Return a bit for each of the first `count` slots that are served at an instant, of those in `bits`, and how
         many these are."""
@@ -719,111 +637,12 @@ cdef class VectorTail:
             left = vectors_served(&self.vectors, count, limit, &words[0])
         return kept, left
 
-    def search(self, const float[:, ::1] queries not None, size_t k, uint64_t count, int64_t limit, bits=None):
-        """Return the slots of the first `count` that are best for each query, of those served at an instant.
-
-        Parameters
-        ----------
-        queries : float32, shape (n, d)
-            Finite; no zeroes where the metric is the cosine.
-        bits : uint64, optional
-            A bit for each slot: others are left out.
-
-        Returns
-        -------
-        slots : uint32, scores : float32, shape (n, k)
-            The best first, of equal scores the lower slot; what is missing has score NaN.
-
-        Notes
-        -----
-        **Thread safety**: the GIL is released. **Complexity**: O(n count d).
-        """
-        cdef size_t n = queries.shape[0], i, j, found = 0
-        cdef scanned_t *best
-        k = min(k, count)
-        numbers, values = np.zeros((n, k), np.uint32), np.full((n, k), np.nan, np.float32)
-        cdef uint32_t[:, ::1] slots = numbers
-        cdef float[:, ::1] scores = values
-        best = self.best_of(queries, k, count, limit, bits, &found)
-        for i in range(n):
-            for j in range(found):
-                slots[i, j] = best[i * k + j].row
-                scores[i, j] = best[i * k + j].value
-        free(best)
-        return numbers, values
-
-    def hits(self, type make not None, const float[:, ::1] queries not None, size_t k, uint64_t count, int64_t limit,
-             bits=None, float least=-INFINITY):
-        """Return what :meth:`search` finds, for each query a list: id, score, metadata, ts_event and ts_known.
-
-        Parameters
-        ----------
-        make : type
-            Of tuples, of which each is one.
-        least : float
-            What scores less is left out.
-        """
-        cdef size_t i, j, found = 0
-        cdef scanned_t *best
-        cdef scanned_t one
-        cdef Found at
-        cdef list answers = [], answer
-        k = min(k, count)
-        best = self.best_of(queries, k, count, limit, bits, &found)
-        try:
-            for i in range(<size_t>queries.shape[0]):
-                answer = []
-                for j in range(found):
-                    one = best[i * k + j]
-                    if not one.value >= least:
-                        break
-                    at = self.found(one.row)
-                    fields = decode(at.metadata) if PyBytes_GET_SIZE(at.metadata) else {}
-                    answer.append(new_tuple(make, (at.id, one.value, fields, at.ts_event, at.ts_known)))
-                answers.append(answer)
-            return answers
-        finally:
-            free(best)
-
-    cdef scanned_t *best_of(
-        self, const float[:, ::1] queries, size_t k, uint64_t count, int64_t limit, bits, size_t *found
-    ) except NULL:
-        """Return the `k` best for each query, one after the other, of which the first `found` are there."""
-        cdef size_t n = queries.shape[0], i, j
-        cdef scanned_t *best = NULL
-        cdef void *query = NULL
-        cdef float *scratch = NULL
-        cdef float step = 0, square = 0
-        cdef const uint64_t[::1] words
-        cdef const uint64_t *allowed = NULL
-        cdef bint all_served
-        if count and <uint32_t>queries.shape[1] != self.vectors.dimension:
-            raise ValueError(f"queries have {self.vectors.dimension} dimensions here, had {queries.shape[1]}")
+    def wanted(self, uint64_t count, int64_t limit, bits=None):
+        """Return what :meth:`served` does, but None for the bits if all of the slots are served and wanted."""
         self.seen(count)
-        all_served = vectors_all_served(&self.vectors, limit)
-        if count and (bits is not None or not all_served):
-            words = self.checked(count, bits) if all_served else self.served(count, limit, bits)[0]
-            allowed = &words[0]
-        try:
-            best = <scanned_t *>malloc((n * k + 1) * sizeof(scanned_t))
-            query = malloc(self.vectors.dimension * sizeof(float))
-            scratch = <float *>malloc(self.vectors.dimension * sizeof(float))
-            if best == NULL or query == NULL or scratch == NULL:
-                free(best)
-                raise MemoryError(f"no memory for {k} results")
-            with nogil:
-                for i in range(n):
-                    if k == 0:
-                        break
-                    vectors_query(&self.vectors, &queries[i, 0], scratch, query, &step, &square)
-                    found[0] = vectors_best(&self.vectors, self.kernels, query, step, count, allowed, best + i * k, k)
-                    if self.vectors.metric == VECTORS_L2:
-                        for j in range(found[0]):
-                            best[i * k + j].value -= square
-            return best
-        finally:
-            free(query)
-            free(scratch)
+        if bits is None and vectors_all_served(&self.vectors, limit):
+            return None, count
+        return self.served(count, limit, bits)
 
     # ---- columns of metadata ----
 

@@ -21,7 +21,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -120,21 +120,55 @@ class Passing:
         return bits
 
 
+class Limits(NamedTuple):
+    """What collections of a store may take."""
+
+    bytes: int
+    """Of memory, all together."""
+    share: float
+    """Of one core, to make graphs in the background; 0: none are made."""
+
+
+class _Worker:
+    """A thread that is begun again and again, and of which there is one."""
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        self._name = name
+        self._work = work
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Do the work, unless it is being done."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+
+    def join(self) -> None:
+        """Wait until nothing is being done."""
+        if self._thread is not None:
+            self._thread.join()
+
+
 class Collection:
     """One collection of one engine.
 
     **Thread safety**: all methods may be called from any thread.
     """
 
-    def __init__(self, engine: LmdbEngine, key: bytes, row: CollectionRow, max_bytes: int) -> None:
+    def __init__(self, engine: LmdbEngine, key: bytes, row: CollectionRow, limits: Limits) -> None:
         self.engine = engine
         self.row = row
         self._key = key
-        self._max_bytes = max_bytes
+        self._limits = limits
         self._lock = threading.Lock()
         self._tail: VectorTail | None = None
-        self._freezer: threading.Thread | None = None
-        self._tried = 0  # changes that there were when a segment was begun last
+        self._freezer = _Worker("ntmem-segments", lambda: self._freeze(_WORTH))
+        self._builder = _Worker("ntmem-graphs", self._grow)
+        self._compacting = threading.Lock()
+        self._is_closed = False
+        self._freezes_at = self._grows_at = 0  # changes with which to look whether there is something to do
         self._passing: Passing | None = None
         self._graphs: Graphs | None = None
         self._checked = 0
@@ -203,6 +237,7 @@ class Collection:
                 self._remove(tail)  # who wanted to drop it did not come to it
                 continue
             self._tail = tail
+            self._tend(tail)
             return tail
         raise StorageError(f"the memory of collection {self.row.number} is removed again and again; who does that?")
 
@@ -243,10 +278,7 @@ class Collection:
             remove_file(self.path)
             return
 
-    def compact(self) -> bool:
-        """Make one graph of all there is; return whether there was something to do."""
-        tail = self.tail()
-        return self.graphs.make(tail, os.cpu_count() or 1)
+    # -- what is made of it beside it
 
     @property
     def graphs(self) -> Graphs:
@@ -254,16 +286,40 @@ class Collection:
         if self._graphs is None:
             from .graphs import Graphs
 
-            self._graphs = Graphs(self.engine, self.row)
+            self._graphs = Graphs(self.engine, self.row, lambda: self._limits.bytes - self._taken())
         return self._graphs
+
+    def compact(self) -> bool:
+        """Make one graph of all there is; return whether there was something to do."""
+        tail, graphs = self.tail(), self.graphs
+        with self._compacting:  # what is being made slowly in the background is part of it
+            graphs.stop[0] = 1
+            self._builder.join()
+            graphs.stop[0] = self._is_closed
+            with patience():
+                return graphs.compact(tail, os.cpu_count() or 1)
 
     def close(self) -> None:
         """Write what no segment has as one, if there is enough; end a build."""
+        self._is_closed = True
         if self._graphs is not None:
             self._graphs.stop[0] = 1
-        if self._freezer is not None:
-            self._freezer.join()
+        self._builder.join()
+        self._freezer.join()
         self._freeze(LEAST)
+
+    def _tend(self, tail: VectorTail) -> None:
+        """Begin what is to be made of what has come, unless it is being done."""
+        count = tail.count
+        if count >= self._freezes_at:
+            self._freezes_at = tail.frozen + _WORTH
+        if count >= self._freezes_at:
+            self._freezes_at = count + _WORTH
+            self._freezer.start()
+        if count >= self._grows_at and self._limits.share > 0 and not self.engine.read_only:
+            self._grows_at = count + self.graphs.worth // 4
+            if not self._compacting.locked():
+                self._builder.start()
 
     def _freeze(self, least: int) -> None:
         tail = self._tail
@@ -271,12 +327,11 @@ class Collection:
             if tail is not None and not tail.is_over:
                 freeze(self.engine, self.row.number, tail, least)
 
-    def _freeze_soon(self, count: int) -> None:
-        with self._lock:
-            if self._freezer is None or not self._freezer.is_alive():
-                self._tried = count
-                self._freezer = threading.Thread(target=self._freeze, args=(_WORTH,), name="ntmem-vectors", daemon=True)
-                self._freezer.start()
+    def _grow(self) -> None:
+        tail = self._tail
+        with suppress(NtmemError, Over, RegionDamaged, RuntimeError, OSError):
+            while tail is not None and not tail.is_over and self.graphs.grow(tail, self._limits.share):
+                pass
 
     def _attached(self) -> VectorTail | None:
         if self.path is None:
@@ -293,7 +348,7 @@ class Collection:
 
     def _made(self) -> VectorTail:
         row = self.row
-        slots = max(_LEAST_SLOTS, min(self._max_bytes // slot_bytes(row.dimension, row.dtype), _MOST_SLOTS))
+        slots = max(_LEAST_SLOTS, min(self._limits.bytes // slot_bytes(row.dimension, row.dtype), _MOST_SLOTS))
         capacity = 1 << math.ceil(math.log2(slots))
         with _memory(self.path):
             region = Region.create(
@@ -417,21 +472,24 @@ class Collection:
 
     def _written(self, tail: VectorTail) -> None:
         """See that what was written is seen, and kept as it is to be."""
-        if (count := tail.count) - max(tail.frozen, self._tried) >= _WORTH:
-            self._freeze_soon(count)
+        self._tend(tail)
         if self._is_lost(tail):  # its name was removed meanwhile: others look elsewhere
             self.tail()
         if isinstance(self.engine, LogEngine) and self.engine.waits_for_disk:
             self.engine.wait_durable(self.engine.last_version(), None)
 
+    def _taken(self) -> int:
+        """Return the bytes of memory that all collections take."""
+        return memory_of(self.engine) if self.path is not None else self.nbytes
+
     def _require_room(self, tail: VectorTail) -> None:
         """Raise :class:`VectorError` if vectors take all the memory they may."""
         if tail.count - self._checked < _ROOM_CHECKED and self._checked:
             return
-        taken = memory_of(self.engine) if self.path is not None else tail.nbytes
-        if taken > self._max_bytes:
+        taken, most = self._taken(), self._limits.bytes
+        if taken > most:
             raise VectorError(
-                f"vectors take {taken} bytes of memory, all that max_memory_bytes leaves for them ({self._max_bytes}); "
+                f"vectors take {taken} bytes of memory, all that max_memory_bytes leaves for them ({most}); "
                 "open the store with more, or drop a collection"
             )
         self._checked = max(tail.count, 1)

@@ -2,12 +2,15 @@
 
 A graph is of the slots from one to before another, and says nothing but which of them are near each other. It is bound
 to them by its name: the collection, the slots, and a digest of the store's record of the last one (``segments.py``
-has the reason). What no graph has is scanned.
+has the reason). Together they go on from slot 0; what comes behind the last one is scanned, and once that is much, one
+process makes a graph of it, or puts it into the one before (:func:`next_range`).
 
 **Invariants**
 
 - I7: a graph is asked only as of an instant at which all that is in it was known: what came later does not steer a
   search. Else, and for filters that let few pass, the slots are scanned.
+- A graph has all of its slots but those that something in it replaces or deletes: whenever it is asked, these are not
+  served.
 - A graph that is damaged or of another state of the store is not used, and made again.
 """
 
@@ -16,21 +19,23 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import time
 from contextlib import suppress
 from glob import escape, glob
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .._core.graph import Graph
-from .._core.hnsw import build
+from .._core.hnsw import build, build_bytes
 from .._core.region import RegionDamaged
 from .._core.vectors import Over, VectorTail, WriterBusy
+from ..instants import MAX_INSTANT
 from .region import remove_file
 from .segments import version_of, written_whole
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
 
     from .engine import LmdbEngine
     from .points import CollectionRow
@@ -41,8 +46,13 @@ SLOTS = 64
 """A graph begins and ends at a multiple of it, a word of a bitmap."""
 EF = 100
 """By default."""
+MERGED = 16
+"""A graph takes in what comes behind it once that is more than this part of it."""
+_STALE = 2  # a graph is made anew if more than one in so many of its nodes are not served
 _BRIEF, _PATIENCE = 0.5, 30.0  # seconds for the lock: to claim a build, to tell of one
-_OVERHEAD = 80_000  # ns of Python around a graph
+_POLL = 0.02  # seconds between two looks at whether somebody is still making one
+_OVERHEAD = 5_000  # ns of a graph beside its walk
+_LEAST_WORTH, _MOST = 4096, 1 << 24  # slots
 
 
 class Part(NamedTuple):
@@ -54,43 +64,56 @@ class Part(NamedTuple):
     """ts_known of any of its slots."""
     graph: Graph
 
-    @property
-    def words(self) -> slice:
-        """Its part of a bitmap of slots."""
-        return slice(self.first // SLOTS, self.end // SLOTS)
+
+class Range(NamedTuple):
+    """Slots to make a graph of: all of them, or those from `base` on added to the graph of the ones before."""
+
+    first: int
+    base: int
+    end: int
 
 
 class Plan(NamedTuple):
-    """How a search is done: by which graphs, of which slots; `rest` are scanned."""
+    """By which graphs a search is done, each with its first slot; what they do not have is scanned."""
 
-    parts: list[Part]
-    ef: int
-    slots: int
-    limit: int
-    bits: NDArray[np.uint64]
-    rest: NDArray[np.uint64] | None
+    graphs: Sequence[tuple[int, Graph]] = ()
+    ef: int = 0
 
 
 class Graphs:
     """The graphs of one collection, in the order of their slots; they do not overlap.
 
+    Parameters
+    ----------
+    room : callable
+        Returns how many bytes of memory making a graph in the background may take now.
+
     **Thread safety**: all methods may be called from any thread. What is searched is a tuple that is replaced.
     """
 
-    def __init__(self, engine: LmdbEngine, row: CollectionRow) -> None:
+    def __init__(self, engine: LmdbEngine, row: CollectionRow, room: Callable[[], int]) -> None:
         self._engine = engine
         self._row = row
+        self._room = room
         self._seen = -1
+        self._told = False
         self._parts: tuple[Part, ...] = ()
         self._made: dict[tuple[int, int], Graph] = {}  # of a private store, which has no files
         self.stop = np.zeros(1, np.int32)
         """Set to end a build."""
+        self.worth = worth(row.m, row.dimension * np.dtype(row.dtype).itemsize)
+        """Slots without a graph from which on they are to have one."""
 
     @property
     def directory(self) -> str | None:
         """Where files are; None: there are none."""
         directory = self._engine.store.directory
         return None if directory is None else os.path.join(directory, "vectors")
+
+    @property
+    def nbytes(self) -> int:
+        """Of those that are used."""
+        return sum(part.graph.nbytes for part in self._parts)
 
     def parts(self, tail: VectorTail) -> tuple[Part, ...]:
         """Return the graphs there are now."""
@@ -117,12 +140,7 @@ class Graphs:
     def _names(self) -> dict[tuple[int, int], str]:
         if self.directory is None:
             return dict.fromkeys(self._made, "")
-        found = {}
-        for path in self._files():
-            with suppress(ValueError):
-                _, first, end, _ = os.path.basename(path).removesuffix(".graph").split("-")
-                found[int(first, 16), int(end, 16)] = path
-        return found
+        return {span: path for path in self._files() if (span := _span(path)) is not None}
 
     def _files(self) -> list[str]:
         return [] if self.directory is None else glob(f"{escape(self.directory)}/{self._row.number:08x}-*.graph")
@@ -156,34 +174,84 @@ class Graphs:
 
     # -- making them
 
-    def make(self, tail: VectorTail, threads: int) -> bool:
-        """Make one graph of all slots; return whether that was done: not if there is one, or another is being made."""
-        if not _claimed(tail):
-            return False
-        try:
-            first, end = 0, tail.count // SLOTS * SLOTS
-            if end == 0 or any(part[:2] == (first, end) for part in self.parts(tail)):
+    def compact(self, tail: VectorTail, threads: int) -> bool:
+        """Make one graph of all slots, when nobody else is making one; return whether there was something to do."""
+        while not self._claim(tail):
+            if self.stop[0]:
                 return False
-            rows, steps, squares = tail.arrays(first, end)
-            data = build(
-                rows,
-                steps,
-                squares if self._row.metric == "l2" else None,
-                metric=self._row.metric,
-                m=self._row.m,
-                ef_construction=self._row.ef_construction,
-                threads=threads,
-                stop=self.stop,
-            )
-            return data is not None and self._kept(tail, first, end, data)
+            time.sleep(_POLL)
+        return self._claimed(tail, lambda: self._compact(tail, threads))
+
+    def grow(self, tail: VectorTail, share: float) -> bool:
+        """Make a graph of what has none, if that is enough, with so much of one core; return whether that was done."""
+        return self._claim(tail) and self._claimed(tail, lambda: self._grow(tail, share))
+
+    def _claim(self, tail: VectorTail) -> bool:
+        try:
+            with tail.held(_BRIEF):
+                return tail.claim_build()
+        except WriterBusy:
+            return False
+
+    def _claimed(self, tail: VectorTail, make: Callable[[], bool]) -> bool:
+        try:
+            return make()
         finally:
             with suppress(WriterBusy, Over, RegionDamaged), tail.held(_BRIEF):
                 tail.release_build()
 
+    def _compact(self, tail: VectorTail, threads: int) -> bool:
+        parts, end = self.parts(tail), tail.count // SLOTS * SLOTS
+        stale = bool(parts) and self._is_stale(tail, parts[0])
+        if end == 0 or (not stale and parts and parts[0].end == end):
+            return False
+        base = parts[0].end if parts and not stale else 0
+        return self._make(tail, Range(0, base, end), threads=threads)
+
+    def _grow(self, tail: VectorTail, share: float) -> bool:
+        parts, count = self.parts(tail), tail.count
+        most = max(0, self._room()) // (build_bytes(1 << 20, self._row.m) >> 20)
+        ends = [part.end for part in parts]
+        wanted = next_range(ends, count, self.worth, most)
+        if wanted is None:
+            if not self._told and next_range(ends, count, self.worth, _MOST) is not None:
+                self._told = True
+                _log.info("no graph of %d vectors is made: max_memory_bytes leaves no room for it", count)
+            return False
+        old = next((part for part in parts if part.end == wanted.base > wanted.first), None)
+        if old is not None and self._is_stale(tail, old):
+            wanted = wanted._replace(base=wanted.first)
+        return self._make(tail, wanted, threads=1, share=share, background=True)
+
+    def _is_stale(self, tail: VectorTail, part: Part) -> bool:
+        """Whether much of what a graph has is not served any more."""
+        bits, _ = tail.served(tail.count // SLOTS * SLOTS, MAX_INSTANT)
+        served = int(np.unpackbits(bits[part.first // SLOTS : part.end // SLOTS].view(np.uint8)).sum())
+        return (part.graph.linked - served) * _STALE > part.graph.linked
+
+    def _make(self, tail: VectorTail, wanted: Range, **how: Any) -> bool:
+        first, base, end = wanted
+        old = next((part.graph for part in self.parts(tail) if part[:2] == (first, base)), None)
+        rows, steps, squares = tail.arrays(first, end)
+        data = build(
+            rows,
+            steps,
+            squares if self._row.metric == "l2" else None,
+            metric=self._row.metric,
+            m=self._row.m,
+            ef_construction=self._row.ef_construction,
+            wanted=tail.served(end, MAX_INSTANT)[0][first // SLOTS :],
+            base=old,
+            stop=self.stop,
+            **how,
+        )
+        return data is not None and self._kept(tail, first, end, data)
+
     def _kept(self, tail: VectorTail, first: int, end: int, data: bytes) -> bool:
         """Put a graph where all processes find it, and take away those that it replaces."""
         if self.directory is None:
-            self._made = {(first, end): Graph(data)}
+            self._made = {span: it for span, it in self._made.items() if span[1] <= first or end <= span[0]}
+            self._made[first, end] = Graph(data)
         else:
             version = version_of(self._engine, self._row.number, end - 1)
             if version is None:
@@ -194,7 +262,8 @@ class Graphs:
                 remove_file(path)
                 return False
             for other in self._files():
-                if other != path:
+                span = _span(other)
+                if other != path and (span is None or (span[0] < end and first < span[1])):
                     remove_file(other)
         with tail.held(_PATIENCE):
             tail.announce_graphs()
@@ -202,72 +271,83 @@ class Graphs:
 
     # -- searching
 
-    def plan(
-        self, tail: VectorTail, k: int, count: int, limit: int, bits: NDArray[np.uint64] | None, ef: int | None
-    ) -> Plan | None:
-        """Return how to search the first `count` slots by graphs; None: a scan is to be preferred.
-
-        `bits`: of the slots that are wanted, served or not.
-        """
+    def plan(self, tail: VectorTail, k: int, count: int, limit: int, left: int, ef: int | None) -> Plan:
+        """Return how to search the first `count` slots, of which `left` are wanted and served."""
         parts = [part for part in self.parts(tail) if part.end <= count and part.newest <= limit]
-        if not parts:
-            return None
-        bits, left = tail.served(count, limit, bits)
-        wanted = max(ef or EF, k)
-        row = self._row
-        if not is_sooner(len(parts), wanted, row.m, row.dimension * np.dtype(row.dtype).itemsize, count, left):
-            return None
-        rest = bits.copy()
-        for part in parts:
-            rest[part.words] = 0
-        return Plan(parts, wanted, count, limit, bits, rest if rest.any() else None)
-
-    def search(
-        self, tail: VectorTail, plan: Plan, query: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """Return slots and scores of the best `k` for a query, as far as graphs lead to them."""
-        numbers, step, square = tail.query(query)
-        found = []
-        for part in plan.parts:
-            rows, steps, squares = tail.arrays(part.first, part.end)
-            slots, values = part.graph.search(
-                rows,
-                steps,
-                numbers,
-                step,
-                k,
-                ef=plan.ef,
-                squares=squares if self._row.metric == "l2" else None,
-                allowed=plan.bits[part.words],
-                base=part.first,
-            )
-            found.append((slots, values - np.float32(square)))
-        if plan.rest is not None:
-            best, scores = tail.search(query[np.newaxis], k, plan.slots, plan.limit, plan.rest)
-            there = ~np.isnan(scores[0])
-            found.append((best[0][there], scores[0][there]))
-        slots, values = (np.concatenate(column) for column in zip(*found, strict=True))
-        order = np.lexsort((slots, -values))[:k]
-        return slots[order], values[order]
+        wanted, row = max(ef or EF, k), self._row
+        graphed = sum(part.end - part.first for part in parts)
+        if not is_sooner(len(parts), wanted, row.m, row.dimension * np.dtype(row.dtype).itemsize, count, left, graphed):
+            return Plan()
+        return Plan([(part.first, part.graph) for part in parts], wanted)
 
 
-def is_sooner(parts: int, ef: int, m: int, row_bytes: int, count: int, left: int) -> bool:
-    """Whether graphs are sooner done than a scan of the slots that are wanted, `left` of `count`.
+def bytes_of(directory: str | None) -> int:
+    """Return what all graphs of a store take; 0: it has no directory."""
+    taken = 0
+    for path in [] if directory is None else glob(f"{escape(directory)}/vectors/*.graph"):
+        with suppress(FileNotFoundError):
+            taken += os.stat(path).st_size
+    return taken
+
+
+def next_range(ends: Sequence[int], count: int, worth: int, most: int) -> Range | None:
+    """Return of what the next graph is to be made, given where the ones there are end; None: of nothing yet.
+
+    What has no graph gets one once there is `worth` of it. It goes into the graph before it, with all between, if
+    that is not more than :data:`MERGED` times as large: so there are few graphs, each vector is put into each size
+    of them once, and what is written anew for it is bounded. No graph is of more than `most` slots.
+    """
+    begins = [0, *ends]
+    place, end = len(ends), count // SLOTS * SLOTS
+    if end - begins[place] < worth:
+        return None
+    while (
+        place > 0
+        and begins[place] - begins[place - 1] <= MERGED * (end - begins[place])
+        and end - begins[place - 1] <= most
+    ):
+        place -= 1
+    first = begins[place]
+    base = ends[place] if place < len(ends) else first
+    end = min(end, first + most // SLOTS * SLOTS)
+    return Range(first, base, end) if end - base >= worth else None
+
+
+def _scan(row_bytes: int, count: float, left: float) -> float:
+    """Return ns to look at `left` of `count` rows; few of many are where no processor guesses."""
+    return (2 + 0.04 * row_bytes) * min(3 * left, count)
+
+
+def _walk(row_bytes: int, m: int, ef: int) -> float:
+    """Return ns that a graph takes."""
+    return (40 + 0.08 * row_bytes) * ef * m + _OVERHEAD
+
+
+def is_sooner(parts: int, ef: int, m: int, row_bytes: int, count: int, left: int, graphed: int) -> bool:
+    """Whether graphs of `graphed` of the slots are sooner done than a scan of those wanted, `left` of `count`.
 
     By what a row costs in each, of which a graph leads past those that are not wanted, too: about what rows of 64 and
     of 384 bytes cost on one machine.
     """
-    scanned = (2 + 0.04 * row_bytes) * min(3 * left, count)
-    reached = (40 + 0.08 * row_bytes) * ef * m * count / max(left, 1)
-    return parts * (reached + _OVERHEAD) < scanned
-
-
-def _claimed(tail: VectorTail) -> bool:
-    try:
-        with tail.held(_BRIEF):
-            return tail.claim_build()
-    except (WriterBusy, Over, RegionDamaged):
+    if not (parts and left):
         return False
+    share, rest = left / count, count - graphed
+    walks = parts * _walk(row_bytes, m, ef) / share
+    return walks + _scan(row_bytes, rest, rest * share) < _scan(row_bytes, count, left)
+
+
+def worth(m: int, row_bytes: int) -> int:
+    """Return from how many rows on a graph is sooner done than a scan."""
+    rows = _walk(row_bytes, m, EF) / _scan(row_bytes, 1, 1)
+    return max(_LEAST_WORTH, int(rows) // SLOTS * SLOTS)
+
+
+def _span(path: str) -> tuple[int, int] | None:
+    """Return of which slots a file is; None: it has another name."""
+    with suppress(ValueError):
+        _, first, end, _ = os.path.basename(path).removesuffix(".graph").split("-")
+        return int(first, 16), int(end, 16)
+    return None
 
 
 def _write(file: int, data: bytes) -> None:

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from glob import escape, glob
 from hashlib import blake2b
-from threading import get_ident
 from typing import TYPE_CHECKING, TypeVar
 
 from .._core.region import RegionDamaged
@@ -131,11 +130,16 @@ def _written(engine: LmdbEngine, directory: str, collection: int, tail: VectorTa
 
 
 def written_whole(path: str, write: Callable[[int], T]) -> T:
-    """Return what `write` returns, of a file that gets its name when that has written and synced all of it."""
+    """Do what :func:`replaced_whole` does with a file of a store, whose directory is made if it is not there."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     _remove_leftovers(os.path.dirname(path))
-    temporary = f"{path}.{os.getpid()}-{get_ident()}"
-    file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    return replaced_whole(path, write, 0o600)
+
+
+def replaced_whole(path: str, write: Callable[[int], T], mode: int) -> T:
+    """Return what `write` returns, of a file that gets its name when that has written and synced all of it."""
+    temporary = f"{path}.{os.getpid()}-{os.urandom(8).hex()}"
+    file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         written = write(file)
         os.replace(temporary, path)
@@ -144,7 +148,7 @@ def written_whole(path: str, write: Callable[[int], T]) -> T:
         raise
     finally:
         os.close(file)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
+from .._core import nearest
 from .._core.text import html_facts
 from .._core.vectors import METRICS, TYPES, Over, VectorTail, sizes
 from ..errors import ReadOnlyError, StorageError, VectorError, VersionConflict
@@ -21,8 +23,10 @@ from ..filters import NoColumn, Where, compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Instant, instant_ns, require_int
 from ..namespace import labels_of
 from ..records import Change
-from .collection import Collection, memory_of
+from .collection import Collection, Limits, memory_of
 from .engine import LmdbEngine
+from .exporting import check_path, export_vectors
+from .graphs import Plan, bytes_of
 from .log import LogEngine
 from .points import (
     COLLECTIONS,
@@ -45,14 +49,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from ..embedding import EmbeddingProvider
-    from .graphs import Plan
-
 AnyNamespace: TypeAlias = "str | tuple[str, ...]"
 T = TypeVar("T")
 
 _NUMBERS = b"\0numbers"  # no collection has this key
 _DROPPED_AT_ONCE = 256
 _ATTEMPTS = 100
+_EXPORTED = 4  # words of a bitmap, whose vectors are read at once
 _FLOAT = np.dtype(np.float32)
 _LARGEST, _LARGEST_HALF = float(np.finfo(np.float32).max), 65_504.0
 
@@ -102,7 +105,9 @@ class CollectionInfo(msgspec.Struct, frozen=True):
     changes : int
         All that was ever added or deleted: what searches look at.
     memory_bytes : int
-        That it takes, of all processes together.
+        That it takes, of all processes together, without graphs.
+    graphs, graphed, graph_bytes : int
+        Graphs there are, of how many changes they are, and their bytes, in files that all processes map.
     """
 
     dimension: int
@@ -111,6 +116,17 @@ class CollectionInfo(msgspec.Struct, frozen=True):
     count: int
     changes: int
     memory_bytes: int
+    graphs: int
+    graphed: int
+    graph_bytes: int
+
+
+class _Asked(NamedTuple):
+    """Of how many slots a search is, of which of them (None: all), and how it is done."""
+
+    slots: int
+    bits: NDArray[np.uint64] | None
+    plan: Plan
 
 
 class VectorStore:
@@ -143,12 +159,12 @@ class VectorStore:
         engine: LmdbEngine,
         handle: Callable[[], LmdbEngine],
         *,
-        max_bytes: int,
+        limits: Limits,
         embedder: EmbeddingProvider | None = None,
     ) -> None:
         self._handle = handle
         self._embedder = embedder
-        self._limit = max_bytes
+        self._limits = limits
         self._engine = engine
         self._lock = threading.Lock()
         self._known: dict[tuple[str, ...], Collection] = {}
@@ -270,8 +286,18 @@ class VectorStore:
 
         def look(collection: Collection, tail: VectorTail) -> CollectionInfo:
             row, count = collection.row, tail.count
-            served = tail.served(count, self._open().now())[1]
-            return CollectionInfo(row.dimension, row.metric, row.dtype, served, count, tail.nbytes)
+            parts = collection.graphs.parts(tail)
+            return CollectionInfo(
+                dimension=row.dimension,
+                metric=row.metric,
+                dtype=row.dtype,
+                count=tail.wanted(count, self._open().now())[1],
+                changes=count,
+                memory_bytes=tail.nbytes,
+                graphs=len(parts),
+                graphed=sum(part.end - part.first for part in parts),
+                graph_bytes=sum(part.graph.nbytes for part in parts),
+            )
 
         return self._asked(namespace, look, None)
 
@@ -543,13 +569,12 @@ class VectorStore:
         """Return ids (None where there are fewer than `k`) and scores (NaN there), each of shape (n, k)."""
 
         def look(collection: Collection, tail: VectorTail) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-            asked = self._asked_of(collection, tail, numbers, where, as_of)
-            plan = collection.graphs.plan(tail, max(k, rerank or 0), *asked, ef)
-            slots, found = self._best(collection, tail, numbers, k, asked, plan, rerank)
+            asked = self._asked_of(collection, tail, numbers, max(k, rerank or 0), where, as_of, ef)
+            slots, found = self._best(collection, tail, numbers, k, asked, rerank)
             if min_score is not None:
                 found[~(found >= min_score)] = np.nan
             scores[:, : found.shape[1]] = found
-            ids[:, : found.shape[1]] = tail.ids(slots, found)
+            ids[:, : found.shape[1]] = nearest.ids(tail, slots, found)
             return ids, scores
 
         numbers = self._queries(queries, k, ef, rerank)
@@ -560,14 +585,15 @@ class VectorStore:
     def compact(self, namespace: AnyNamespace) -> bool:
         """Make one graph of all vectors of a collection; return whether there was something to do.
 
-        From then on searches follow the graph where that is sooner done than looking at all: they are not exact any
-        more, but find most of the nearest (`ef` says how hard they look). What is added later, narrow filters and
-        searches as of an instant before something was known are still looked at one by one.
+        Searches follow graphs where that is sooner done than looking at all: they are not exact then, but find most of
+        the nearest (`ef` says how hard they look). In the background (``graph_share``) there come to be a few graphs
+        of any number of vectors; one of all is searched sooner, and made sooner here, on all cores. What was replaced
+        or deleted is left out if it is much.
 
         Notes
         -----
-        **Complexity**: O(n log n), on all cores: 30,000 vectors of 64 dimensions took 18
-        seconds. The GIL is released, and reading and writing go on.
+        **Complexity**: O(n log n). The GIL is released, and reading and writing go on. One process does it at a time;
+        others wait.
         """
 
         def look(collection: Collection, tail: VectorTail) -> bool:
@@ -582,16 +608,16 @@ class VectorStore:
         _check_counts(k, ef, None)
 
         def look(collection: Collection, tail: VectorTail) -> float:
-            limit = self._open().now()
-            slots = _slots(tail.served(tail.count, limit)[0])
+            limit, count = self._open().now(), tail.count
+            slots = _slots(tail.served(count, limit)[0])
             if not slots:
                 return 1.0
             chosen = np.random.default_rng(len(slots)).permutation(slots)[:sample].tolist()
             queries = np.stack([it for slot in chosen if (it := self._vector_of(collection, slot)) is not None])
-            asked = tail.count, limit, None
-            exact, exact_scores = tail.search(queries, k, *asked)
-            plan = collection.graphs.plan(tail, k, *asked, ef)
-            found, _ = self._best(collection, tail, queries, k, asked, plan, None)
+            bits, left = tail.wanted(count, limit)
+            plan = collection.graphs.plan(tail, k, count, limit, left, ef)
+            exact, exact_scores = nearest.search(tail, queries, k, count, bits)
+            found, _ = nearest.search(tail, queries, k, count, bits, graphs=plan.graphs, ef=plan.ef)
             hits = [
                 len(np.intersect1d(a[~np.isnan(score)], b)) / max(1, int((~np.isnan(score)).sum()))
                 for a, score, b in zip(exact, exact_scores, found, strict=True)
@@ -629,16 +655,18 @@ class VectorStore:
         ef: int | None,
     ) -> list[list[SearchHit]]:
         def look(collection: Collection, tail: VectorTail) -> list[list[SearchHit]]:
-            asked = self._asked_of(collection, tail, queries, where, as_of)
-            plan = collection.graphs.plan(tail, max(k, rerank or 0), *asked, ef)
-            if rerank is not None or plan is not None:
-                slots, scores = self._best(collection, tail, queries, k, asked, plan, rerank)
-                kept = scores >= least  # NaN: nothing is there
-                return [
-                    [_hit(tail, *each) for each in zip(row[which].tolist(), values[which].tolist(), strict=True)]
-                    for row, values, which in zip(slots, scores, kept, strict=True)
-                ]
-            return tail.hits(SearchHit, queries, k, *asked, least)
+            asked = self._asked_of(collection, tail, queries, max(k, rerank or 0), where, as_of, ef)
+            if rerank is None:
+                count, bits, plan = asked
+                return nearest.hits(
+                    tail, SearchHit, queries, k, count, bits, least=least, graphs=plan.graphs, ef=plan.ef
+                )
+            slots, scores = self._best(collection, tail, queries, k, asked, rerank)
+            kept = scores >= least  # NaN: nothing is there
+            return [
+                [_hit(tail, *each) for each in zip(row[which].tolist(), values[which].tolist(), strict=True)]
+                for row, values, which in zip(slots, scores, kept, strict=True)
+            ]
 
         least = -math.inf if min_score is None else min_score
         return self._asked(namespace, look, [[] for _ in range(len(queries))])
@@ -648,16 +676,20 @@ class VectorStore:
         collection: Collection,
         tail: VectorTail,
         queries: NDArray[np.float32],
+        many: int,
         where: Mapping[str, Any] | None,
         as_of: AsOf,
-    ) -> tuple[int, int, NDArray[np.uint64] | None]:
-        """Return of how many slots a search is, as of when, and of which of them."""
+        ef: int | None,
+    ) -> _Asked:
+        """Return of how many slots a search is, of which of them, and how it is done."""
         limit, chosen = self._limit_of(as_of), compile_where(where)
         count = tail.count
-        if as_of is not None and not tail.served(count, limit)[1]:  # that there is a collection may not be known then
-            return 0, limit, None
+        if as_of is not None and not tail.wanted(count, limit)[1]:  # that there is a collection may not be known then
+            return _Asked(0, None, Plan())
         _check_vectors(collection.row, queries, "the query")
-        return count, limit, None if chosen is None else _passing(collection, tail, count, limit, chosen)
+        bits = None if chosen is None else _passing(collection, tail, count, limit, chosen)
+        bits, left = tail.wanted(count, limit, bits)
+        return _Asked(count, bits, collection.graphs.plan(tail, many, count, limit, left, ef))
 
     def _best(
         self,
@@ -665,20 +697,12 @@ class VectorStore:
         tail: VectorTail,
         queries: NDArray[np.float32],
         k: int,
-        asked: tuple[int, int, NDArray[np.uint64] | None],
-        plan: Plan | None,
+        asked: _Asked,
         rerank: int | None,
     ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
         """Return slots and scores of what is best for each query; NaN: nothing is there."""
-        many = max(k, rerank or 0)
-        if plan is None:
-            slots, scores = tail.search(queries, many, *asked)
-        else:
-            slots = np.zeros((len(queries), many), np.uint32)
-            scores = np.full((len(queries), many), np.nan, np.float32)
-            for row, query in enumerate(queries):
-                best, values = collection.graphs.search(tail, plan, query, many)
-                slots[row, : len(best)], scores[row, : len(best)] = best, values
+        count, bits, plan = asked
+        slots, scores = nearest.search(tail, queries, max(k, rerank or 0), count, bits, graphs=plan.graphs, ef=plan.ef)
         if rerank is not None:
             slots, scores = self._reranked(collection, queries, slots, scores, k)
         return slots, scores
@@ -715,9 +739,7 @@ class VectorStore:
             records = self._engine.fetch(POINTS, [(slot, point_key(collection.row.number, slot))])
             if slot not in records:
                 raise Over  # dropped meanwhile
-            point = decode_point(records[slot])
-            assert point.vector is not None
-            return StoredVector(point.id, point.vector, decode_metadata(point.metadata), point.ts_event, point.ts_known)
+            return _stored(records[slot])
 
         return self._asked(namespace, look, None)
 
@@ -732,10 +754,73 @@ class VectorStore:
 
         return self._asked(namespace, look, 0)
 
+    def export(self, namespace: AnyNamespace, path: str | os.PathLike[str], *, as_of: AsOf = None) -> int:
+        """Write the vectors of a collection to a file, as they were given, and return how many.
+
+        The file has all that were served at one instant, in the order in which they were added, and gets its name when
+        it is whole and on disk; one of that name is replaced. Each has ``id``, ``vector`` (every bit of its float32
+        numbers), ``metadata``, ``ts_event`` and ``ts_known`` (nanoseconds UTC).
+
+        Parameters
+        ----------
+        path : str or path
+            Ends in ``.jsonl``, an object of JSON in each line; or in ``.parquet``, for which pyarrow has to be there
+            (the extra ``arrow``): `vector` is a list of float32 of a fixed size, `metadata` JSON as text, times are
+            int64.
+        as_of : instant, optional
+            As the collection was known then; None: now, :data:`ntmem.LATEST`: with what is known only later.
+
+        Raises
+        ------
+        VectorError
+            There is no such collection, or it was dropped meanwhile.
+        SerializationError
+            Metadata hold what JSON has not: bytes, NaN, infinity, instants, names that are no str.
+        ValueError, TypeError
+            The name of the file ends in something else; an argument is not as above.
+        ModuleNotFoundError
+            There is no pyarrow.
+        OSError
+            The file cannot be written: there is no such directory, no right to write there, no room.
+        StoreClosed, StorageError
+            The store cannot be read. After this and all other errors there is no file, or the one that was there.
+
+        Notes
+        -----
+        **Thread safety**: any thread; reading and writing go on, and do not change what is written. **Complexity**:
+        O(vectors times dimension), in memory for some hundreds of them, or 16 MiB of Parquet. A process that is killed
+        leaves a file whose name goes on after `path`.
+        """
+        name, limit = check_path(path), self._limit_of(as_of)
+
+        def look(collection: Collection, tail: VectorTail) -> int:
+            bits, _ = tail.served(tail.count, limit)
+            return export_vectors(self._records(collection, bits), name, collection.row.dimension)
+
+        done = self._asked(namespace, look, -1)
+        if done < 0:
+            raise VectorError(f"there is no collection {'/'.join(labels_of(namespace))!r} to export")
+        return done
+
+    def _records(self, collection: Collection, bits: NDArray[np.uint64]) -> Iterator[StoredVector]:
+        """Return the vectors of those slots that have a bit, from the store."""
+        number = collection.row.number
+        for first in range(0, len(bits), _EXPORTED):
+            slots = [64 * first + slot for slot in _slots(bits[first : first + _EXPORTED])]
+            records = self._engine.fetch(POINTS, [(slot, point_key(number, slot)) for slot in slots])
+            if len(records) < len(slots):
+                raise VectorError("the collection was dropped while it was exported; nothing was written")
+            yield from (_stored(records[slot]) for slot in slots)
+
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that vectors take, of all processes together."""
+        """Bytes of memory that vectors take, of all processes together, without graphs."""
         return memory_of(self._engine) or sum(it.nbytes for it in list(self._known.values()))
+
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes of graphs, in files that all processes map."""
+        return bytes_of(self._engine.store.directory) or sum(it.graphs.nbytes for it in list(self._known.values()))
 
     # -- which collection
 
@@ -770,7 +855,7 @@ class VectorStore:
             with self._lock:
                 found = known.get(labels)
                 if found is None or found.row.number != row.number:
-                    found = known[labels] = Collection(engine, collection_key(labels), row, self._limit)
+                    found = known[labels] = Collection(engine, collection_key(labels), row, self._limits)
         return found
 
     @staticmethod
@@ -855,6 +940,12 @@ def _each(values: Any, count: int) -> Sequence[Any]:
 
 def _slots(bits: NDArray[np.uint64]) -> list[int]:
     return np.flatnonzero(np.unpackbits(bits.astype("<u8").view(np.uint8), bitorder="little")).tolist()
+
+
+def _stored(record: bytes) -> StoredVector:
+    point = decode_point(record)
+    assert point.vector is not None
+    return StoredVector(point.id, point.vector, decode_metadata(point.metadata), point.ts_event, point.ts_known)
 
 
 def _hit(tail: VectorTail, slot: int, score: float) -> SearchHit:
