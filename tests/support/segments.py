@@ -12,6 +12,7 @@ from vectors import LAST, SECOND, START, Plain, check_get
 
 SLOTS = 4096
 PARTS = 12
+SQUARES = 2  # the part that is empty unless the metric is l2
 HEADER = struct.Struct("<QIIQQQQQQQQIIIIii")
 _PART = struct.Struct("<QQII")
 MIDDLE = START - 500 * SECOND

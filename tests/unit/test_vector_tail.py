@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vectors import DTYPES, LAST, attach_tail, check_search, locked, new_tail, p
 
 from ntmem._core.region import Region, RegionDamaged, RegionMismatch
 from ntmem._core.vectors import FIELDS, NAME_BYTES, Over, VectorTail, WriterBusy, sections, sizes, slot_bytes
+from ntmem.tiers.points import Point, decode_point
 
 DAMAGED = int(os.environ.get("NTMEM_VECTOR_DAMAGE", "120"))
 encode = msgspec.msgpack.encode
@@ -117,7 +119,122 @@ def test_counts_around_a_word_of_bits(count: int) -> None:
     assert served(tail) == [*range(1, 130)]
 
 
+# -- texts and memory
+
+
+class Control:
+    """The words of a tail's control page, to be changed as a test wants them."""
+
+    def __init__(self, tail: VectorTail, facts: tuple[int, int, int, int]) -> None:
+        self.file = tail.region.fileno()
+        words = struct.unpack("<512Q", os.pread(self.file, 4096, 4096))
+        [self.count] = [at for at in range(508) if words[at : at + 4] == facts]  # count, newest, specials, arena_used
+
+    def set(self, place: int, word: int) -> None:
+        """Set the word that is so many behind the count."""
+        os.pwrite(self.file, struct.pack("<Q", word), 4096 + 8 * (self.count + place))
+
+    def set_arena(self, used: int) -> None:
+        """Say that so much of the arena is used, and all of it has memory."""
+        self.set(3, used)
+        self.set(17 + 10, 1 << 38)
+
+
+def test_texts_at_most() -> None:
+    tail = new_tail()
+    extras = [encode({"t": b"x" * (size - 6)}) for size in (32_768, 65_535, 65_536)]
+    texts = [("i" * 512, b""), ("i" * 511 + "j", extras[0]), ("k" * 1023, extras[1]), ("", b"\x80")]
+    for slot, (name, metadata) in enumerate(texts):
+        assert put(tail, name, [1, 0, 0, 0], metadata=metadata) == slot
+    for name, metadata in (("k" * 1024, b""), ("k", extras[2])):
+        with pytest.raises(OSError, match="Invalid argument"):
+            put(tail, name, [1, 0, 0, 0], metadata=metadata)
+    assert tail.count == len(texts)
+    for slot, (name, metadata) in enumerate(texts):
+        found = tail.found(slot)
+        assert (found.id, found.metadata, tail.find(name, LAST)) == (name, metadata, slot)
+
+
+def test_the_end_of_the_largest_arena() -> None:
+    """It is full there: no text begins anew."""
+    tail = new_tail(capacity=1 << 29)
+    assert {kind: size for kind, size, _ in tail.region.sections}[10] == 1 << 38
+    put(tail, "first", [1, 0, 0, 0], 7, encode({"n": 1}))
+    control = Control(tail, (1, 7, 0, 5 + len(encode({"n": 1}))))
+    metadata = encode({"text": "x" * 20})
+    control.set_arena((1 << 38) - len(metadata) - 23 - len(encode("x" * 20)))
+    assert put(tail, "i" * 22, [1, 0, 0, 0], 7, metadata) == 1
+    for name in ("ab", "i" * 512):
+        with pytest.raises(OSError, match="No space"):
+            put(tail, name, [1, 0, 0, 0], 7)
+    assert put(tail, "a", [1, 0, 0, 0], 7) == 2
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            put(tail, "b", [1, 0, 0, 0], 7)
+    found = [tail.found(slot) for slot in range(tail.count)]
+    assert [(each.id, each.metadata) for each in found] == [
+        ("first", encode({"n": 1})),
+        ("i" * 22, metadata),
+        ("a", b""),
+    ]
+    assert [tail.find(each.id, LAST) for each in found] == [0, 1, 2]
+    assert dict(tail.interned("text")) == {0: encode("x" * 20)}
+
+
+def test_squares_take_no_memory_unless_they_are_used() -> None:
+    sizes = {}
+    for metric in ("ip", "cosine", "l2"):
+        tail = new_tail(metric=metric)
+        for slot in range(1, 3000):
+            put(tail, str(slot), [1, slot, 0, 0])
+        rows, steps, squares = tail.arrays(0, 2999)
+        assert (squares is None) is (metric != "l2")
+        if squares is not None:
+            numbers = rows.astype(np.float64) * steps[:, np.newaxis]
+            assert np.allclose(squares, (numbers**2).sum(axis=1))
+        sizes[metric] = tail.nbytes
+    assert sizes["ip"] == sizes["cosine"] <= sizes["l2"] - 3 * 4096
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_memory_of_a_vector(at_once: bool) -> None:
+    """What is taken beyond what is used is little, whether it was known how much there would be or not."""
+    tail, count = new_tail(384, capacity=1 << 20), 20_000
+    extras = [encode({"rank": n, "symbol": f"S{n % 100}USDT"}) for n in range(count)]
+    vector = np.ones(384, np.float32)
+
+    def fill() -> None:
+        for first in range(0, count, 4000):
+            if at_once:
+                tail.reserve(4000, sum(map(len, extras[first : first + 4000])) + 4000 * 11, ["rank", "symbol"], 8000)
+            for number in range(first, first + 4000):
+                tail.stage(f"id-{number:08}", vector, 0, 0, extras[number])
+                tail.publish()
+
+    locked(tail, fill)
+    used = 384 + 4 + 8 + 8 + 8 + 8 + 2 + 16 + 11 + np.mean([len(each) for each in extras])
+    assert used < tail.nbytes / count < used + 70
+
+
 # -- indexes
+
+
+@pytest.mark.parametrize("count", [1, 300, 512, 513, 1500])
+def test_an_index_with_room_for_more_than_come(count: int) -> None:
+    """Levels are left out then; what was there is found in those before."""
+    tail, ids = new_tail(capacity=1 << 14), [str(number) for number in range(count)]
+    for number in range(count):
+        put(tail, ids[number], [1, 0, 0, 0], metadata=encode({"t": f"text {number}"}))
+    for more in (3000, 3000, 6000):
+        locked(tail, lambda: tail.reserve(more, 0, ["t"], more))  # noqa: B023
+        ids += [f"more {len(ids)}", ids[0]]
+        for name in ids[-2:]:
+            put(tail, name, [1, 0, 0, 0], metadata=encode({"t": f"text {len(ids)}"}))
+        newest = {name: slot for slot, name in enumerate(ids)}
+        assert {name: tail.find(name, LAST) for name in newest} == newest
+        assert tail.find("nobody", LAST) == -1
+        for number, data in tail.interned("t"):
+            assert tail.intern_number("t", data) == number
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -281,6 +398,110 @@ def test_sizes_of_vectors() -> None:
     for wrong in ([1, np.nan], [np.nan, 1]):
         assert np.isnan(sizes(np.array([[5, 5], wrong], np.float32))[1])
     assert sizes(np.array([[1, -np.inf]], np.float32))[1] == np.inf
+
+
+@pytest.mark.parametrize("place", [6, 7])
+def test_levels_that_cannot_be(place: int) -> None:
+    tail = new_tail()
+    put(tail, "a", [1, 0, 0, 0], 7, encode({"t": "text"}))
+    control = Control(tail, (1, 7, 0, 1 + len(encode({"t": "text"})) + len(encode("text"))))
+    room = (4 if place == 6 else 16) * tail.capacity  # entries that a section has
+    for wrong in (room, 2 * room, 1 << 40, 1 << 63, (1 << 64) - 1):
+        control.set(place, wrong)
+        assert tail.find("a", LAST) == 0
+        assert tail.find("b", LAST) == tail.intern_number("t", encode("none such")) == -1
+        with pytest.raises(RegionDamaged, match="beyond its memory"):
+            put(tail, "b", [1, 0, 0, 0])
+    control.set(place, 1 << 10)
+    assert put(tail, "b", [1, 0, 0, 0]) == 1
+
+
+# -- records
+
+
+def apply_plainly(tail: VectorTail, record: bytes) -> None:
+    """Do what :meth:`VectorTail.apply` does, by way of Python's objects."""
+    point = decode_point(record)
+    tail.stage(*point)
+    tail.publish()
+
+
+def follow(tail: VectorTail, record: bytes) -> None:
+    """Apply a record as a collection does."""
+    if not tail.apply(record):
+        apply_plainly(tail, record)
+
+
+def outcome(tail: VectorTail, do: Any, record: bytes) -> Any:
+    """Return what becomes of applying a record: an error as its type and words, or the change as it is then there."""
+    try:
+        locked(tail, lambda: do(tail, record))
+    except Exception as error:
+        return type(error), str(error)
+    slot = tail.count - 1
+    found = tail.found(slot)
+    row = [each if each is None else each.tobytes() for each in tail.arrays(slot, slot + 1)]
+    columns = [tail.column(name) for name in ("n", "t", "x")]
+    return (
+        (found.id, found.metadata, found.ts_event, found.ts_known),
+        row if slot in served(tail) else None,
+        [None if each is None else (each[0][slot], each[1][slot] * (each[0][slot] > 0)) for each in columns],
+        tail.find(found.id, LAST),
+    )
+
+
+RECORDS = [
+    Point("a", np.array([1, -2, 3, 0.5], np.float32), 5, 7, encode({"n": 1, "t": "text"})).encode(),
+    Point("a", None, 6, 8, b"").encode(),
+    Point("\u00e4" * 256, np.array([1, 0, 0, 0], np.float32), -1, 9, encode({"x": 0.5, "n": 2**63})).encode(),
+    Point("b", np.array([0, 1, 0, 0], np.float32), 0, 0, b"").encode(),
+    Point("a", np.array([0, 0, 0, 1], np.float32), 2**62, 1, encode({})).encode(),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_records(dtype: str, metric: str) -> None:
+    one, other = new_tail(4, dtype, metric), new_tail(4, dtype, metric)
+    for record in RECORDS:
+        assert locked(one, lambda: one.apply(record)) is True  # noqa: B023
+        locked(other, lambda: apply_plainly(other, record))  # noqa: B023
+        assert served(one) == served(other)
+    for slot in range(len(RECORDS)):
+        (a, b) = (each.found(slot) for each in (one, other))
+        assert (a.id, a.metadata, a.ts_event, a.ts_known) == (b.id, b.metadata, b.ts_event, b.ts_known)
+    for a, b in zip(one.arrays(2, 5), other.arrays(2, 5), strict=True):
+        assert (a is None) is (b is None) is False or metric != "l2"
+        assert a is None or a.tobytes() == b.tobytes()
+    assert one.find("a", LAST) == 4
+    with pytest.raises(RuntimeError, match="lock it first"):
+        one.apply(RECORDS[0])
+    with pytest.raises(TypeError):
+        locked(one, lambda: one.apply(bytearray(RECORDS[0])))  # type: ignore[arg-type]
+
+
+def test_damaged_records() -> None:
+    """They are refused in the same words, or say something else to both."""
+    one, other = new_tail(capacity=1 << 14), new_tail(capacity=1 << 14)
+    chance, told = np.random.default_rng(7), Counter[str]()
+    for turn in range(4000):
+        record = bytearray(RECORDS[turn % len(RECORDS)])
+        style, at = turn // len(RECORDS) % 4, int(chance.integers(len(record)))
+        if style == 0:
+            record[at % 24] = int(chance.choice([0, 1, 2, 255, record[at % 24] ^ 1 << int(chance.integers(8))]))
+        elif style == 1:
+            del record[at:]
+        elif style == 2:
+            record[at] ^= 1 << int(chance.integers(8))
+        else:
+            struct.pack_into("<HI", record, 2, *map(int, chance.choice([0, 1, 4, 24, 65_535], 2)))
+        first, second = (outcome(tail, do, bytes(record)) for tail, do in ((one, follow), (other, apply_plainly)))
+        assert first == second, (turn, bytes(record))
+        assert one.count == other.count
+        told[first[0].__name__ if isinstance(first[0], type) else "applied"] += 1
+    assert told["CorruptionError"] > 1000
+    assert told["applied"] > 1000
+    assert {"ValueError", "DecodeError"} <= {*told}
 
 
 # -- files of others

@@ -11,9 +11,12 @@
 #include "vectors.h"
 
 #define SEGMENT_MAGIC 0x316d6765736d746eull /* "ntmsegm1" */
-#define SEGMENT_FORMAT 1
+#define SEGMENT_FORMAT 2
 #define SEGMENT_SLOTS 4096u /* a segment begins and ends at a multiple of it */
 #define SEGMENT_PARTS 12
+#define SEGMENT_NAMES 8
+#define SEGMENT_PIECE (1u << 18) /* bytes that are read, checked and put into memory at a time: they stay in the cache */
+#define SEGMENT_AHEAD 16u        /* slots whose places in the index are asked for before the first is needed */
 
 typedef struct {
     uint64_t offset, size;
@@ -54,13 +57,13 @@ static inline char *segment_part(const vectors_t *vectors, const segment_t *segm
     switch (part) {
     case 0 ... 6: {
         const uint64_t bits = 8 * vectors->sizes[each[part]] / vectors->capacity; /* of a slot */
-        *size = slots * bits / 8;
+        *size = each[part] == VECTORS_SQUARES && vectors->metric != VECTORS_L2 ? 0 : slots * bits / 8;
         return vectors->sections[each[part]] + segment->first * bits / 8;
     }
     case 7:
         *size = segment->arena_end - segment->arena_first;
         return vectors->sections[VECTORS_ARENA] + segment->arena_first;
-    case 8:
+    case SEGMENT_NAMES:
         *size = segment->field_count * sizeof(vectors_name_t);
         return vectors->sections[VECTORS_NAMES];
     case 9:
@@ -73,21 +76,16 @@ static inline char *segment_part(const vectors_t *vectors, const segment_t *segm
     }
 }
 
-/* Pieces of a part: one, or one for each column. */
-static inline uint64_t segment_pieces(const segment_t *segment, int part) { return part < 10 ? 1 : segment->field_count; }
+/* Columns of a part: each stands in a place of its own. */
+static inline uint64_t segment_columns(const segment_t *segment, int part) { return part < 10 ? 1 : segment->field_count; }
 
 static inline uint64_t segment_stride(const vectors_t *vectors, int part) { return vectors->capacity * (part == 10 ? 1 : 8); }
 
-typedef ssize_t (*segment_io_t)(int fd, char *bytes, size_t size, off_t at);
-
-static inline ssize_t segment_write(int fd, char *bytes, size_t size, off_t at) { return pwrite(fd, bytes, size, at); }
-static inline ssize_t segment_read(int fd, char *bytes, size_t size, off_t at) { return pread(fd, bytes, size, at); }
-
-/* 0 or errno; EIO: the file ends too early. */
-static inline int segment_move(segment_io_t move, int fd, char *bytes, uint64_t size, uint64_t at)
+/* All of a range of a file, read or written. 0 or errno; EIO: the file ends too early. */
+static inline int segment_move(int is_write, int fd, char *bytes, uint64_t size, uint64_t at)
 {
     while (size > 0) {
-        const ssize_t done = move(fd, bytes, size < 1u << 30 ? size : 1u << 30, (off_t)at);
+        const ssize_t done = is_write ? pwrite(fd, bytes, size, (off_t)at) : pread(fd, bytes, size, (off_t)at);
         if (done < 0 && errno == EINTR)
             continue;
         if (done <= 0)
@@ -99,21 +97,44 @@ static inline int segment_move(segment_io_t move, int fd, char *bytes, uint64_t 
     return 0;
 }
 
-static inline int segment_move_part(segment_io_t move, int fd, const vectors_t *vectors, const segment_t *segment,
-                                    int part, uint64_t at, uint32_t *crc)
+/* To where it is searched: written, as a page that is written whole is not filled with zeroes first, nor faulted in. */
+static inline int segment_take(const vectors_t *vectors, char *to, char *bytes, uint64_t size)
 {
-    const uint64_t pieces = segment_pieces(segment, part);
+    const char *base = vectors->sections[VECTORS_ROWS] - vectors->offsets[VECTORS_ROWS];
+
+    return segment_move(1, vectors->fd, bytes, size, (uint64_t)(to - base));
+}
+
+/* One piece: into the file from memory, or by way of `buffer` into memory; a part of names stays in the buffer. */
+static inline int segment_move_piece(int fd, const vectors_t *vectors, int part, char *memory, char *buffer, uint64_t size,
+                                     uint64_t at, uint32_t *crc)
+{
+    uint32_t both[2] = {*crc, 0};
+    int error = segment_move(buffer == NULL, fd, buffer == NULL ? memory : buffer, size, at);
+
+    both[1] = crc32c(buffer == NULL ? memory : buffer, size);
+    *crc = crc32c(both, sizeof both);
+    if (error == 0 && buffer != NULL && part != SEGMENT_NAMES)
+        error = segment_take(vectors, memory, buffer, size);
+    return error;
+}
+
+/* A part, from memory into the file; with a buffer, the other way. */
+static inline int segment_move_part(int fd, const vectors_t *vectors, const segment_t *segment, int part, char *buffer,
+                                    uint64_t at, uint32_t *crc)
+{
+    const uint64_t columns = segment_columns(segment, part);
     uint64_t size;
     char *bytes = segment_part(vectors, segment, part, &size);
     int error = 0;
 
     *crc = 0;
-    for (uint64_t piece = 0; piece < pieces && size != 0 && error == 0; piece++) {
-        char *from = bytes + piece * (pieces > 1 || part >= 10 ? segment_stride(vectors, part) : 0);
-        uint32_t both[2] = {*crc, 0};
-        error = segment_move(move, fd, from, size / pieces, at + piece * (size / pieces));
-        both[1] = crc32c(from, size / pieces);
-        *crc = crc32c(both, sizeof both);
+    for (uint64_t column = 0; column < columns && error == 0; column++) {
+        char *memory = bytes + column * segment_stride(vectors, part);
+        for (uint64_t left = size / columns, now; left != 0 && error == 0; left -= now, memory += now, at += now) {
+            now = left < SEGMENT_PIECE ? left : SEGMENT_PIECE;
+            error = segment_move_piece(fd, vectors, part, memory, buffer, now, at, crc);
+        }
     }
     return error;
 }
@@ -151,12 +172,12 @@ static inline int segment_store(int fd, const vectors_t *vectors, segment_t *seg
         segment_part_t *entry = &segment->parts[part];
         entry->offset = at;
         segment_part(vectors, segment, part, &entry->size);
-        error = segment_move_part(segment_write, fd, vectors, segment, part, at, &entry->crc);
+        error = segment_move_part(fd, vectors, segment, part, NULL, at, &entry->crc);
         at = page_round_up(at + entry->size);
     }
     segment->crc = segment_crc(segment);
     if (error == 0)
-        error = segment_move(segment_write, fd, (char *)segment, sizeof *segment, 0);
+        error = segment_move(1, fd, (char *)segment, sizeof *segment, 0);
     if (error == 0 && fsync(fd) != 0)
         error = errno;
     return error;
@@ -179,58 +200,94 @@ static inline int segment_fits(const vectors_t *vectors, const segment_t *segmen
            segment->previous == control->frozen_crc && segment->field_count <= VECTORS_FIELDS;
 }
 
-/* Reads a segment whose header fits. 0; errno; or -1: it is damaged, and nothing of it counts. */
-static inline int segment_load(int fd, vectors_t *vectors, const segment_t *segment)
+/* Memory for a segment, and in the index for as many slots as there may be in the end. */
+static inline int segment_ensure(vectors_t *vectors, const segment_t *segment, uint64_t slots)
 {
-    vectors_control_t *control = vectors->control;
-    const uint64_t slots = segment->end - segment->first;
-    vectors_name_t names[VECTORS_FIELDS];
-    vectors_t into = *vectors; /* where it is read to: its names are those of slots that are there, too */
-    uint64_t hash;
-    int error = vectors_ensure_slot(vectors, segment->end - 1);
+    int error = vectors_ensure_slot(vectors, segment->end - 1, 0);
 
-    into.sections[VECTORS_NAMES] = (char *)names;
-    word_release(&control->value_count, segment->value_first); /* others were staged, and came to nothing */
-
+    slots = slots < segment->end || slots > vectors->capacity ? segment->end : slots;
     if (error == 0)
-        error = vectors_ensure(vectors, VECTORS_ARENA, segment->arena_end);
+        error = vectors_ensure(vectors, VECTORS_ARENA, segment->arena_end, 0);
     if (error == 0)
-        error = vectors_ensure(vectors, VECTORS_NAMES, vectors->sizes[VECTORS_NAMES]);
+        error = vectors_ensure(vectors, VECTORS_NAMES, vectors->sizes[VECTORS_NAMES], 0);
     if (error == 0)
-        error = vectors_ensure(vectors, VECTORS_VALUES, segment->value_end * sizeof(vectors_value_t));
+        error = vectors_ensure(vectors, VECTORS_VALUES, segment->value_end * sizeof(vectors_value_t), 0);
     if (error == 0)
-        error = vectors_ensure_columns(vectors, segment->end, segment->field_count);
+        error = vectors_ensure_columns(vectors, segment->end, segment->field_count, 0);
     if (error == 0)
-        error = vectors_ensure_index(vectors, VECTORS_IDS, segment->first, slots);
+        error = vectors_ensure_index(vectors, VECTORS_IDS, segment->first, slots - segment->first);
     if (error == 0 && segment->value_end != 0)
         error = vectors_ensure_index(vectors, VECTORS_VALUE_IDS, segment->value_first,
                                      segment->value_end - segment->value_first);
+    return error;
+}
+
+/* Reads all parts to where nobody looks, the names into `names`. 0; errno; or -1: it is damaged. */
+static inline int segment_read(int fd, const vectors_t *vectors, const segment_t *segment, vectors_name_t *names)
+{
+    char *buffer = malloc(SEGMENT_PIECE);
+    int error = buffer == NULL ? ENOMEM : 0;
+
     for (int part = 0; part < SEGMENT_PARTS && error == 0; part++) {
         uint64_t size;
         uint32_t crc;
         segment_part(vectors, segment, part, &size);
-        if (size != segment->parts[part].size || segment->parts[part].offset > 1ull << 48)
-            return -1;
-        error = segment_move_part(segment_read, fd, &into, segment, part, segment->parts[part].offset, &crc);
+        if (size != segment->parts[part].size || segment->parts[part].offset > 1ull << 48) {
+            error = -1;
+            break;
+        }
+        error = segment_move_part(fd, vectors, segment, part, buffer, segment->parts[part].offset, &crc);
         if (error == EIO || (error == 0 && crc != segment->parts[part].crc))
-            return -1;
+            error = -1;
+        else if (part == SEGMENT_NAMES)
+            memcpy(names, buffer, size);
     }
+    free(buffer);
+    return error;
+}
+
+/* Counts the slots of a segment that is in memory, one by one: each may come in the place of another. */
+static inline void segment_publish(vectors_t *vectors, uint64_t first, uint64_t end)
+{
+    uint64_t hashes[SEGMENT_AHEAD];
+
+    memset(VECTORS_AT(vectors, VECTORS_LINKS, vectors_link_t) + first, 0, (end - first) * sizeof(vectors_link_t));
+    memcpy(VECTORS_AT(vectors, VECTORS_SPECIAL, char) + first / 8, VECTORS_AT(vectors, VECTORS_DELETED, char) + first / 8,
+           (end - first) / 8);
+    for (uint64_t slot = first; slot < end; slot++) {
+        const uint64_t place = slot % SEGMENT_AHEAD;
+        for (uint64_t next = 0; next < SEGMENT_AHEAD && place == 0; next++) {
+            hashes[next] = vectors_id_hash(vectors, slot + next);
+            vectors_fetch(vectors, VECTORS_IDS, hashes[next]);
+        }
+        vectors_publish_hashed(vectors, hashes[place], 0, 0);
+    }
+}
+
+/* Reads a segment whose header fits, of so many slots that there may be in the end. 0; errno; or -1: it is damaged, and
+ * nothing of it counts. */
+static inline int segment_load(int fd, vectors_t *vectors, const segment_t *segment, uint64_t slots)
+{
+    vectors_control_t *control = vectors->control;
+    vectors_name_t names[VECTORS_FIELDS]; /* those of slots that are there stay what they are */
+    int error;
+
+    word_release(&control->value_count, segment->value_first); /* others were staged, and came to nothing */
+    error = segment_ensure(vectors, segment, slots);
+    if (error == 0)
+        error = segment_read(fd, vectors, segment, names);
     if (error != 0)
         return error;
     control->arena_used = segment->arena_end;
     memcpy(vectors->sections[VECTORS_NAMES], names, segment->field_count * sizeof *names);
     word_release(&control->field_count, segment->field_count);
     for (uint64_t number = segment->value_first; number < segment->value_end; number++) {
+        const vectors_value_t *value = VECTORS_AT(vectors, VECTORS_VALUES, vectors_value_t) + number;
         word_release(&control->value_count, number + 1);
-        if (vectors_indexed(vectors, VECTORS_VALUE_IDS, number, &hash))
-            vectors_put(vectors_level(vectors, VECTORS_VALUE_IDS, control->value_level),
-                        (1ull << (control->value_level & 63)) - 1, hash, (uint32_t)number + 1);
+        if (vectors_in_arena(vectors, value->at, value->size))
+            vectors_put(vectors, VECTORS_VALUE_IDS, vectors_value_hash(vectors, value), number);
     }
-    for (uint64_t slot = segment->first; slot < segment->end; slot++) {
-        VECTORS_AT(vectors, VECTORS_LINKS, vectors_link_t)[slot] = (vectors_link_t){0, 0};
-        vectors_bit(vectors, VECTORS_SPECIAL, slot, vectors_is_deletion(vectors, slot));
-        vectors_publish(vectors, 0, 0);
-    }
+    segment_publish(vectors, segment->first, segment->end);
     return 0;
 }
 

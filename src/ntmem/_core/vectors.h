@@ -26,24 +26,28 @@
 #define VECTORS_NAME 56        /* bytes of such a field's name */
 #define VECTORS_FIRST_LEVEL 10 /* an index begins with so many bits of slots */
 #define VECTORS_LEAST_ARENA (1ull << 28)
+#define VECTORS_AT_BITS 38 /* of a text: where it is in the arena, and both its sizes, are one word */
+#define VECTORS_METADATA_BITS 16
+#define VECTORS_ID_BITS 10
+#define VECTORS_SPARE (1ull << 18) /* bytes taken beyond what is needed, of large sections a 256th part if that is more */
 
 enum vectors_section {
     VECTORS_ROWS = 1,
     VECTORS_STEPS,     /* float: a vector is its numbers times its step */
-    VECTORS_SQUARES,   /* float: its squared length */
+    VECTORS_SQUARES,   /* float: its squared length, of the metric l2 only */
     VECTORS_KNOWN,     /* int64 */
     VECTORS_EVENT,     /* int64 */
     VECTORS_LINKS,     /* vectors_link_t */
     VECTORS_SPECIAL,   /* a bit: it has a next, or is a deletion */
     VECTORS_DELETED,   /* a bit: it is a deletion */
-    VECTORS_TEXTS,     /* vectors_text_t */
+    VECTORS_TEXTS,     /* vectors_text_t in one word */
     VECTORS_ARENA,     /* ids and metadata, and distinct values */
     VECTORS_NAMES,     /* of fields */
     VECTORS_KINDS,     /* a byte a slot, field by field */
     VECTORS_WORDS,     /* eight bytes a slot, field by field */
     VECTORS_VALUES,    /* vectors_value_t: distinct values */
-    VECTORS_IDS,       /* index of ids: slot plus 1 */
-    VECTORS_VALUE_IDS, /* index of distinct values: number plus 1 */
+    VECTORS_IDS,       /* index of ids: by slot plus 1 */
+    VECTORS_VALUE_IDS, /* index of distinct values: by number plus 1 */
     VECTORS_SECTIONS,
 };
 
@@ -81,8 +85,8 @@ typedef struct {
     uint64_t arena_used;
     uint64_t field_count;
     uint64_t value_count;
-    uint64_t id_level;     /* bits of slots of the index that counts */
-    uint64_t value_level;
+    uint64_t id_levels;    /* of the index: bit n is the one of 2^n places */
+    uint64_t value_levels;
     uint64_t position;     /* of the log, before which the record of slot `count` was not there; 0: unknown */
     uint64_t epoch;        /* as of then */
     uint64_t is_over;      /* the collection was dropped, or this file was given up */
@@ -132,13 +136,13 @@ static inline uint64_t vectors_section_size(int section, uint64_t capacity, uint
     case VECTORS_LINKS:
     case VECTORS_KNOWN:
     case VECTORS_EVENT:
+    case VECTORS_TEXTS:
         return capacity * 8;
     case VECTORS_SPECIAL:
     case VECTORS_DELETED:
         return (capacity + 63) / 64 * 8;
-    case VECTORS_TEXTS:
-        return capacity * sizeof(vectors_text_t);
     case VECTORS_ARENA:
+        capacity = capacity < 1ull << (VECTORS_AT_BITS - 10) ? capacity : 1ull << (VECTORS_AT_BITS - 10);
         return capacity * 1024 > VECTORS_LEAST_ARENA ? capacity * 1024 : VECTORS_LEAST_ARENA;
     case VECTORS_NAMES:
         return VECTORS_FIELDS * sizeof(vectors_name_t);
@@ -164,8 +168,8 @@ static inline int vectors_is_sound(const vectors_t *vectors)
                 control->field_count <= VECTORS_FIELDS && control->frozen <= control->count &&
                 control->value_count <= vectors->sizes[VECTORS_VALUES] / sizeof(vectors_value_t) &&
                 control->frozen_arena <= control->arena_used && control->frozen_values <= control->value_count &&
-                control->id_level < 40 && (8ull << control->id_level) <= vectors->sizes[VECTORS_IDS] &&
-                control->value_level < 40 && (8ull << control->value_level) <= vectors->sizes[VECTORS_VALUE_IDS];
+                control->id_levels < vectors->sizes[VECTORS_IDS] / 4 &&
+                control->value_levels < vectors->sizes[VECTORS_VALUE_IDS] / 4;
 
     for (int section = 1; section < VECTORS_SECTIONS; section++)
         if (section != VECTORS_KINDS && section != VECTORS_WORDS)
@@ -176,7 +180,7 @@ static inline int vectors_is_sound(const vectors_t *vectors)
            control->count <= allocated[VECTORS_KINDS] && control->field_count <= allocated[VECTORS_WORDS];
 }
 
-/* Memory for the first bytes of a section, or ENOSPC; under the mutex. More than asked for, so that it is rare. */
+/* Memory for bytes of a section, or ENOSPC; under the mutex. */
 static inline int vectors_allocate(vectors_t *vectors, int section, uint64_t from, uint64_t to)
 {
     int error;
@@ -189,14 +193,23 @@ static inline int vectors_allocate(vectors_t *vectors, int section, uint64_t fro
     return error;
 }
 
-static inline int vectors_ensure(vectors_t *vectors, int section, uint64_t bytes)
+/* What is taken if so much is needed: more, so that it is rare, where it is not known (`spare`) how much will be. */
+static inline uint64_t vectors_taken(uint64_t needed, uint64_t least, int spare)
+{
+    const uint64_t most = needed / 256 > least ? needed / 256 : least;
+
+    return spare ? needed + (needed / 8 < most ? needed / 8 : most) : needed;
+}
+
+/* Memory for the first bytes of a section. */
+static inline int vectors_ensure(vectors_t *vectors, int section, uint64_t bytes, int spare)
 {
     uint64_t *allocated = &vectors->control->allocated[section], to;
     int error;
 
     if (bytes <= *allocated)
         return 0;
-    to = page_round_up(bytes + bytes / 8);
+    to = page_round_up(vectors_taken(bytes, VECTORS_SPARE, spare));
     to = to < vectors->sizes[section] ? to : vectors->sizes[section];
     if (to < bytes)
         return ENOSPC;
@@ -207,7 +220,7 @@ static inline int vectors_ensure(vectors_t *vectors, int section, uint64_t bytes
 }
 
 /* Columns stand one behind the other, so each has memory of its own; `allocated` counts slots here. */
-static inline int vectors_ensure_columns(vectors_t *vectors, uint64_t slots, uint64_t fields)
+static inline int vectors_ensure_columns(vectors_t *vectors, uint64_t slots, uint64_t fields, int spare)
 {
     vectors_control_t *control = vectors->control;
     uint64_t *slots_of = &control->allocated[VECTORS_KINDS], *fields_of = &control->allocated[VECTORS_WORDS];
@@ -217,7 +230,7 @@ static inline int vectors_ensure_columns(vectors_t *vectors, uint64_t slots, uin
     if (slots <= *slots_of && fields <= *fields_of)
         return 0;
     if (slots > to)
-        to = (slots + slots / 8 + 511) & ~(uint64_t)511;
+        to = (vectors_taken(slots, VECTORS_SPARE / 64, spare) + 511) & ~(uint64_t)511;
     to = to < vectors->capacity ? to : vectors->capacity;
     if (to < slots || fields > VECTORS_FIELDS)
         return ENOSPC;
@@ -237,7 +250,7 @@ static inline int vectors_ensure_columns(vectors_t *vectors, uint64_t slots, uin
 }
 
 /* Memory for the slot `slot`, but for its text and columns. */
-static inline int vectors_ensure_slot(vectors_t *vectors, uint64_t slot)
+static inline int vectors_ensure_slot(vectors_t *vectors, uint64_t slot, int spare)
 {
     static const int sections[] = {VECTORS_ROWS,    VECTORS_STEPS, VECTORS_SQUARES, VECTORS_KNOWN,  VECTORS_EVENT,
                                    VECTORS_LINKS,   VECTORS_TEXTS, VECTORS_SPECIAL, VECTORS_DELETED};
@@ -246,8 +259,11 @@ static inline int vectors_ensure_slot(vectors_t *vectors, uint64_t slot)
     for (size_t i = 0; i < sizeof sections / sizeof *sections && error == 0; i++) {
         const int section = sections[i];
         const int is_bits = section == VECTORS_SPECIAL || section == VECTORS_DELETED;
-        error = vectors_ensure(vectors, section,
-                               is_bits ? (slot / 64 + 1) * 8 : (slot + 1) * (vectors->sizes[section] / vectors->capacity));
+        if (section == VECTORS_SQUARES && vectors->metric != VECTORS_L2)
+            continue;
+        error = vectors_ensure(
+            vectors, section,
+            is_bits ? (slot / 64 + 1) * 8 : (slot + 1) * (vectors->sizes[section] / vectors->capacity), spare);
     }
     return error;
 }
@@ -335,10 +351,20 @@ static inline int vectors_in_arena(const vectors_t *vectors, uint64_t at, uint64
     return at <= vectors->sizes[VECTORS_ARENA] && size <= vectors->sizes[VECTORS_ARENA] - at;
 }
 
+static inline uint64_t vectors_text_word(const vectors_text_t *text)
+{
+    return text->at | (uint64_t)text->metadata_size << VECTORS_AT_BITS |
+           (uint64_t)text->id_size << (VECTORS_AT_BITS + VECTORS_METADATA_BITS);
+}
+
 /* A copy of what the slot says of its text; 0: it cannot be. */
 static inline int vectors_text(const vectors_t *vectors, uint64_t slot, vectors_text_t *text)
 {
-    memcpy(text, VECTORS_AT(vectors, VECTORS_TEXTS, vectors_text_t) + slot, sizeof *text);
+    const uint64_t word = VECTORS_AT(vectors, VECTORS_TEXTS, uint64_t)[slot];
+
+    text->at = word & ((1ull << VECTORS_AT_BITS) - 1);
+    text->metadata_size = (uint32_t)(word >> VECTORS_AT_BITS) & ((1u << VECTORS_METADATA_BITS) - 1);
+    text->id_size = (uint32_t)(word >> (VECTORS_AT_BITS + VECTORS_METADATA_BITS));
     return vectors_in_arena(vectors, text->at, (uint64_t)text->id_size + text->metadata_size);
 }
 
@@ -360,7 +386,9 @@ static inline int vectors_is_value(const vectors_t *vectors, uint64_t number, ui
            memcmp(vectors->sections[VECTORS_ARENA] + value.at, bytes, size) == 0;
 }
 
-/* ---- indexes: open addressing, doubled into the room behind, so that readers of the smaller one go on ----------- */
+/* ---- indexes: open addressing, in levels of which each has twice as many places as the one before or more. Nothing is
+ * moved: what comes stands in the last level, and who looks goes from that to the first. An entry is a number plus 1, and
+ * above it as many bits of the hash as there is room for, so that few others are looked at. ----------------------- */
 
 static inline uint64_t vectors_hash(const char *bytes, size_t size, uint64_t seed)
 {
@@ -369,128 +397,165 @@ static inline uint64_t vectors_hash(const char *bytes, size_t size, uint64_t see
 
 static inline uint32_t *vectors_level(const vectors_t *vectors, int section, uint64_t level)
 {
-    const uint64_t slots = 1ull << (level < 40 ? level : 40);
-    const int is_there = level != 0 && 2 * slots * 4 <= vectors->sizes[section];
-    return is_there ? VECTORS_AT(vectors, section, uint32_t) + slots : NULL;
+    const uint64_t places = 1ull << (level < 40 ? level : 40);
+    return 2 * places * 4 <= vectors->sizes[section] ? VECTORS_AT(vectors, section, uint32_t) + places : NULL;
+}
+
+static inline uint64_t vectors_levels(const vectors_t *vectors, int section)
+{
+    const vectors_control_t *control = vectors->control;
+    return word_acquire(section == VECTORS_IDS ? &control->id_levels : &control->value_levels);
+}
+
+static inline uint64_t vectors_last_level(uint64_t levels) { return 63 - (uint64_t)__builtin_clzll(levels | 1); }
+
+/* The part of an entry that is a number. */
+static inline uint32_t vectors_number_mask(const vectors_t *vectors, int section)
+{
+    const uint64_t most = section == VECTORS_IDS ? vectors->capacity : 4 * vectors->capacity;
+    return most < 1ull << 31 ? (uint32_t)(2 * most - 1) : ~0u;
+}
+
+static inline uint32_t vectors_entry(uint32_t mask, uint64_t hash, uint64_t number)
+{
+    return ((uint32_t)(hash >> 32) & ~mask) | (uint32_t)(number + 1);
+}
+
+/* A look through an index: the next number, plus 1, of what may have this hash; 0: there are no more. */
+typedef struct {
+    const uint32_t *index;
+    uint64_t levels, hash, place, looked, places;
+    uint32_t mask;
+} vectors_look_t;
+
+static inline vectors_look_t vectors_look(const vectors_t *vectors, int section, uint64_t hash)
+{
+    return (vectors_look_t){
+        .levels = vectors_levels(vectors, section), .hash = hash, .mask = vectors_number_mask(vectors, section)};
+}
+
+static inline uint32_t vectors_next(const vectors_t *vectors, int section, vectors_look_t *look)
+{
+    for (;;) {
+        while (look->looked < look->places) {
+            const uint32_t entry = word32_acquire(&look->index[look->place++ & (look->places - 1)]);
+            if (entry == 0)
+                break;
+            look->looked++;
+            if (((entry ^ (uint32_t)(look->hash >> 32)) & ~look->mask) == 0 && (entry & look->mask) != 0)
+                return entry & look->mask;
+        }
+        if (look->levels == 0)
+            return 0;
+        look->index = vectors_level(vectors, section, vectors_last_level(look->levels));
+        look->places = look->index == NULL ? 0 : 1ull << vectors_last_level(look->levels);
+        look->levels &= ~(1ull << vectors_last_level(look->levels));
+        look->place = look->hash;
+        look->looked = 0;
+    }
+}
+
+static inline uint64_t vectors_find_hashed(const vectors_t *vectors, const char *id, uint32_t size, uint64_t hash)
+{
+    vectors_look_t look = vectors_look(vectors, VECTORS_IDS, hash);
+    const uint64_t count = vectors_count(vectors);
+    uint64_t found;
+
+    if (count != 0 && vectors_has_id(vectors, count - 1, id, size))
+        return count; /* it may not be in the index yet */
+    while ((found = vectors_next(vectors, VECTORS_IDS, &look)) != 0)
+        if (found <= vectors_count(vectors) && vectors_has_id(vectors, found - 1, id, size))
+            return found;
+    return 0;
 }
 
 /* The slot of the newest change of this id, plus 1; 0: there is none. */
 static inline uint64_t vectors_find(const vectors_t *vectors, const char *id, uint32_t size)
 {
-    const uint64_t level = word_acquire(&vectors->control->id_level), mask = (1ull << (level & 63)) - 1;
-    const uint32_t *index = vectors_level(vectors, VECTORS_IDS, level);
-    const uint64_t count = vectors_count(vectors);
-    uint64_t place = vectors_hash(id, size, 0);
-
-    if (count != 0 && vectors_has_id(vectors, count - 1, id, size))
-        return count; /* it may not be in the index yet */
-    if (index == NULL)
-        return 0;
-    for (uint64_t looked = 0; looked <= mask; looked++, place++) {
-        const uint64_t found = word32_acquire(&index[place & mask]);
-        if (found == 0)
-            return 0;
-        if (found <= vectors_count(vectors) && vectors_has_id(vectors, found - 1, id, size))
-            return found;
-    }
-    return 0;
+    return vectors_find_hashed(vectors, id, size, vectors_hash(id, size, 0));
 }
 
 static inline uint64_t vectors_find_value(const vectors_t *vectors, uint32_t field, const char *bytes, uint32_t size)
 {
-    const uint64_t level = word_acquire(&vectors->control->value_level), mask = (1ull << (level & 63)) - 1;
+    vectors_look_t look = vectors_look(vectors, VECTORS_VALUE_IDS, vectors_hash(bytes, size, field + 1));
     const uint64_t count = vectors_value_count(vectors);
-    const uint32_t *index = vectors_level(vectors, VECTORS_VALUE_IDS, level);
-    uint64_t place = vectors_hash(bytes, size, field + 1);
+    uint64_t found;
 
-    if (index == NULL)
-        return 0;
-    for (uint64_t looked = 0; looked <= mask; looked++, place++) {
-        const uint64_t found = word32_acquire(&index[place & mask]);
-        if (found == 0)
-            return 0;
+    while ((found = vectors_next(vectors, VECTORS_VALUE_IDS, &look)) != 0)
         if (found <= count && vectors_is_value(vectors, found - 1, field, bytes, size))
             return found;
-    }
     return 0;
-}
-
-static inline void vectors_put(uint32_t *index, uint64_t mask, uint64_t hash, uint32_t number)
-{
-    for (uint64_t looked = 0; index != NULL && looked <= mask; looked++, hash++) {
-        if (index[hash & mask] == 0) {
-            __atomic_store_n(&index[hash & mask], number, __ATOMIC_RELEASE);
-            return;
-        }
-    }
-}
-
-/* The hash under which something stands, and whether it stands in an index at all: of an id the newest change does. */
-static inline int vectors_indexed(const vectors_t *vectors, int section, uint64_t number, uint64_t *hash)
-{
-    const char *arena = vectors->sections[VECTORS_ARENA];
-
-    if (section == VECTORS_IDS) {
-        vectors_text_t text;
-        if (VECTORS_AT(vectors, VECTORS_LINKS, vectors_link_t)[number].next != 0 || !vectors_text(vectors, number, &text))
-            return 0;
-        *hash = vectors_hash(arena + text.at, text.id_size, 0);
-    } else {
-        const vectors_value_t value = VECTORS_AT(vectors, VECTORS_VALUES, vectors_value_t)[number];
-        if (!vectors_in_arena(vectors, value.at, value.size))
-            return 0;
-        *hash = vectors_hash(arena + value.at, value.size, value.field + 1);
-    }
-    return 1;
 }
 
 /* Room for `more` in the index of `count`, under the mutex. */
 static inline int vectors_ensure_index(vectors_t *vectors, int section, uint64_t count, uint64_t more)
 {
-    uint64_t *level_at = section == VECTORS_IDS ? &vectors->control->id_level : &vectors->control->value_level;
-    uint64_t level = *level_at, hash;
-    uint32_t *index;
+    vectors_control_t *control = vectors->control;
+    uint64_t *levels = section == VECTORS_IDS ? &control->id_levels : &control->value_levels;
+    uint64_t level = *levels == 0 ? VECTORS_FIRST_LEVEL : vectors_last_level(*levels) + 1;
     int error;
 
-    if (level != 0 && count + more <= (1ull << level) / 2)
+    if (count + more <= *levels / 2) /* half of all places */
         return 0;
-    for (level = level == 0 ? VECTORS_FIRST_LEVEL : level + 1; level < 40 && count + more > (1ull << level) / 2;)
+    while (level < 40 && count + more > (*levels + (1ull << level)) / 2)
         level++;
-    index = vectors_level(vectors, section, level);
-    if (index == NULL)
+    if (vectors_level(vectors, section, level) == NULL)
         return ENOSPC;
-    error = vectors_ensure(vectors, section, (2ull << level) * 4);
-    if (error != 0)
-        return error;
-    memset(index, 0, (1ull << level) * 4);
-    for (uint64_t number = 0; number < count; number++)
-        if (vectors_indexed(vectors, section, number, &hash))
-            vectors_put(index, (1ull << level) - 1, hash, (uint32_t)number + 1);
-    word_release(level_at, level);
-    return 0;
+    error = vectors_allocate(vectors, section, 4ull << level, 8ull << level);
+    if (error == 0)
+        word_release(levels, *levels | 1ull << level);
+    return error;
 }
 
-/* The newest change of its id is found as this slot from now on. */
-static inline void vectors_index_id(vectors_t *vectors, uint64_t slot)
+static inline int vectors_same_id(const vectors_t *vectors, uint64_t slot, uint64_t other)
 {
-    const uint64_t mask = (1ull << (vectors->control->id_level & 63)) - 1;
-    uint32_t *index = vectors_level(vectors, VECTORS_IDS, vectors->control->id_level);
-    const char *arena = vectors->sections[VECTORS_ARENA];
     vectors_text_t text;
-    uint64_t place;
 
-    if (index == NULL || !vectors_text(vectors, slot, &text))
-        return;
-    place = vectors_hash(arena + text.at, text.id_size, 0);
-    for (uint64_t looked = 0; looked <= mask; looked++, place++) {
-        const uint32_t found = index[place & mask];
-        const int is_other = found > vectors->capacity ||
-                             (found != 0 && !vectors_has_id(vectors, found - 1, arena + text.at, text.id_size));
-        if (is_other)
+    return vectors_text(vectors, slot, &text) && other < vectors->capacity &&
+           vectors_has_id(vectors, other, vectors->sections[VECTORS_ARENA] + text.at, text.id_size);
+}
+
+/* Asks the memory for where a number with this hash will be put. */
+static inline void vectors_fetch(const vectors_t *vectors, int section, uint64_t hash)
+{
+    const uint64_t level = vectors_last_level(vectors_levels(vectors, section));
+    const uint32_t *index = vectors_level(vectors, section, level);
+
+    if (index != NULL)
+        __builtin_prefetch(&index[hash & ((1ull << level) - 1)], 1);
+}
+
+/* Puts a number into the last level: in the place of an older change of its id, else where there is nothing. */
+static inline void vectors_put(vectors_t *vectors, int section, uint64_t hash, uint64_t number)
+{
+    const uint64_t level = vectors_last_level(vectors_levels(vectors, section)), places = 1ull << (level & 63);
+    const uint32_t mask = vectors_number_mask(vectors, section), entry = vectors_entry(mask, hash, number);
+    uint32_t *index = vectors_level(vectors, section, level);
+
+    for (uint64_t looked = 0, place = hash; index != NULL && looked < places; looked++, place++) {
+        const uint32_t found = index[place & (places - 1)];
+        if (found != 0 && (section != VECTORS_IDS || ((found ^ entry) & ~mask) != 0 ||
+                           !vectors_same_id(vectors, number, (found & mask) - 1ull)))
             continue;
-        __atomic_store_n(&index[place & mask], (uint32_t)slot + 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&index[place & (places - 1)], entry, __ATOMIC_RELEASE);
         return;
     }
+}
+
+/* Of a value that is in the arena. */
+static inline uint64_t vectors_value_hash(const vectors_t *vectors, const vectors_value_t *value)
+{
+    return vectors_hash(vectors->sections[VECTORS_ARENA] + value->at, value->size, value->field + 1);
+}
+
+/* Of the id of a slot that is there, or is staged. */
+static inline uint64_t vectors_id_hash(const vectors_t *vectors, uint64_t slot)
+{
+    vectors_text_t text;
+
+    if (!vectors_text(vectors, slot, &text))
+        return 0;
+    return vectors_hash(vectors->sections[VECTORS_ARENA] + text.at, text.id_size, 0);
 }
 
 /* ---- fields and distinct values ------------------------------------------------------------------------------- */
@@ -517,9 +582,9 @@ static inline int64_t vectors_field_made(vectors_t *vectors, const char *name, s
 
     if (found != 0 || size > VECTORS_NAME || count >= VECTORS_FIELDS)
         return (int64_t)found;
-    errno = vectors_ensure(vectors, VECTORS_NAMES, vectors->sizes[VECTORS_NAMES]);
+    errno = vectors_ensure(vectors, VECTORS_NAMES, vectors->sizes[VECTORS_NAMES], 0);
     if (errno == 0)
-        errno = vectors_ensure_columns(vectors, control->count + 1, count + 1);
+        errno = vectors_ensure_columns(vectors, control->count + 1, count + 1, 1);
     if (errno != 0)
         return -1;
     memset(VECTORS_AT(vectors, VECTORS_KINDS, char) + count * vectors->capacity, VECTORS_MISSING,
@@ -541,9 +606,9 @@ static inline int64_t vectors_value_made(vectors_t *vectors, uint32_t field, con
         return (int64_t)found;
     errno = vectors_ensure_index(vectors, VECTORS_VALUE_IDS, count, 1);
     if (errno == 0)
-        errno = vectors_ensure(vectors, VECTORS_VALUES, (count + 1) * sizeof value);
+        errno = vectors_ensure(vectors, VECTORS_VALUES, (count + 1) * sizeof value, 1);
     if (errno == 0)
-        errno = vectors_ensure(vectors, VECTORS_ARENA, value.at + size);
+        errno = vectors_ensure(vectors, VECTORS_ARENA, value.at + size, 1);
     if (errno != 0)
         return -1;
     memcpy(vectors->sections[VECTORS_ARENA] + value.at, bytes, size);
@@ -551,8 +616,7 @@ static inline int64_t vectors_value_made(vectors_t *vectors, uint32_t field, con
     control->arena_used = value.at + size;
     word_release(&control->value_count, count + 1);
     FAILPOINT(vectors_valued);
-    vectors_put(vectors_level(vectors, VECTORS_VALUE_IDS, control->value_level), (1ull << control->value_level) - 1,
-                vectors_hash(bytes, size, field + 1), (uint32_t)count + 1);
+    vectors_put(vectors, VECTORS_VALUE_IDS, vectors_hash(bytes, size, field + 1), count);
     return (int64_t)count + 1;
 }
 
@@ -573,12 +637,14 @@ static inline int vectors_stage(vectors_t *vectors, const char *id, uint32_t id_
     vectors_control_t *control = vectors->control;
     const uint64_t slot = control->count;
     const vectors_text_t text = {control->arena_used, metadata_size, id_size};
-    int error = vectors_ensure_slot(vectors, slot);
+    int error = vectors_ensure_slot(vectors, slot, 1);
 
+    if (id_size >> VECTORS_ID_BITS != 0 || metadata_size >> VECTORS_METADATA_BITS != 0)
+        return EINVAL; /* who writes allows less */
     if (error == 0)
-        error = vectors_ensure(vectors, VECTORS_ARENA, text.at + id_size + metadata_size);
+        error = vectors_ensure(vectors, VECTORS_ARENA, text.at + id_size + metadata_size, 1);
     if (error == 0)
-        error = vectors_ensure_columns(vectors, slot + 1, control->field_count);
+        error = vectors_ensure_columns(vectors, slot + 1, control->field_count, 1);
     if (error == 0)
         error = vectors_ensure_index(vectors, VECTORS_IDS, slot, 1);
     if (error != 0)
@@ -587,7 +653,7 @@ static inline int vectors_stage(vectors_t *vectors, const char *id, uint32_t id_
     if (metadata_size != 0)
         memcpy(vectors->sections[VECTORS_ARENA] + text.at + id_size, metadata, metadata_size);
     control->arena_used = text.at + id_size + metadata_size; /* values come behind it; if it comes to nothing, it is lost */
-    memcpy(VECTORS_AT(vectors, VECTORS_TEXTS, vectors_text_t) + slot, &text, sizeof text);
+    VECTORS_AT(vectors, VECTORS_TEXTS, uint64_t)[slot] = vectors_text_word(&text);
     VECTORS_AT(vectors, VECTORS_EVENT, int64_t)[slot] = event;
     VECTORS_AT(vectors, VECTORS_KNOWN, int64_t)[slot] = known;
     VECTORS_AT(vectors, VECTORS_LINKS, vectors_link_t)[slot] = (vectors_link_t){0, 0};
@@ -607,27 +673,31 @@ static inline void vectors_stage_field(vectors_t *vectors, uint64_t field, int k
     VECTORS_AT(vectors, VECTORS_KINDS, uint8_t)[place] = (uint8_t)kind;
 }
 
-/* Its numbers, which are finite; `scratch` has room for as many. */
+/* Its numbers, which are finite; `scratch` has room for as many, and may be where they are. */
 static inline void vectors_stage_row(vectors_t *vectors, const float *numbers, float *scratch)
 {
     const uint64_t slot = vectors->control->count;
+    float square;
 
     vectors_row(vectors, vectors->type, numbers, scratch, vectors->sections[VECTORS_ROWS] + slot * vectors->stride,
-                VECTORS_AT(vectors, VECTORS_STEPS, float) + slot, VECTORS_AT(vectors, VECTORS_SQUARES, float) + slot);
+                VECTORS_AT(vectors, VECTORS_STEPS, float) + slot, &square);
+    if (vectors->metric == VECTORS_L2)
+        VECTORS_AT(vectors, VECTORS_SQUARES, float)[slot] = square;
 }
 
 /* The staged change is there from now on. What may be done twice is done so by vectors_repair. */
-static inline void vectors_publish(vectors_t *vectors, uint64_t position, uint64_t epoch)
+static inline void vectors_publish_hashed(vectors_t *vectors, uint64_t hash, uint64_t position, uint64_t epoch)
 {
     vectors_control_t *control = vectors->control;
     const uint64_t slot = control->count;
     const int64_t known = VECTORS_AT(vectors, VECTORS_KNOWN, int64_t)[slot];
     vectors_link_t *links = VECTORS_AT(vectors, VECTORS_LINKS, vectors_link_t);
+    const char *arena = vectors->sections[VECTORS_ARENA];
     vectors_text_t text;
     uint64_t before = 0;
 
     if (vectors_text(vectors, slot, &text))
-        before = vectors_find(vectors, vectors->sections[VECTORS_ARENA] + text.at, text.id_size);
+        before = vectors_find_hashed(vectors, arena + text.at, text.id_size, hash);
     if (before != 0) {
         links[slot].before = (uint32_t)before;
         __atomic_store_n(&links[before - 1].next, (uint32_t)slot + 1, __ATOMIC_RELEASE);
@@ -641,28 +711,31 @@ static inline void vectors_publish(vectors_t *vectors, uint64_t position, uint64
     word_release(&control->position, 0);
     word_release(&control->count, slot + 1);
     FAILPOINT(vectors_counted);
-    vectors_index_id(vectors, slot);
+    vectors_put(vectors, VECTORS_IDS, hash, slot);
     FAILPOINT(vectors_indexed);
     control->epoch = epoch;
     word_release(&control->position, position);
 }
 
+static inline void vectors_publish(vectors_t *vectors, uint64_t position, uint64_t epoch)
+{
+    vectors_publish_hashed(vectors, vectors_id_hash(vectors, vectors->control->count), position, epoch);
+}
+
 /* What a dead writer left half done: it may have counted a slot or a value without putting it into the index. */
 static inline void vectors_repair(vectors_t *vectors)
 {
-    vectors_control_t *control = vectors->control;
-    uint64_t hash;
+    const uint64_t slots = vectors_count(vectors), values = vectors_value_count(vectors);
+    const char *arena = vectors->sections[VECTORS_ARENA];
 
-    control->position = 0;
-    if (vectors_count(vectors) > 0)
-        vectors_index_id(vectors, vectors_count(vectors) - 1);
-    if (vectors_value_count(vectors) > 0) {
-        const uint64_t last = vectors_value_count(vectors) - 1;
-        const vectors_value_t value = VECTORS_AT(vectors, VECTORS_VALUES, vectors_value_t)[last];
-        if (vectors_indexed(vectors, VECTORS_VALUE_IDS, last, &hash) &&
-            vectors_find_value(vectors, value.field, vectors->sections[VECTORS_ARENA] + value.at, value.size) == 0)
-            vectors_put(vectors_level(vectors, VECTORS_VALUE_IDS, control->value_level),
-                        (1ull << (control->value_level & 63)) - 1, hash, (uint32_t)last + 1);
+    vectors->control->position = 0;
+    if (slots > 0)
+        vectors_put(vectors, VECTORS_IDS, vectors_id_hash(vectors, slots - 1), slots - 1);
+    if (values > 0) {
+        const vectors_value_t value = VECTORS_AT(vectors, VECTORS_VALUES, vectors_value_t)[values - 1];
+        if (vectors_in_arena(vectors, value.at, value.size) &&
+            vectors_find_value(vectors, value.field, arena + value.at, value.size) == 0)
+            vectors_put(vectors, VECTORS_VALUE_IDS, vectors_value_hash(vectors, &value), values - 1);
     }
 }
 
@@ -671,18 +744,18 @@ static inline void vectors_repair(vectors_t *vectors)
 static inline int vectors_reserve(vectors_t *vectors, uint64_t slots, uint64_t bytes, uint64_t values)
 {
     vectors_control_t *control = vectors->control;
-    int error = slots == 0 ? 0 : vectors_ensure_slot(vectors, control->count + slots - 1);
+    int error = slots == 0 ? 0 : vectors_ensure_slot(vectors, control->count + slots - 1, 1);
 
     if (error == 0)
-        error = vectors_ensure(vectors, VECTORS_ARENA, control->arena_used + 2 * bytes); /* as values, too */
+        error = vectors_ensure(vectors, VECTORS_ARENA, control->arena_used + 2 * bytes, 1); /* as values, too */
     if (error == 0)
-        error = vectors_ensure(vectors, VECTORS_VALUES, (control->value_count + values) * sizeof(vectors_value_t));
+        error = vectors_ensure(vectors, VECTORS_VALUES, (control->value_count + values) * sizeof(vectors_value_t), 1);
     if (error == 0)
         error = vectors_ensure_index(vectors, VECTORS_IDS, control->count, slots);
     if (error == 0 && values != 0)
         error = vectors_ensure_index(vectors, VECTORS_VALUE_IDS, control->value_count, values);
     if (error == 0)
-        error = vectors_ensure_columns(vectors, control->count + slots, control->field_count);
+        error = vectors_ensure_columns(vectors, control->count + slots, control->field_count, 1);
     return error;
 }
 

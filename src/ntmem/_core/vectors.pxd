@@ -62,6 +62,7 @@ cdef class VectorTail:
     cpdef unlock(self)
     cdef int check_held(self) except -1
     cpdef stage(self, str id, vector, int64_t event, int64_t known, bytes metadata)
+    cdef int stage_fields(self, bytes metadata) except -1
     cdef int stage_field(self, str field, value) except -1
     cdef uint64_t seen(self, uint64_t count) except? 0
     cpdef Found found(self, uint64_t slot)

@@ -24,7 +24,7 @@ from cpython.long cimport PyLong_CheckExact
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport errno as c_errno
 from libc.math cimport INFINITY, NAN, fabsf
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport getpid
 
@@ -121,7 +121,7 @@ cdef extern from "segment.h" nogil:
     int segment_begin(const vectors_t *vectors, segment_t *segment, uint64_t least) noexcept
     int segment_store(int fd, const vectors_t *vectors, segment_t *segment) noexcept
     int segment_fits(const vectors_t *vectors, const segment_t *segment) noexcept
-    int segment_load(int fd, vectors_t *vectors, const segment_t *segment) noexcept
+    int segment_load(int fd, vectors_t *vectors, const segment_t *segment, uint64_t slots) noexcept
     void segment_note(vectors_t *vectors, const segment_t *segment) noexcept
 
 failpoints_join(failpoints_table())
@@ -133,6 +133,14 @@ FIELDS, NAME_BYTES = VECTORS_FIELDS, VECTORS_NAME
 cdef enum:
     SLICE_NS = 50_000_000
     MOST_SLOTS = 1 << 30
+    RECORD_FORMAT = 1
+    RECORD_DELETION = 1
+
+cdef packed struct record_t:            # how a record begins: the id, float32 numbers and metadata are behind it
+    uint8_t format, flags
+    uint16_t id_size
+    uint32_t dimension
+    int64_t ts_event, ts_known
 
 cdef object encode = msgspec.msgpack.Encoder().encode
 cdef object decode = msgspec.msgpack.Decoder().decode
@@ -158,7 +166,7 @@ def sections(dimension, dtype, capacity):
 
 def slot_bytes(dimension, dtype):
     """Return the bytes that a vector takes, without its id, its metadata and their columns."""
-    return vectors_stride(TYPES[dtype], dimension) + 48
+    return vectors_stride(TYPES[dtype], dimension) + 36
 
 
 def sizes(const float[:, ::1] vectors not None):
@@ -411,10 +419,14 @@ cdef class VectorTail:
         if <uint32_t>numbers.shape[0] != self.vectors.dimension:
             raise ValueError(f"a vector has {self.vectors.dimension} dimensions here, had {numbers.shape[0]}")
         vectors_stage_row(&self.vectors, &numbers[0], &self.scratch[0])
+        self.stage_fields(metadata)
+
+    cdef int stage_fields(self, bytes metadata) except -1:
         if PyBytes_GET_SIZE(metadata):
             fields = decode(metadata)
             for field, value in fields.items():
                 self.stage_field(field, value)
+        return 0
 
     cdef int stage_field(self, str field, value) except -1:
         cdef Py_ssize_t size = 0
@@ -451,6 +463,43 @@ cdef class VectorTail:
         """
         self.check_held()
         vectors_publish(&self.vectors, position, epoch)
+
+    def apply(self, bytes record not None):
+        """Make and publish the change that stands in the store so (``tiers/points.py``); return whether it can be.
+
+        False: Python is to say what is wrong with it. Raises as :meth:`stage` does.
+        """
+        cdef const char *data = PyBytes_AS_STRING(record)
+        cdef size_t size = PyBytes_GET_SIZE(record), end
+        cdef record_t head
+        cdef int error
+        self.check_held()
+        if size < sizeof(head):
+            return False
+        memcpy(&head, data, sizeof(head))
+        end = sizeof(head) + head.id_size + 4 * <size_t>head.dimension
+        if head.format != RECORD_FORMAT or end > size or (head.flags == RECORD_DELETION) != (head.dimension == 0):
+            return False
+        if head.dimension and head.dimension != self.vectors.dimension:
+            return False
+        data += sizeof(head)
+        try:
+            PyUnicode_DecodeUTF8(data, head.id_size, NULL)
+        except UnicodeDecodeError:
+            return False
+        metadata = record[end:]
+        error = vectors_stage(
+            &self.vectors, data, head.id_size, PyBytes_AS_STRING(metadata), PyBytes_GET_SIZE(metadata),
+            head.ts_event, head.ts_known, head.dimension == 0
+        )
+        if error != 0:
+            raise no_room(error)
+        if head.dimension:
+            memcpy(&self.scratch[0], data + head.id_size, 4 * head.dimension)  # they are aligned there
+            vectors_stage_row(&self.vectors, &self.scratch[0], &self.scratch[0])
+            self.stage_fields(metadata)
+        vectors_publish(&self.vectors, 0, 0)
+        return True
 
     def settle(self, uint64_t position, uint64_t epoch):
         """Take over what was found: no record of the next slot before this position of the log, as of this epoch."""
@@ -505,9 +554,10 @@ cdef class VectorTail:
             segment_note(&self.vectors, &segment)
         self.vectors.control.freezer = 0
 
-    def read_segment(self, int fd, bytes header not None):
+    def read_segment(self, int fd, bytes header not None, uint64_t slots=0):
         """Take over a segment that goes on where this ends; return whether it does, and is whole.
 
+        `slots`: as many as there may be when all segments are read, or fewer; only room in an index depends on it.
         Raises :class:`OSError`: it cannot be read, or there is no memory for it.
         """
         cdef segment_t segment = segment_of(header)
@@ -516,7 +566,7 @@ cdef class VectorTail:
         if not segment_fits(&self.vectors, &segment):
             return False
         with nogil:
-            error = segment_load(fd, &self.vectors, &segment)
+            error = segment_load(fd, &self.vectors, &segment, slots)
         if error > 0:
             raise OSError(error, os.strerror(error))
         if error == 0:
@@ -560,9 +610,9 @@ cdef class VectorTail:
         return newest
 
     def arrays(self, uint64_t first, uint64_t end):
-        """Return rows, steps and squares of slots from `first` to before `end`, where they stand.
+        """Return rows, steps and squares (None unless the metric is l2) of slots from `first` to before `end`.
 
-        They are valid as long as this object is there.
+        They are where they stand, and valid as long as this object is there.
         """
         cdef uint32_t stride = self.vectors.stride
         if first >= end:
@@ -572,7 +622,9 @@ cdef class VectorTail:
             <uint8_t *>self.vectors.sections[VECTORS_ROWS] + first * stride
         ))
         steps = np.asarray(<float[:end - first]>(<float *>self.vectors.sections[VECTORS_STEPS] + first))
-        squares = np.asarray(<float[:end - first]>(<float *>self.vectors.sections[VECTORS_SQUARES] + first))
+        squares = None  # there is no memory for them
+        if self.vectors.metric == VECTORS_L2:
+            squares = np.asarray(<float[:end - first]>(<float *>self.vectors.sections[VECTORS_SQUARES] + first))
         return rows.view(self.dtype)[:, :self.vectors.dimension], steps, squares
 
     # ---- who reads ----

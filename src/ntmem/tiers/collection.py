@@ -57,7 +57,7 @@ _log = logging.getLogger("ntmem")
 PATIENCE = 30.0  # seconds for another writer: it may have to wait for the disk
 _SHORT = 0.02
 _ATTEMPTS = 100
-_FOLLOWED = 256  # changes at once
+_FOLLOWED = 1024  # changes at once, at most
 _GROUP = 4096
 _LEAST_SLOTS, _MOST_SLOTS = 1024, 1 << 24
 _WORTH = 65_536  # changes that are written as a segment while the store is open
@@ -382,8 +382,17 @@ class Collection:
                     if mark is not None:
                         tail.settle(*mark)
                     return mark
-                self._apply(tail, decode_point(value))
-            many = _FOLLOWED
+                self._follow(tail, value)
+            many = min(4 * many, _FOLLOWED)  # often there are few, and looking for what is not there costs, too
+
+    def _follow(self, tail: VectorTail, value: bytes) -> None:
+        """Apply a record."""
+        try:
+            is_done = tail.apply(value)
+        except OSError as error:
+            _refuse(self.path, error)
+        if not is_done:
+            self._apply(tail, decode_point(value))  # which says what is wrong with it
 
     def _apply(self, tail: VectorTail, point: Point) -> None:
         try:

@@ -236,7 +236,7 @@ class Graphs:
         data = build(
             rows,
             steps,
-            squares if self._row.metric == "l2" else None,
+            squares,
             metric=self._row.metric,
             m=self._row.m,
             ef_construction=self._row.ef_construction,

@@ -46,6 +46,7 @@ def _path(directory: str, collection: int, first: int) -> str:
 def thaw(engine: LmdbEngine, collection: int, tail: VectorTail) -> None:
     """Take over the segments that go on where the memory of a collection ends; for who has it locked."""
     directory = engine.store.directory
+    slots = 0 if directory is None else _slots(directory, collection)
     while directory is not None and tail.frozen == tail.count < tail.capacity:
         path = _path(directory, collection, tail.count)
         try:
@@ -56,14 +57,28 @@ def thaw(engine: LmdbEngine, collection: int, tail: VectorTail) -> None:
             _log.warning("%s cannot be read (%s); its vectors are taken from the store", path, error)
             return
         try:
-            if not _thawed(engine, collection, tail, file):
+            if not _thawed(engine, collection, tail, file, slots):
                 _log.warning("%s is damaged, or of another state of the store; its vectors are taken from there", path)
                 return
         finally:
             os.close(file)
 
 
-def _thawed(engine: LmdbEngine, collection: int, tail: VectorTail, file: int) -> bool:
+def _slots(directory: str, collection: int) -> int:
+    """Return up to which slot segments seem to go, so that room for all is taken at once; nothing depends on it."""
+    with suppress(OSError, ValueError):
+        last = max(_files(directory, collection, ".segment"))
+        file = os.open(last, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            header = os.pread(file, HEADER_BYTES, 0)
+        finally:
+            os.close(file)
+        if len(header) == HEADER_BYTES:
+            return int(_HEAD.unpack_from(header)[-1])
+    return 0
+
+
+def _thawed(engine: LmdbEngine, collection: int, tail: VectorTail, file: int, slots: int) -> bool:
     header = b""
     with suppress(OSError):
         header = os.pread(file, HEADER_BYTES, 0)
@@ -72,7 +87,7 @@ def _thawed(engine: LmdbEngine, collection: int, tail: VectorTail, file: int) ->
     _, _, _, owner, version, _, end = _HEAD.unpack_from(header)
     if owner != collection or not 0 < end < 1 << 48 or version != version_of(engine, collection, end - 1):
         return False
-    return tail.read_segment(file, header)
+    return tail.read_segment(file, header, slots)
 
 
 def version_of(engine: LmdbEngine, collection: int, number: int) -> int | None:
