@@ -5,8 +5,8 @@ tables, as Markdown. Peers that are not installed are left out. Queries one at a
 turns. The store and the peers' graphs are built by two threads, and kept in ``--kept`` for the next time.
 
 ``search`` sweeps `ef`: who is sooner at equal recall. ``ingest`` searches beside a process that adds vectors one by
-one. ``memory`` opens the store anew and says what that process takes, and what a second one takes more. ``build`` makes a
-graph of 100,000 anew, beside hnswlib, in turns.
+one. ``memory`` opens the store anew and says what that process takes, and what a second one takes more. ``build``
+makes a graph of 100,000 anew, beside hnswlib, in turns.
 """
 
 from __future__ import annotations
@@ -193,8 +193,7 @@ def sweep(engines: list[Swept], queries: Array, right: list[set[int]], rounds: i
         hits = dict.fromkeys(times, 0)
         for first in range(0, rounds, 10):
             for engine in order.sample(engines, len(engines)):
-                for number in range(first, first + 10):
-                    number %= len(queries)
+                for number in np.arange(first, first + 10) % len(queries):
                     began = time.perf_counter_ns()
                     answer = engine.search(queries[number], ef)
                     times[engine.name].append(time.perf_counter_ns() - began)

@@ -24,6 +24,7 @@
 #define REGION_PAGE 4096
 #define REGION_CONTROL REGION_PAGE
 #define REGION_FIRST (2 * REGION_PAGE)
+#define REGION_LARGE_PAGE (2ull << 20)
 #define REGION_SECTIONS 16
 #define REGION_IDENTITY 256
 #define REGION_REASON 160
@@ -168,13 +169,32 @@ static inline char *region_map_twice(const region_t *region, const region_sectio
     return place;
 }
 
+/* Maps a whole file where its large pages, if it has any, can be mapped as such. */
+static inline char *region_map_aligned(int fd, uint64_t size)
+{
+    const uint64_t room = size + REGION_LARGE_PAGE;
+    char *place = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *base = (char *)(((uintptr_t)place + REGION_LARGE_PAGE - 1) & ~(uintptr_t)(REGION_LARGE_PAGE - 1));
+    const char *end = base + page_round_up(size);
+
+    if (place == MAP_FAILED)
+        return NULL;
+    if (mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+        munmap(place, room);
+        return NULL;
+    }
+    munmap(place, (size_t)(base - place));
+    munmap((void *)end, (size_t)(place + room - end));
+    return base;
+}
+
 /* Maps the file of a checked header; -1 and errno, with nothing left mapped. A forked child does not inherit it. */
 static inline int region_map(region_t *region)
 {
     const region_header_t *header = &region->header;
-    char *base = mmap(NULL, header->size, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
+    char *base = region_map_aligned(region->fd, header->size);
 
-    if (base == MAP_FAILED)
+    if (base == NULL)
         return -1;
     region->base = base;
     if (madvise(base, header->size, MADV_DONTFORK) != 0)

@@ -113,6 +113,7 @@ cdef extern from "vectors.h" nogil:
     void vectors_repair(vectors_t *vectors) noexcept
     uint64_t vectors_served(const vectors_t *vectors, uint64_t count, int64_t limit, uint64_t *bits) noexcept
     void vectors_all(uint64_t count, uint64_t *bits) noexcept
+    void vectors_collapse(const vectors_t *vectors, uint64_t count) noexcept
     int vectors_all_served(const vectors_t *vectors, int64_t limit) noexcept
 
 cdef extern from "segment.h" nogil:
@@ -598,6 +599,12 @@ cdef class VectorTail:
         """Make no more graphs."""
         self.check_held()
         self.vectors.control.builder = 0
+
+    def collapse(self):
+        """Have large pages for the rows, where the system can: some ms for each page of 2 MiB that is none yet."""
+        cdef uint64_t count = self.seen(self.count)
+        with nogil:
+            vectors_collapse(&self.vectors, count)
 
     def newest(self, uint64_t first, uint64_t end):
         """Return the latest `ts_known` of slots from `first` to before `end`."""

@@ -330,6 +330,8 @@ class Collection:
     def _grow(self) -> None:
         tail = self._tail
         with suppress(NtmemError, Over, RegionDamaged, RuntimeError, OSError):
+            if tail is not None and tail.count >= self.graphs.worth:
+                tail.collapse()
             while tail is not None and not tail.is_over and self.graphs.grow(tail, self._limits.share):
                 pass
 

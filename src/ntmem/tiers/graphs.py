@@ -101,7 +101,9 @@ class Graphs:
         self._made: dict[tuple[int, int], Graph] = {}  # of a private store, which has no files
         self.stop = np.zeros(1, np.int32)
         """Set to end a build."""
-        self.worth = worth(row.m, row.dimension * np.dtype(row.dtype).itemsize)
+        self._row_bytes = row.dimension * np.dtype(row.dtype).itemsize
+        self._planned: tuple[tuple[Any, ...], int, Plan] = ((), 0, Plan())  # asked what, if not as of before when
+        self.worth = worth(row.m, self._row_bytes)
         """Slots without a graph from which on they are to have one."""
 
     @property
@@ -273,12 +275,20 @@ class Graphs:
 
     def plan(self, tail: VectorTail, k: int, count: int, limit: int, left: int, ef: int | None) -> Plan:
         """Return how to search the first `count` slots, of which `left` are wanted and served."""
-        parts = [part for part in self.parts(tail) if part.end <= count and part.newest <= limit]
-        wanted, row = max(ef or EF, k), self._row
+        asked = (tail.graphs, k, count, left, ef)
+        before, newest, plan = self._planned
+        if asked == before and limit >= newest:
+            return plan
+        there = self.parts(tail)
+        parts = [part for part in there if part.end <= count and part.newest <= limit]
+        wanted = max(ef or EF, k)
         graphed = sum(part.end - part.first for part in parts)
-        if not is_sooner(len(parts), wanted, row.m, row.dimension * np.dtype(row.dtype).itemsize, count, left, graphed):
-            return Plan()
-        return Plan([(part.first, part.graph) for part in parts], wanted)
+        plan = Plan()
+        if is_sooner(len(parts), wanted, self._row.m, self._row_bytes, count, left, graphed):
+            plan = Plan([(part.first, part.graph) for part in parts], wanted)
+        if len(parts) == len(there):
+            self._planned = asked, max((part.newest for part in parts), default=0), plan
+        return plan
 
 
 def bytes_of(directory: str | None) -> int:

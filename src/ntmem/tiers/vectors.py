@@ -479,6 +479,8 @@ class VectorStore:
 
     def _numbers(self, what: Any) -> NDArray[np.float32]:
         """Return a vector, or several, as float32; what is text is embedded."""
+        if type(what) is np.ndarray and what.dtype == _FLOAT and what.flags.c_contiguous:
+            return what
         if self._is_text(what):
             if self._embedder is None:
                 raise TypeError("text needs an embedder: open the store with embedder=, or pass a vector")
