@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 import ntmem
 from ntmem.tiers import graphs
 from ntmem.tiers.collection import Collection
-from ntmem.tiers.graphs import MERGED, SLOTS, Range, next_range
+from ntmem.tiers.graphs import EAGER, MERGED, SLOTS, SMALL, Range, next_range
 from ntmem.tiers.vectors import VectorStore
 
 DIMENSION, WORTH = 16, 256
@@ -56,7 +56,7 @@ def lost(v: VectorStore, vectors: dict[str, Any]) -> list[str]:
 
 
 @given(
-    some.lists(some.integers(1, 400), max_size=5),
+    some.lists(some.integers(1, 2000), max_size=5),
     some.integers(0, 1_000_000),
     some.integers(64, 20_000),
     some.sampled_from([0, 1000, 50_000, 1 << 24]),
@@ -65,14 +65,16 @@ def test_what_is_made_next(sizes: list[int], behind: int, worth: int, most: int)
     ends = [int(end) * SLOTS for end in np.cumsum(sizes)]
     last = ends[-1] if ends else 0
     found = next_range(ends, last + behind, worth, most)
+    extends = bool(sizes) and sizes[-1] * SLOTS <= max(SMALL, MERGED * (behind - behind % SLOTS))
+    least = worth // EAGER if extends and (sizes[-1] * SLOTS + behind - behind % SLOTS) <= most else worth
     if found is None:
-        assert behind - behind % SLOTS < worth or most < worth
+        assert behind - behind % SLOTS < least or most < last + worth
         return
     first, base, end = found
     assert first <= base <= last < end <= last + behind
     assert first in [0, *ends]
     assert base == first or base in ends
-    assert end - base >= worth
+    assert end - base >= least
     assert (first, base, end) == tuple(each // SLOTS * SLOTS for each in found)
     assert end - first <= most
     assert end == (last + behind) // SLOTS * SLOTS or end - first > most - SLOTS
@@ -95,12 +97,25 @@ def test_small_graphs_become_part_of_larger_ones() -> None:
     assert written < 2 * (MERGED + 1) * count
 
 
+def test_what_comes_goes_into_a_small_graph_soon() -> None:
+    assert next_range([SMALL], SMALL + 2047, 8192, 1 << 24) is None
+    assert next_range([SMALL], SMALL + 2048, 8192, 1 << 24) == Range(0, SMALL, SMALL + 2048)
+    large = SMALL * 5
+    assert next_range([large], large + 8191, 8192, 1 << 24) is None
+    assert next_range([large], large + 8192, 8192, 1 << 24) == Range(large, large, large + 8192)
+    assert next_range([large, large + 8192], large + 8192 + 2048, 8192, 1 << 24) == Range(0, large, large + 10_240)
+
+
 def test_the_ranges_by_example() -> None:
+    large = 200_000 * SLOTS
     assert next_range([], 255, 256, 1 << 24) is None
     assert next_range([], 300, 256, 1 << 24) == Range(0, 0, 256)
-    assert next_range([256], 512, 256, 1 << 24) == Range(0, 256, 512)
-    assert next_range([6400], 6656, 256, 1 << 24) == Range(6400, 6400, 6656)
-    assert next_range([6400, 6656], 6912, 256, 1 << 24) == Range(0, 6400, 6912)
+    assert next_range([256], 320, 256, 1 << 24) == Range(0, 256, 320)
+    assert next_range([large], large + 255, 256, 1 << 24) is None
+    assert next_range([large], large + 256, 256, 1 << 24) == Range(large, large, large + 256)
+    assert next_range([large, large + 256], large + 320, 256, 1 << 24) == Range(large, large + 256, large + 320)
+    behind = large // MERGED
+    assert next_range([large, large + 256], large + behind, 256, 1 << 24) == Range(0, large, large + behind)
     assert next_range([6400, 6656], 6912, 256, 1000) == Range(6400, 6656, 6912)
     assert next_range([6400, 6656], 6912, 256, 256) == Range(6656, 6656, 6912)
     assert next_range([], 6912, 256, 1000) == Range(0, 0, 960)

@@ -317,7 +317,7 @@ class Collection:
             self._freezes_at = count + _WORTH
             self._freezer.start()
         if count >= self._grows_at and self._limits.share > 0 and not self.engine.read_only:
-            self._grows_at = count + self.graphs.worth // 4
+            self._grows_at = count + self.graphs.worth // 8
             if not self._compacting.locked():
                 self._builder.start()
 

@@ -46,8 +46,9 @@ SLOTS = 64
 """A graph begins and ends at a multiple of it, a word of a bitmap."""
 EF = 100
 """By default."""
-MERGED = 16
-"""A graph takes in what comes behind it once that is more than this part of it."""
+MERGED, SMALL, EAGER = 32, 65_536, 4
+"""A graph takes in what comes behind it if it is at most so many times as large, or of so many slots, whose file is
+written in some ms; where it does, what comes is to be only this part of what would be worth a graph of its own."""
 _STALE = 2  # a graph is made anew if more than one in so many of its nodes are not served
 _BRIEF, _PATIENCE = 0.5, 30.0  # seconds for the lock: to claim a build, to tell of one
 _POLL = 0.02  # seconds between two looks at whether somebody is still making one
@@ -304,23 +305,25 @@ def next_range(ends: Sequence[int], count: int, worth: int, most: int) -> Range 
     """Return of what the next graph is to be made, given where the ones there are end; None: of nothing yet.
 
     What has no graph gets one once there is `worth` of it. It goes into the graph before it, with all between, if
-    that is not more than :data:`MERGED` times as large: so there are few graphs, each vector is put into each size
-    of them once, and what is written anew for it is bounded. No graph is of more than `most` slots.
+    that is small, or not :data:`MERGED` times as large: so there are few graphs, each vector is put into each size of
+    them once, and what is written anew for it is bounded. No graph is of more than `most` slots.
     """
     begins = [0, *ends]
     place, end = len(ends), count // SLOTS * SLOTS
-    if end - begins[place] < worth:
+
+    def goes_on() -> bool:
+        first, behind = begins[place - 1], begins[place]
+        return place > 0 and behind - first <= max(SMALL, MERGED * (end - behind)) and end - first <= most
+
+    least = worth // EAGER if goes_on() else worth
+    if end - begins[place] < least:
         return None
-    while (
-        place > 0
-        and begins[place] - begins[place - 1] <= MERGED * (end - begins[place])
-        and end - begins[place - 1] <= most
-    ):
+    while goes_on():
         place -= 1
     first = begins[place]
     base = ends[place] if place < len(ends) else first
     end = min(end, first + most // SLOTS * SLOTS)
-    return Range(first, base, end) if end - base >= worth else None
+    return Range(first, base, end) if end - base >= least else None
 
 
 def _scan(row_bytes: int, count: float, left: float) -> float:
