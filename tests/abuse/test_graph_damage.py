@@ -82,7 +82,14 @@ def damaged(generator, data):
 def samples():
     rows, steps, _ = rows_of(uniform(400, 8, 1), "int8", "cosine")
     wholes = [build(rows[:count], steps[:count], m=m) for count, m in ((400, 4), (400, 16), (17, 2), (0, 4))]
-    return [*wholes, *(build(rows, steps, m=m, wanted=np.full(7, 0x5050505, np.uint64)) for m in (2, 5))]
+    twins = [build(rows[some], steps[some], m=m) for m, some in ((2, np.arange(400) % 30), (4, np.arange(400) // 2))]
+    return [*wholes, *twins, *(build(rows, steps, m=m, wanted=np.full(7, 0x5050505, np.uint64)) for m in (2, 5))]
+
+
+def some_rows(generator, count, graph):
+    """Rows for it, of which many are equal half of the time: in chains they are followed, elsewhere not."""
+    rows = generator.integers(-9, 10, (count, graph.dimension)).astype(graph.dtype)
+    return rows if generator.random() < 0.5 else rows[: int(generator.integers(1, 9))].repeat(count, axis=0)[:count]
 
 
 def is_refused(generator, data):
@@ -96,7 +103,7 @@ def is_refused(generator, data):
     assert 0 <= graph.verify() <= count
     if dimension > 1000:  # what the rows are is the caller's to know
         return False
-    rows = generator.integers(-9, 10, (count, dimension)).astype(graph.dtype)
+    rows = some_rows(generator, count, graph)
     query = generator.integers(-9, 10, dimension).astype(np.int8 if graph.dtype == np.int8 else np.float32)
     squares = np.ones(count, np.float32) if graph.metric == "l2" else None
     for allowed in (None, np.full(-(-count // 64), 0x5555555555555555, np.uint64)):
@@ -111,7 +118,7 @@ def is_refused(generator, data):
 def is_extended(graph, generator):
     """Whatever its links are: the builder stays inside, and makes a whole graph of it."""
     count = graph.count + int(generator.integers(0, 9))
-    rows = generator.integers(-9, 10, (count, graph.dimension)).astype(graph.dtype)
+    rows = some_rows(generator, count, graph)
     squares = (rows.astype(np.float32) ** 2).sum(axis=1) if graph.metric == "l2" else None
     data = build(rows, None, squares, metric=graph.metric, m=graph.m, base=graph, ef_construction=20)
     larger = Graph(data)
@@ -187,6 +194,7 @@ def first_of(data):
         (52, "I", 401, "more linked nodes than nodes"),
         (52, "I", 399, "another number of linked nodes than it says"),
         (52, "I", 0, "another number of linked nodes than it says"),
+        (56, "I", 400, "more twins than linked nodes"),
         (HEADER, "3s", link(400), "a neighbour that is not there"),
         (HEADER + 2, "B", 1, "a neighbour that is not there"),
         (HEADER, "3s", link(0), "a list goes on behind its end"),

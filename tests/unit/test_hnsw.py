@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,10 +132,11 @@ def test_rows_that_are_all_the_same(count, threads):
 
 
 def test_what_choosing_neighbours_leaves_out_is_mended():
-    """Many equal rows are islands in hnswlib's own graph."""
-    what = rows_of(equal(2000, 8, 1), "int8", "l2")
-    assert Graph(Built(*what, metric="l2", m=4, plain=True).graph).verify() > 0
-    built = Built(*what, metric="l2", m=4)
+    """With few neighbours and few candidates for them, nobody links to some."""
+    what = rows_of(uniform(2000, 16, 1), "int8", "l2")
+    how = {"metric": "l2", "m": 4, "ef_construction": 4}
+    assert Graph(Built(*what, **how, plain=True).graph).verify() > 0
+    built = Built(*what, **how)
     assert (built.mended > 0, Graph(built.graph).verify()) == (True, 0)
 
 
@@ -196,6 +198,179 @@ def test_all_that_is_wanted_is_as_if_nobody_asked():
     assert build(*what, wanted=bits_of(np.ones(500, bool))) == build(*what)
 
 
+# -- rows that are equal
+
+
+def beside(count, kind, metric, seed=1):
+    """Return ordinary rows and as many that are the same, in the middle of them, and which are ordinary."""
+    vectors = uniform(count, 24, seed)
+    same = np.random.default_rng(seed).permutation(count) < count // 2
+    vectors[same] = 0.01 if metric == "l2" else vectors[~same].mean(axis=0)
+    return rows_of(vectors, kind, metric), ~same
+
+
+def own_first(graph, what, rows, **other):
+    """The share of rows that are found first when they are what is searched for, or one of the same value."""
+    hits = 0
+    for row in rows:
+        query, step = what[0][row], float(what[1][row]) if what[0].dtype == np.int8 else 1.0
+        query = query if what[0].dtype == np.int8 else query.astype(np.float32)
+        found, best = (by(what, query, step, 1, **other)[1] for by in (partial(searched, graph), scanned))
+        hits += found[0] >= best[0]
+    return hits / len(rows)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("kind", "threads"), [("int8", 1), ("int8", 3), ("float16", 3), ("float32", 1)])
+def test_equal_rows_are_in_nobodys_way(kind, metric, threads):
+    """Not even where each search comes by."""
+    what, ordinary = beside(5000, kind, metric)
+    graph = Graph(build(*what, metric=metric, threads=threads))
+    assert (graph.linked, graph.twins, graph.verify()) == (5000, 2499, 0)
+    some = np.flatnonzero(ordinary)[::25]
+    assert own_first(graph, what, some) >= 0.95
+    queries = what[0][some].astype(np.float32)
+    assert recall(graph, what, kind, queries) >= 0.95
+    assert recall(graph, what, kind, queries, allowed=bits_of(ordinary)) >= 0.95
+    but_the_first = bits_of(np.arange(5000) != np.flatnonzero(~ordinary)[0])
+    few = bits_of(np.random.default_rng(1).random(5000) < 0.1)
+    for allowed in (but_the_first, few):
+        assert recall(graph, what, kind, queries, allowed=allowed) >= 0.95
+    assert own_first(graph, what, some, allowed=but_the_first) >= 0.95
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_equal_rows_are_found_as_the_scan_finds_them(metric):
+    """The first of them, up to ef; all of them, if it is as large; and with a filter, be it the last one only."""
+    what, ordinary = beside(3000, "int8", metric)
+    graph, same = Graph(build(*what, metric=metric)), np.flatnonzero(~ordinary)
+    query = what[0][same[0]], float(what[1][same[0]])
+    for k, ef in ((1, 1), (10, 100), (100, 100), (3000, 3000)):
+        assert searched(graph, what, *query, k, ef=ef)[0][:1500].tolist() == same[:k].tolist()
+    masks = [np.isin(np.arange(3000), some) for some in (same[-1], same[700:703], same[1::2])]
+    for mask in masks:
+        rows, values = searched(graph, what, *query, 10, allowed=bits_of(mask))
+        wanted = scanned(what, *query, 10, allowed=bits_of(mask))
+        assert (rows.tolist(), values.tolist()) == (wanted[0].tolist(), wanted[1].tolist())
+        rows, _ = searched(graph, what, *query, 10, allowed=bits_of(mask | ordinary))
+        assert rows.tolist() == scanned(what, *query, 10, allowed=bits_of(mask | ordinary))[0].tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("copies", [2, 5, 100])
+def test_many_groups_of_equal_rows(copies, threads):
+    """Each with all of its rows, whether there is room in the list of the first one or not."""
+    vectors = uniform(2000 // copies, 16, 3)
+    group = np.random.default_rng(2).permutation(np.arange(2000) % len(vectors))
+    what = rows_of(vectors[group], "int8", "l2")
+    for m in (2, 4, 16):
+        graph = Graph(build(*what, metric="l2", m=m, threads=threads, ef_construction=300))
+        assert (graph.linked, graph.twins, graph.verify()) == (2000, 2000 - len(vectors), 0)
+        for each in range(0, len(vectors), max(1, len(vectors) // 40)):
+            mine = np.flatnonzero(group == each)
+            query = what[0][mine[0]], float(what[1][mine[0]])
+            found = searched(graph, what, *query, copies, ef=2000)[0]
+            assert found.tolist() == mine.tolist()
+            last = bits_of(np.arange(2000) == mine[-1])
+            assert searched(graph, what, *query, 9, allowed=last)[0].tolist() == [mine[-1]]
+
+
+@pytest.mark.parametrize("m", [2, 4, 16])
+def test_the_graph_of_the_others_is_as_if_there_were_no_equal_rows(m):
+    """A search in it takes the same way, whatever hangs on it."""
+    vectors, copies = uniform(800, 12, 3), uniform(800, 12, 3)[::2].repeat(3, axis=0)
+    alone, what = (rows_of(each, "int8", "l2") for each in (vectors, np.concatenate([vectors, copies])))
+    how = {"metric": "l2", "m": m, "ef_construction": 50}
+    graph, other = Graph(build(*what, **how)), Graph(build(*alone, **how))
+    assert (graph.twins, other.twins, graph.levels[1:]) == (1200, 0, other.levels[1:])
+    first = bits_of(np.arange(2000) < 800)
+    for vector in uniform(100, 12, 4):
+        found = searched(graph, what, *query_of(vector, "int8"), 20, ef=20, allowed=first)
+        wanted = searched(other, alone, *query_of(vector, "int8"), 20, ef=20)
+        assert (found[0].tolist(), found[1].tolist()) == (wanted[0].tolist(), wanted[1].tolist())
+
+
+def test_rows_of_other_steps_or_squares_are_not_equal():
+    rows = np.ones((300, 8), np.int8)
+    steps, squares = np.arange(1, 301, dtype=np.float32), np.arange(1, 301, dtype=np.float32)
+    ones = np.ones(300, np.float32)
+    assert Graph(build(rows, ones)).twins == 299
+    assert Graph(build(rows, None)).twins == 299
+    assert Graph(build(rows, steps, metric="ip")).twins == 0
+    assert Graph(build(rows, ones, squares, metric="l2")).twins == 0
+    for some in (steps, steps // 4 * 4):  # beside those that are, which neighbours are not taken for
+        for what, metric in (((rows, some, None), "ip"), ((rows, some, 8 * some**2), "l2")):
+            graph = Graph(build(*what, metric=metric))
+            assert graph.twins == 300 - len(set(some.tolist()))
+            wanted = scanned(what, rows[0], 1.0, 300)
+            found = searched(graph, what, rows[0], 1.0, 300)
+            assert (found[0].tolist(), found[1].tolist()) == (wanted[0].tolist(), wanted[1].tolist())
+
+
+@pytest.mark.parametrize("share", [0.8, 0.2])
+def test_equal_rows_beside_those_that_are_left_out(share):
+    """What is left out is nobody's twin, and nobody is its."""
+    what, ordinary = beside(2000, "int8", "cosine")
+    mask, bits = wanted_of(2000, share)
+    graph, same = Graph(build(*what, wanted=bits)), np.flatnonzero(mask & ~ordinary)
+    assert (graph.linked, graph.twins, graph.verify()) == (mask.sum(), len(same) - 1, 0)
+    query = what[0][same[0]], float(what[1][same[0]])
+    assert searched(graph, what, *query, len(same))[0].tolist() == same.tolist()
+    assert own_first(graph, what, np.flatnonzero(mask & ordinary)[::5], allowed=bits) >= 0.95
+    assert sorted(searched(graph, what, *query, 2000)[0].tolist()) == np.flatnonzero(mask).tolist()
+
+
+@pytest.mark.parametrize("share", [None, 0.6])
+@pytest.mark.parametrize(("kind", "metric"), [("int8", "cosine"), ("float16", "l2"), ("float32", "ip")])
+def test_an_extended_graph_with_equal_rows_is_that_of_all_rows(kind, metric, share):
+    """Bit for bit, as without them: chains are taken from the base, and go on."""
+    vectors = uniform(1500, 16, 4)
+    chance = np.random.default_rng(1)
+    vectors[chance.integers(0, 1500, 400)] = vectors[7]
+    vectors[chance.integers(0, 1500, 300)] = vectors[chance.integers(0, 1500, 300)]
+    rows, steps, squares = rows_of(vectors, kind, metric)
+    bits = None if share is None else wanted_of(1500, share)[1]
+
+    def made(count, base=None):
+        part = (rows[:count], steps[:count], None if squares is None else squares[:count])
+        how = {"metric": metric, "m": 12, "ef_construction": 90, "wanted": bits}
+        return build(*part, **how, base=base and Graph(base))
+
+    whole = made(1500)
+    assert Graph(whole).twins > 200
+    for size in (0, 1, 8, 65, 1000, 1499, 1500):
+        assert made(1500, made(size)) == whole
+    grown = None
+    for size in (0, 3, 64, 700, 701, 1500):
+        grown = made(size, grown)
+    assert grown == whole
+
+
+def test_a_base_that_was_made_without_a_look_at_equal_rows():
+    """Its islands would stay. All that it had is there, whatever is wanted now."""
+    what, _ = beside(2000, "int8", "l2")
+    part = [each[:1500] for each in what]
+    base = Graph(Built(*part, metric="l2", m=8, plain=True).graph)
+    assert (base.twins, base.verify() > 0) == (0, True)
+    assert build(*what, metric="l2", m=8, base=base) == build(*what, metric="l2", m=8)
+    mask, _ = wanted_of(2000, 0.5)
+    data = build(*what, metric="l2", m=8, base=base, wanted=bits_of(mask))
+    mask[:1500] = True
+    assert data == build(*what, metric="l2", m=8, wanted=bits_of(mask))
+
+
+def test_what_is_equal_to_a_row_that_the_base_left_out():
+    """Is inserted, as that is not there."""
+    what = rows_of(np.concatenate([uniform(200, 8, 1), uniform(200, 8, 1)]), "int8", "cosine")
+    none, bits = Graph(build(*(each[:200] for each in what[:2]), wanted=np.zeros(4, np.uint64))), wanted_of(400, 1)[1]
+    graph = Graph(build(*what, base=none, wanted=bits))
+    assert (graph.linked, graph.twins, graph.verify()) == (200, 0, 0)
+    one = Graph(build(*(each[:200] for each in what[:2]), wanted=bits_of(np.arange(200) == 77)))
+    graph = Graph(build(*what, base=one, wanted=bits))
+    assert (graph.linked, graph.twins, graph.verify()) == (201, 1, 0)
+    assert searched(graph, what, what[0][77], float(what[1][77]), 2)[0].tolist() == [77, 277]
+
+
 # -- graphs that are extended
 
 
@@ -253,9 +428,9 @@ def test_what_is_found_in_an_extended_graph_is_nearly_the_best(made, kind, metri
 
 
 def test_a_base_that_is_not_connected_is_mended():
-    what = rows_of(equal(2000, 8, 1), "int8", "l2")
+    what = rows_of(uniform(2000, 16, 1), "int8", "l2")
     part = [each[:1800] for each in what]
-    base = Graph(Built(*part, metric="l2", m=4, plain=True).graph)
+    base = Graph(Built(*part, metric="l2", m=4, ef_construction=4, plain=True).graph)
     assert base.verify() > 0
     assert Graph(build(*what, metric="l2", m=4, base=base)).verify() == 0
     assert Graph(build(*part, metric="l2", m=4, base=base)).verify() == 0

@@ -15,6 +15,10 @@
  * not full ends with the node's (place's) own number, up to its limit, so who follows a list needs no count. A node
  * whose row was left out has an empty list, and nobody links to it.
  *
+ * Twins are rows that are equal to an earlier one. Neighbours are chosen among the others. Twins hang behind the one
+ * that they are equal to as a chain, in their order: the first link of each leads to the next one, that of the last one
+ * back. The second link of the first twin, if it has one, is the link for which the list before it had no room then.
+ *
  * `graph_check` looks at all of it once. What it has let pass is searched without a comparison with a limit; therefore
  * `graph_t` has copies of what is in the header.
  */
@@ -50,7 +54,8 @@ typedef struct {
     uint32_t dimension;
     uint32_t ef_construction;
     uint32_t linked; /* nodes that were not left out */
-    uint32_t unused[2];
+    uint32_t twins;  /* of these, whose rows are equal to an earlier one */
+    uint32_t unused;
     uint32_t counts[GRAPH_LEVELS]; /* nodes of each level */
 } graph_header_t;
 
@@ -65,6 +70,7 @@ typedef struct {
     uint32_t dimension;
     uint32_t ef_construction;
     uint32_t linked;
+    uint32_t twins;
     uint32_t counts[GRAPH_LEVELS];
     uint64_t bytes;
     const uint8_t *nodes;
@@ -89,6 +95,27 @@ typedef struct {
     const graph_t *base;    /* of the first rows, of the same type and m: it is extended; NULL: none */
     const volatile int *stop;
 } graph_job_t;
+
+/* Bytes of a row that are looked at. */
+static inline size_t graph_row_bytes(int kind, size_t dimension)
+{
+    static const size_t sizes[KERNELS_KINDS] = {1, 2, 4};
+
+    return dimension * sizes[kind];
+}
+
+static inline const void *graph_row(const scan_rows_t *rows, size_t row)
+{
+    return (const char *)rows->rows + row * rows->stride;
+}
+
+/* Whether two rows have the same value for whatever is asked, as they are the same. */
+static inline int graph_same(const scan_rows_t *rows, size_t bytes, size_t a, size_t b)
+{
+    return memcmp(graph_row(rows, a), graph_row(rows, b), bytes) == 0 &&
+           (rows->steps == NULL || memcmp(&rows->steps[a], &rows->steps[b], sizeof *rows->steps) == 0) &&
+           (rows->squares == NULL || memcmp(&rows->squares[a], &rows->squares[b], sizeof *rows->squares) == 0);
+}
 
 /* Neighbours of a node of level 0, or of a place of a level above. */
 static inline uint32_t graph_limit(uint32_t m, uint32_t level) { return level == 0 ? 2 * m : m; }
@@ -173,6 +200,8 @@ static inline const char *graph_check_counts(const graph_header_t *header)
         return "it has more nodes than links can name";
     if (header->linked > header->counts[0])
         return "it has more linked nodes than nodes";
+    if (header->twins > 0 && header->twins >= header->linked)
+        return "it has more twins than linked nodes";
     for (uint32_t level = 0; level < GRAPH_LEVELS; level++) {
         if ((header->counts[level] != 0) != (level < header->levels))
             return "its levels do not fit the number of them";
@@ -268,6 +297,7 @@ static inline const char *graph_check(const void *file, size_t size, graph_t *gr
     graph->dimension = header.dimension;
     graph->ef_construction = header.ef_construction;
     graph->linked = header.linked;
+    graph->twins = header.twins;
     graph->bytes = size;
     memcpy(graph->counts, header.counts, sizeof graph->counts);
     graph_lay_out(graph, file);
@@ -296,7 +326,7 @@ typedef struct {
 /* A row is where no processor guesses, so all of it is to be on its way before it is needed. */
 static inline void graph_ask(const graph_query_t *query, uint32_t node)
 {
-    const char *row = (const char *)query->rows->rows + node * query->rows->stride;
+    const char *row = graph_row(query->rows, node);
 
     for (size_t at = 0; at < query->bytes; at += 64)
         __builtin_prefetch(row + at);
@@ -323,7 +353,7 @@ static inline void graph_values(const graph_query_t *query, const uint32_t *node
     float products[KERNELS_ROWS];
 
     for (size_t i = 0; i < KERNELS_ROWS; i++)
-        rows[i] = (const char *)query->rows->rows + nodes[i < count ? i : 0] * query->rows->stride;
+        rows[i] = graph_row(query->rows, nodes[i < count ? i : 0]);
     query->four(rows, query->query, query->dimension, products);
     for (size_t i = 0; i < count; i++)
         values[i] = scan_value(query->rows, nodes[i], products[i], query->query_step);
@@ -394,14 +424,15 @@ static inline void graph_consider(graph_walk_t *walk, const graph_query_t *query
     }
 }
 
-/* Neighbours of a node that were not seen before. */
-static inline size_t graph_fresh(const graph_walk_t *walk, const graph_query_t *query, uint32_t own, uint32_t *fresh)
+/* Neighbours of a node that were not seen before, from one of its links on, behind `count` others; returns how many
+ * there are then. */
+static inline size_t graph_fresh(const graph_walk_t *walk, const graph_query_t *query, uint32_t own, uint32_t from,
+                                 uint32_t *fresh, size_t count)
 {
     const uint32_t limit = 2 * query->graph->m;
     const uint8_t *list = graph_list(query->graph, 0, own);
-    size_t count = 0;
 
-    for (uint32_t i = 0, node; i < limit && (node = graph_link(list, i)) != own; i++) {
+    for (uint32_t i = from, node; i < limit && (node = graph_link(list, i)) != own; i++) {
         uint64_t *word = &walk->seen[node / 64];
         const uint64_t bit = 1ull << node % 64;
         fresh[count] = node;
@@ -415,26 +446,89 @@ static inline size_t graph_fresh(const graph_walk_t *walk, const graph_query_t *
     return count;
 }
 
+/* The next one of the rows that are equal to this, or the row itself. */
+static inline uint32_t graph_twin(const graph_query_t *query, uint32_t own)
+{
+    const uint32_t next = query->graph->twins == 0 ? own : graph_link(graph_list(query->graph, 0, own), 0);
+
+    return next != own && graph_same(query->rows, query->bytes, own, next) ? next : own;
+}
+
+/* Whether the node was not seen before. */
+static inline int graph_see(const graph_walk_t *walk, uint32_t node)
+{
+    const uint64_t bit = 1ull << node % 64;
+    const int is_new = !(walk->seen[node / 64] & bit);
+
+    walk->seen[node / 64] |= bit;
+    return is_new;
+}
+
+/* Adds twins behind a node, from `twin` on, as far as they are among the best; or one. They have its value: a chain is
+ * followed without a look at rows. */
+static inline void graph_add_twins(graph_walk_t *walk, const graph_query_t *query, float value, uint32_t twin, int all)
+{
+    for (; graph_see(walk, twin); twin = graph_link(graph_list(query->graph, 0, twin), 0)) {
+        const scanned_t each = {value, twin};
+        if (!scan_allows(query->rows, twin))
+            continue;
+        if (walk->found_count == walk->ef && scanned_is_worse(each, walk->found[0]))
+            return;
+        walk->found_count = scanned_add(walk->found, walk->found_count, walk->ef, each);
+        walk->worst = walk->found[0].value;
+        if (!all)
+            return;
+    }
+}
+
+/* At the end, the other twins of what was found: while rows were looked for, many equal ones would have taken the room
+ * of all others, and ended the search. */
+static inline void graph_add_all_twins(graph_walk_t *walk, const graph_query_t *query)
+{
+    const size_t count = walk->found_count;
+    scanned_t *const each = walk->waiting;
+
+    memcpy(each, walk->found, count * sizeof *each);
+    scanned_sort(each, count);
+    for (size_t i = 0; i < count && !(walk->found_count == walk->ef && each[i].value < walk->found[0].value); i++)
+        graph_add_twins(walk, query, each[i].value, graph_twin(query, each[i].row), 1);
+}
+
+/* What the node leads to that was not seen before. Of equal rows one is looked at, with the links of all; if that is
+ * not allowed, the first one that is stands for it. */
+static inline size_t graph_expand(graph_walk_t *walk, const graph_query_t *query, scanned_t own, uint32_t *fresh)
+{
+    const uint32_t twin = graph_twin(query, own.row);
+    size_t count;
+
+    if (twin == own.row)
+        return graph_fresh(walk, query, own.row, 0, fresh, 0);
+    count = graph_fresh(walk, query, own.row, 1, fresh, 0);
+    count = graph_fresh(walk, query, twin, 1, fresh, count);
+    if (!scan_allows(query->rows, own.row))
+        graph_add_twins(walk, query, -own.value, twin, 0);
+    return count;
+}
+
 /* The best ef >= 1 rows that are allowed, as far as the graph leads to them, the best first; returns how many. `rows`
  * are those that the graph was made of (`allowed` has a bit for each of them; others are walked through), `found` has
  * room for ef or all of them, `scratch` for graph_scratch bytes, aligned as uint64_t. What is looked at, and in which
- * order, is as of hnswlib's searchKnn, but for which of equal values. */
+ * order, is as of hnswlib's searchKnn, but for which of equal values, and for twins. */
 static inline size_t graph_search(const graph_t *graph, const scan_rows_t *rows, const kernels_t *kernels,
                                   const void *query_vector, float query_step, size_t dimension, size_t ef,
                                   void *scratch, scanned_t *found)
 {
-    static const size_t sizes[KERNELS_KINDS] = {1, 2, 4};
     const graph_query_t query = {.graph = graph,
                                  .rows = rows,
                                  .four = kernels->products[rows->kind],
                                  .query = query_vector,
                                  .query_step = query_step,
                                  .dimension = dimension,
-                                 .bytes = dimension * sizes[rows->kind]};
+                                 .bytes = graph_row_bytes(rows->kind, dimension)};
     const size_t words = ((size_t)graph->counts[0] + 63) / 64;
     graph_walk_t walk = {
         .seen = scratch, .waiting = (scanned_t *)((uint64_t *)scratch + words), .found = found, .ef = ef};
-    uint32_t fresh[2 * GRAPH_MOST_M + 1], first;
+    uint32_t fresh[4 * GRAPH_MOST_M + 1], first; /* of two lists */
     float values[KERNELS_ROWS];
 
     if (graph->linked == 0)
@@ -453,7 +547,7 @@ static inline size_t graph_search(const graph_t *graph, const scan_rows_t *rows,
         scanned_sift_down(walk.waiting, walk.waiting_count, walk.waiting[walk.waiting_count]);
         if (walk.waiting_count > 0)
             graph_ask_list(graph, walk.waiting[0].row);
-        count = graph_fresh(&walk, &query, next.row, fresh);
+        count = graph_expand(&walk, &query, next, fresh);
         for (size_t i = 0; i < count; i += KERNELS_ROWS) {
             const size_t some = count - i < KERNELS_ROWS ? count - i : KERNELS_ROWS;
             for (size_t j = i + GRAPH_AHEAD; j < i + GRAPH_AHEAD + KERNELS_ROWS && j < count; j++)
@@ -463,6 +557,8 @@ static inline size_t graph_search(const graph_t *graph, const scan_rows_t *rows,
                 graph_consider(&walk, &query, fresh[i + j], values[j]);
         }
     }
+    if (graph->twins > 0)
+        graph_add_all_twins(&walk, &query);
     scanned_sort(found, walk.found_count);
     for (size_t i = 0; i < walk.found_count; i++)
         found[i].row += rows->base;

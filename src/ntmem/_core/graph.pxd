@@ -8,7 +8,7 @@ from ntmem._core.kernels cimport kernels_t, scan_rows_t, scanned_t
 
 cdef extern from "graph.h" nogil:
     ctypedef struct graph_t:
-        uint32_t m, levels, kind, metric, dimension, ef_construction, linked
+        uint32_t m, levels, kind, metric, dimension, ef_construction, linked, twins
         uint32_t *counts
         uint64_t bytes
 

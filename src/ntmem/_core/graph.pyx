@@ -58,7 +58,7 @@ cdef class Graph:
             wrong = graph_check(file, size, &self.graph)
         if wrong != NULL:
             self.graph.counts[0] = 0
-            self.graph.levels = self.graph.linked = 0
+            self.graph.levels = self.graph.linked = self.graph.twins = 0
             raise Damaged(f"this graph cannot be used: {wrong.decode()}")
         self.held = buffer
 
@@ -74,6 +74,11 @@ cdef class Graph:
     def linked(self):
         """Nodes of rows that were not left out; others are never found."""
         return self.graph.linked
+
+    @property
+    def twins(self):
+        """Of the linked nodes, those whose rows are equal to an earlier one."""
+        return self.graph.twins
 
     @property
     def m(self):

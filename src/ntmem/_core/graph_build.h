@@ -26,16 +26,15 @@ static inline size_t space_row(const graph_space_t *space, const void *element)
 
 static inline float space_product(const graph_job_t *job, size_t a, size_t b)
 {
-    const char *one = (const char *)job->rows.rows + a * job->rows.stride;
-    const char *other = (const char *)job->rows.rows + b * job->rows.stride;
+    const void *one = graph_row(&job->rows, a), *other = graph_row(&job->rows, b);
 
     switch (job->rows.kind) {
     case KERNELS_I8:
-        return (float)job->kernels->dot_i8((const int8_t *)one, (const int8_t *)other, job->dimension);
+        return (float)job->kernels->dot_i8(one, other, job->dimension);
     case KERNELS_F16:
-        return job->kernels->dot_f16((const uint16_t *)one, (const uint16_t *)other, job->dimension);
+        return job->kernels->dot_f16(one, other, job->dimension);
     default:
-        return job->kernels->dot_f32((const float *)one, (const float *)other, job->dimension);
+        return job->kernels->dot_f32(one, other, job->dimension);
     }
 }
 
@@ -63,48 +62,162 @@ static float space_query_distance(const void *query, const void *element, const 
     float products[KERNELS_ROWS];
 
     for (size_t i = 0; i < KERNELS_ROWS; i++)
-        four[i] = (const char *)rows->rows + row * rows->stride;
+        four[i] = graph_row(rows, row);
     space->job->kernels->products[rows->kind](four, query, space->job->dimension, products);
     return -scan_value(rows, row, products[0], space->query_step);
 }
 
+/* ---- rows that are equal ----------------------------------------------------------------------------------------- */
+
+/* hnswlib's choice of neighbours links equal rows to each other only. So it gets the first of them, and the others,
+ * its twins, are put behind it at the end. */
+typedef struct {
+    const graph_job_t *job;
+    uint32_t *firsts;   /* of each row the first one that it is equal to; NULL: no two are */
+    uint64_t *distinct; /* a bit for each row, 1 of those to insert */
+    uint32_t *table;    /* 1 more than a row's number, where its checksum says or behind it; 0: nothing */
+    size_t mask;
+    uint32_t count;
+    uint32_t in_base; /* of these, rows of the base */
+} graph_twins_t;
+
+static inline void graph_twins_free(graph_twins_t *twins)
+{
+    free(twins->firsts);
+    free(twins->distinct);
+    free(twins->table);
+    memset(twins, 0, sizeof *twins);
+}
+
+/* Of a row that is or will be linked. A node of the base is if it has neighbours, or is the only one. */
+static inline int graph_is_linked(const graph_job_t *job, uint32_t row)
+{
+    const graph_t *base = job->base;
+
+    if (base != NULL && row < base->counts[0])
+        return graph_link(graph_list(base, 0, row), 0) != row || (base->linked == 1 && graph_first(base) == row);
+    return job->wanted == NULL || (job->wanted[row / 64] >> row % 64 & 1);
+}
+
+static inline void graph_find_twin(void *context, size_t row)
+{
+    graph_twins_t *twins = context;
+    const scan_rows_t *rows = &twins->job->rows;
+    const size_t bytes = graph_row_bytes(rows->kind, twins->job->dimension);
+    size_t place;
+
+    twins->firsts[row] = (uint32_t)row;
+    if (!graph_is_linked(twins->job, (uint32_t)row))
+        return;
+    for (place = crc32c(graph_row(rows, row), bytes); twins->table[place & twins->mask] != 0; place++) {
+        const uint32_t other = twins->table[place & twins->mask] - 1;
+        if (graph_same(rows, bytes, row, other)) {
+            twins->firsts[row] = other;
+            twins->count++;
+            twins->in_base += twins->job->base != NULL && row < twins->job->base->counts[0];
+            return;
+        }
+    }
+    twins->table[place & twins->mask] = (uint32_t)row + 1;
+    twins->distinct[row / 64] |= 1ull << row % 64;
+}
+
+static inline int graph_find_twins(graph_twins_t *twins, const hnsw_task_t *task)
+{
+    const size_t count = twins->job->rows.count;
+    int outcome = HNSW_NO_MEMORY;
+
+    for (twins->mask = 1; twins->mask < count + count / 2; twins->mask = 2 * twins->mask + 1)
+        ;
+    twins->firsts = malloc(count * sizeof *twins->firsts);
+    twins->distinct = calloc((count + 63) / 64, sizeof *twins->distinct);
+    twins->table = calloc(twins->mask + 1, sizeof *twins->table);
+    if (twins->firsts != NULL && twins->distinct != NULL && twins->table != NULL)
+        outcome = hnsw_each_row(task, graph_find_twin, twins);
+    free(twins->table);
+    twins->table = NULL;
+    if (outcome != HNSW_DONE || twins->count == 0)
+        graph_twins_free(twins);
+    return outcome;
+}
+
+static inline uint32_t graph_first_equal(const graph_twins_t *twins, uint32_t row)
+{
+    return twins->firsts == NULL ? row : twins->firsts[row];
+}
+
+/* The way to the first twin comes before all other links. The one that has no room then goes on behind the twin. */
+static inline void graph_begin_chain(hnsw_built_t *built, uint32_t limit, uint32_t row, uint32_t twin)
+{
+    uint32_t links[2 * GRAPH_MOST_M + 1] = {twin}, behind[2], count;
+    const uint32_t *list = hnsw_list(built, row, 0, &count);
+
+    memcpy(links + 1, list, count * sizeof *links);
+    if (count == limit) {
+        behind[0] = *hnsw_list(built, twin, 0, &count);
+        behind[1] = links[limit];
+        hnsw_set_list(built, twin, 0, behind, 2);
+        count = limit - 1;
+    }
+    hnsw_set_list(built, row, 0, links, count + 1);
+}
+
+/* From the last row on: of the first of equal rows `firsts` has then the twin behind it. */
+static inline void graph_chain_twins(graph_twins_t *twins, hnsw_built_t *built)
+{
+    uint32_t *firsts = twins->firsts;
+
+    for (uint32_t row = (uint32_t)twins->job->rows.count; row-- > 0;)
+        if (firsts[row] < row) {
+            const uint32_t first = firsts[row];
+            hnsw_set_list(built, row, 0, &firsts[first], 1);
+            firsts[first] = row;
+        } else if (firsts[row] > row)
+            graph_begin_chain(built, graph_limit((uint32_t)twins->job->m, 0), row, firsts[row]);
+}
+
 /* ---- from a file to hnswlib -------------------------------------------------------------------------------------- */
 
-/* Each node has the highest of its levels. Of a damaged graph one may be at several places. */
-static inline int graph_take_levels(const graph_t *base, hnsw_built_t *built)
+/* Each node has the highest of its levels. Of a damaged graph one may be at several places, or a twin. */
+static inline int graph_take_levels(const graph_t *base, const graph_twins_t *twins, hnsw_built_t *built)
 {
     int outcome = HNSW_DONE;
 
     for (uint32_t level = base->levels, place = 0; level-- > 1;)
         for (; place < base->counts[level] && outcome == HNSW_DONE; place++)
-            outcome = hnsw_set_level(built, graph_link(base->nodes, place), level);
+            outcome = hnsw_set_level(built, graph_first_equal(twins, graph_link(base->nodes, place)), level);
     return outcome;
 }
 
-/* What links lead to is at that level, if not to the node itself, which only damage does. */
-static inline void graph_take_list(const graph_t *base, uint32_t level, uint32_t own, hnsw_built_t *built)
+/* What links lead to is at that level, if not to the node itself, which only damage does and the chain of twins. What
+ * stands behind a twin is of the list before it, at its end. */
+static inline void graph_take_list(const graph_t *base, const graph_twins_t *twins, uint32_t level, uint32_t own,
+                                   hnsw_built_t *built)
 {
     const uint8_t *list = graph_list(base, level, own);
-    const uint32_t limit = graph_limit(base->m, level), node = level == 0 ? own : graph_link(base->nodes, own);
-    uint32_t links[2 * GRAPH_MOST_M], count = 0;
+    const uint32_t limit = graph_limit(base->m, level);
+    const uint32_t node = graph_first_equal(twins, level == 0 ? own : graph_link(base->nodes, own));
+    uint32_t links[2 * GRAPH_MOST_M], count;
+    const uint32_t *before = hnsw_list(built, node, level, &count);
 
-    for (uint32_t i = 0, link; i < limit && (link = graph_link(list, i)) != own; i++) {
-        links[count] = level == 0 ? link : graph_link(base->nodes, link);
+    memcpy(links, before, count * sizeof *links);
+    for (uint32_t i = 0, link; i < limit && count < limit && (link = graph_link(list, i)) != own; i++) {
+        links[count] = graph_first_equal(twins, level == 0 ? link : graph_link(base->nodes, link));
         count += links[count] != node;
     }
     hnsw_set_list(built, node, level, links, count);
 }
 
-static inline int graph_take_over(const graph_t *base, hnsw_built_t *built)
+static inline int graph_take_over(const graph_t *base, const graph_twins_t *twins, hnsw_built_t *built)
 {
-    const int outcome = graph_take_levels(base, built);
+    const int outcome = graph_take_levels(base, twins, built);
 
     if (outcome != HNSW_DONE || base->linked == 0)
         return outcome;
     for (uint32_t level = 0; level < base->levels; level++)
         for (uint32_t own = 0; own < base->counts[level]; own++)
-            graph_take_list(base, level, own, built);
-    hnsw_set_entry(built, graph_first(base));
+            graph_take_list(base, twins, level, own, built);
+    hnsw_set_entry(built, graph_first_equal(twins, graph_first(base)));
     return HNSW_DONE;
 }
 
@@ -180,10 +293,23 @@ typedef struct {
     int outcome;
 } graph_making_t;
 
+static inline int graph_link_distinct(const graph_making_t *making, const graph_twins_t *twins,
+                                      const hnsw_task_t *task)
+{
+    int outcome = hnsw_new(task, &making->made->built, making->message);
+
+    if (outcome == HNSW_DONE && task->first > 0)
+        outcome = graph_take_over(making->job->base, twins, making->made->built);
+    if (outcome == HNSW_DONE)
+        outcome = hnsw_link(task, making->made->built, making->message);
+    return outcome;
+}
+
 static inline int graph_link_rows(const graph_making_t *making)
 {
     const graph_job_t *job = making->job;
-    const hnsw_task_t task = {.distance = space_distance,
+    graph_twins_t twins = {.job = job};
+    hnsw_task_t task = {.distance = space_distance,
                               .places = &making->space->places,
                               .count = job->rows.count,
                               .first = job->base == NULL ? 0 : job->base->counts[0],
@@ -196,12 +322,18 @@ static inline int graph_link_rows(const graph_making_t *making)
                               .plain = job->plain,
                               .wanted = job->wanted,
                               .stop = job->stop};
-    int outcome = hnsw_new(&task, &making->made->built, making->message);
+    int outcome = job->plain ? HNSW_DONE : graph_find_twins(&twins, &task);
 
-    if (outcome == HNSW_DONE && job->base != NULL)
-        outcome = graph_take_over(job->base, making->made->built);
+    if (twins.count > 0)
+        task.wanted = twins.distinct;
+    if (twins.in_base > 0 && twins.in_base > job->base->twins) /* made without a look at equal rows: it has islands */
+        task.first = 0;
     if (outcome == HNSW_DONE)
-        outcome = hnsw_link(&task, making->made->built, making->message);
+        outcome = graph_link_distinct(making, &twins, &task);
+    if (outcome == HNSW_DONE && twins.count > 0)
+        graph_chain_twins(&twins, making->made->built);
+    making->made->header.twins = twins.count;
+    graph_twins_free(&twins);
     return outcome;
 }
 
@@ -305,14 +437,14 @@ static inline void graph_write(const graph_made_t *made, void *file)
         graph_write_whole(&writing);
 }
 
-/* About how many bytes of memory it takes at most to make a graph: while rows are linked, or while the file is written.
- * Of m nodes one is at the next level. */
+/* About how many bytes of memory it takes at most to make a graph: while rows are linked, or while the file is written;
+ * to find twins takes less. Of m nodes one is at the next level. */
 static inline uint64_t graph_make_bytes(size_t count, size_t m)
 {
     const uint32_t above = (uint32_t)(count / (m - 1));
     const uint32_t counts[GRAPH_LEVELS] = {(uint32_t)count, above};
     const uint64_t file = graph_bytes(counts, count > 0 ? 2 : 0, (uint32_t)m);
-    const uint64_t linking = hnsw_bytes_linking(count, m);
+    const uint64_t linking = hnsw_bytes_linking(count, m) + count * sizeof(uint32_t) + count / 8;
     const uint64_t writing = hnsw_bytes_linked(count, m) + file + (count + above) * sizeof(uint32_t);
 
     return linking > writing ? linking : writing;

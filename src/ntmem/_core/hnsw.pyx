@@ -9,7 +9,8 @@ Invariants
 ----------
 1. Node i is row i, whatever the threads did. With one thread the graph depends on the rows and the seed only, and of
    int8 it is the same on every machine.
-2. Each node of a row that is not left out can be reached from the first one by links of the lowest level.
+2. Each node of a row that is not left out can be reached from the first one by links of the lowest level. Rows that
+   are equal to an earlier one hang behind it, and hnswlib does not see them.
 3. While the GIL is released only C memory is touched, and the buffers are held.
 """
 
@@ -218,7 +219,8 @@ def build(
         A bit for each row, 0 of rows that are left out: they are nodes that nothing leads to.
     base : Graph, optional
         Of the first of these rows: its links are taken over, and only the rows behind it are inserted, as if all had
-        been at once. What it has linked stays so, and what it left out, whatever `wanted` says.
+        been at once. What it has linked stays so, and what it left out, whatever `wanted` says. One that was made
+        without a look at equal rows, and has such, is made anew.
     share : float
         Up to 1: about which share of the time each thread works. Else it sleeps.
     background : bool

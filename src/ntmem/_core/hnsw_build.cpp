@@ -348,6 +348,17 @@ void take_lowest_priority() {
 
 extern "C" {
 
+int hnsw_each_row(const hnsw_task_t *task, void (*work)(void *context, size_t row), void *context) {
+    Pace pace(*task);
+    for (size_t row = 0; row < task->count; row++) {
+        if (is_to_stop(*task))
+            return HNSW_STOPPED;
+        work(context, row);
+        pace.rest();
+    }
+    return HNSW_DONE;
+}
+
 int hnsw_new(const hnsw_task_t *task, hnsw_built_t **to, char *message) {
     return outcome_of(message, [&] {
         std::unique_ptr<hnsw_built> built(new hnsw_built(*task));

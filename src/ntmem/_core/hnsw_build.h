@@ -38,11 +38,15 @@ enum hnsw_outcome { HNSW_DONE, HNSW_STOPPED, HNSW_NO_MEMORY, HNSW_FAILED };
 
 typedef struct hnsw_built hnsw_built_t;
 
+/* Does something for each row, with the task's share of the time, until it is stopped. */
+int hnsw_each_row(const hnsw_task_t *task, void (*work)(void *context, size_t row), void *context);
+
 /* Rows without links, of levels 0. `message` has room for 200 characters, and is filled in for HNSW_FAILED. */
 int hnsw_new(const hnsw_task_t *task, hnsw_built_t **built, char *message);
 
 /* Links of the rows before `first`. A row has a level before it has a list there, and keeps the first one that it was
- * given; a row is linked to at levels that it has. At last the entry, if any is linked. */
+ * given; a row is linked to at levels that it has. At last the entry, if any is linked. Lists may be replaced once all
+ * is linked. */
 int hnsw_set_level(hnsw_built_t *built, uint32_t node, uint32_t level);
 void hnsw_set_list(hnsw_built_t *built, uint32_t node, uint32_t level, const uint32_t *links, uint32_t count);
 void hnsw_set_entry(hnsw_built_t *built, uint32_t node);
