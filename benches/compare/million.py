@@ -6,7 +6,7 @@ turns. The store and the peers' graphs are built by two threads, and kept in ``-
 
 ``search`` sweeps `ef`: who is sooner at equal recall. ``ingest`` searches beside a process that adds vectors one by
 one. ``memory`` opens the store anew and says what that process takes, and what a second one takes more. ``build``
-makes a graph of 100,000 anew, beside hnswlib, in turns.
+makes a graph of 50,000 anew, beside hnswlib, in turns.
 """
 
 from __future__ import annotations
@@ -436,7 +436,7 @@ def main() -> None:
     if "memory" in parts:
         run_memory(data, arguments.kept, stem)
     if "build" in parts:
-        run_build(data.first(min(100_000, arguments.count)), 3)
+        run_build(data.first(min(50_000, arguments.count)), 3)
 
 
 if __name__ == "__main__":

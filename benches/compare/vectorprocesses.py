@@ -37,7 +37,7 @@ def memory() -> dict[str, float]:
 def serve(path: Path, space: str, queries: Array, pipe: Any) -> None:
     """Be another process: search when asked to, after saying what memory 100 searches left it with."""
     before = memory()
-    with ntmem.open(path) as store:
+    with ntmem.open(path, graph_share=0) as store:
         vectors = store.vectors
         for query in queries[:100]:
             vectors.search(space, query)

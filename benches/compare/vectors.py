@@ -73,7 +73,7 @@ def compare(title: str, engines: list[Engine], queries: Array, right: list[set[i
 
 def filled(path: Path, data: Data, types: tuple[str, ...]) -> Any:
     """Return a store with the vectors, as collections of some types."""
-    store = ntmem.open(path, max_memory_bytes=4 << 30)
+    store = ntmem.open(path, max_memory_bytes=4 << 30, graph_share=0)
     numbers = [str(number) for number in range(len(data.vectors))]
     for dtype in types:
         store.vectors.create(dtype, DIMENSION, dtype=dtype)
@@ -112,7 +112,7 @@ def run_add(data: Data, directory: Path) -> None:
     metadata, count = data.metadata(), len(data.vectors)
     path = directory / "added"
     numbers = [str(number) for number in range(count)]
-    with ntmem.open(path, max_memory_bytes=4 << 30) as store:
+    with ntmem.open(path, max_memory_bytes=4 << 30, graph_share=0) as store:
         add, now, times = store.vectors.add, time.perf_counter_ns, []
         for number in range(min(count, 20_000)):
             began = now()
@@ -130,7 +130,7 @@ def run_add(data: Data, directory: Path) -> None:
 
 def rebuild(path: Path, space: str, queries: Array) -> float:
     """Return the seconds that the first search takes, beyond what the second does."""
-    with ntmem.open(path, max_memory_bytes=4 << 30) as store:
+    with ntmem.open(path, max_memory_bytes=4 << 30, graph_share=0) as store:
         vectors = store.vectors
         began = time.perf_counter()
         vectors.search(space, queries[0])
