@@ -20,6 +20,9 @@ BUS_MESSAGES ?= 1000000
 BUS_KILLS ?= 10000
 DELTA_DAMAGE ?= 1000000
 GRAPH_DAMAGE ?= 1000000
+GRAPH_FILES ?= 10000
+GRAPH_ADDS ?= 1000000
+GRAPH_KILLS ?= 1000
 VECTOR_DAMAGE ?= 10000
 
 BIN := $(VENV)/bin
@@ -27,7 +30,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph crash mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph growing crash mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -71,8 +74,13 @@ vectors: $(VENV)/testable  ## damage the memory and the segments of collections 
 	@NTMEM_VECTOR_DAMAGE=$(VECTOR_DAMAGE) NTMEM_SEGMENT_DAMAGE=$(VECTOR_DAMAGE) $(BIN)/pytest -o faulthandler_timeout=0 \
 		-k damage tests/unit/test_vector_tail.py tests/unit/test_vector_segments.py
 
-graph: $(VENV)/testable  ## damage graphs of neighbours, and search them (GRAPH_DAMAGE=)
-	@NTMEM_GRAPH_DAMAGE=$(GRAPH_DAMAGE) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_graph_damage.py
+graph: $(VENV)/testable  ## damage graphs of neighbours and their files, and search them (GRAPH_DAMAGE=, GRAPH_FILES=)
+	@NTMEM_GRAPH_DAMAGE=$(GRAPH_DAMAGE) NTMEM_GRAPH_FILES=$(GRAPH_FILES) $(BIN)/pytest -s -o faulthandler_timeout=0 \
+		tests/abuse/test_graph_damage.py tests/abuse/test_graph_files.py
+
+growing: $(VENV)/testable  ## add vectors while graphs of them are made, and kill who does (GRAPH_ADDS=, GRAPH_KILLS=)
+	@NTMEM_GRAPH_ADDS=$(GRAPH_ADDS) NTMEM_GRAPH_KILLS=$(GRAPH_KILLS) \
+		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/crash/test_graphs_kill.py tests/crash/test_graphs_long.py
 
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from hostile import Start
 from vectors import DTYPES, LAST, attach_tail, check_search, locked, new_tail, put, search, slots_of
 
 from ntmem._core.region import Region, RegionDamaged, RegionMismatch
-from ntmem._core.vectors import FIELDS, NAME_BYTES, Over, VectorTail, WriterBusy, sections, sizes, slot_bytes
+from ntmem._core.vectors import FIELDS, NAME_BYTES, Over, VectorTail, WriterBusy, is_alive, sections, sizes, slot_bytes
 from ntmem.tiers.points import Point, decode_point
 
 DAMAGED = int(os.environ.get("NTMEM_VECTOR_DAMAGE", "120"))
@@ -770,3 +772,14 @@ def test_scores_as_of_brute_force_through_the_tail() -> None:
             for n in range(3):
                 hits = [Hit(tail, int(s), float(x)) for s, x in zip(slots[n], scores[n], strict=True)]
                 check_search(hits, plain, rows[n].astype(np.float32), 20)
+
+
+def test_what_is_left_of_a_process_is_none() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert is_alive(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not is_alive(child.pid)
+    child.communicate()
+    assert not is_alive(child.pid)
+    assert is_alive(os.getpid())

@@ -193,7 +193,12 @@ HEADER_BYTES = sizeof(segment_t)
 
 
 def is_alive(uint32_t pid):
-    """Whether there is a process of this number."""
+    """Whether there is a process of this number, and not only what is left of one."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as facts:
+            return facts.read().rpartition(b")")[2].split()[0] not in b"ZX"
+    except OSError:
+        pass
     try:
         os.kill(pid, 0)
     except OSError:

@@ -329,11 +329,14 @@ class Collection:
 
     def _grow(self) -> None:
         tail = self._tail
-        with suppress(NtmemError, Over, RegionDamaged, RuntimeError, OSError):
-            if tail is not None and tail.count >= self.graphs.worth:
-                tail.collapse()
-            while tail is not None and not tail.is_over and self.graphs.grow(tail, self._limits.share):
-                pass
+        try:
+            with suppress(NtmemError, Over, RegionDamaged, RuntimeError):
+                if tail is not None and tail.count >= self.graphs.worth:
+                    tail.collapse()
+                while tail is not None and not tail.is_over and self.graphs.grow(tail, self._limits.share):
+                    pass
+        except (OSError, MemoryError) as error:
+            _log.warning("no graph of collection %d was made (%s); what has none is scanned", self.row.number, error)
 
     def _attached(self) -> VectorTail | None:
         if self.path is None:

@@ -96,9 +96,8 @@ class Graphs:
         self._engine = engine
         self._row = row
         self._room = room
-        self._seen = -1
+        self._view: tuple[int, tuple[Part, ...]] = (-1, ())  # as of so many that were told of
         self._told = False
-        self._parts: tuple[Part, ...] = ()
         self._made: dict[tuple[int, int], Graph] = {}  # of a private store, which has no files
         self.stop = np.zeros(1, np.int32)
         """Set to end a build."""
@@ -116,15 +115,15 @@ class Graphs:
     @property
     def nbytes(self) -> int:
         """Of those that are used."""
-        return sum(part.graph.nbytes for part in self._parts)
+        return sum(part.graph.nbytes for part in self._view[1])
 
     def parts(self, tail: VectorTail) -> tuple[Part, ...]:
         """Return the graphs there are now."""
-        told = tail.graphs
-        if told != self._seen:
-            self._parts = self._found(tail)
-            self._seen = told
-        return self._parts
+        told, (seen, parts) = tail.graphs, self._view
+        if told != seen:
+            parts = self._found(tail)
+            self._view = told, parts
+        return parts
 
     def _found(self, tail: VectorTail) -> tuple[Part, ...]:
         """Return those graphs that go on from each other, from slot 0; of two the larger."""
@@ -132,24 +131,26 @@ class Graphs:
         parts: list[Part] = []
         while True:
             first = parts[-1].end if parts else 0
-            for end in sorted((end for begin, end in names if begin == first and end <= tail.count), reverse=True):
-                graph = self._loaded(tail, first, end, names[first, end])
+            fitting = ((end, path) for (begin, end), path in names if begin == first and end <= tail.count)
+            for end, path in sorted(fitting, reverse=True):
+                graph = self._loaded(tail, first, end, path)
                 if graph is not None:
                     parts.append(Part(first, end, tail.newest(first, end), graph))
                     break
             else:
                 return tuple(parts)
 
-    def _names(self) -> dict[tuple[int, int], str]:
+    def _names(self) -> list[tuple[tuple[int, int], str]]:
+        """Return of which slots there are files, and these; of the same slots there may be one of another past."""
         if self.directory is None:
-            return dict.fromkeys(self._made, "")
-        return {span: path for path in self._files() if (span := _span(path)) is not None}
+            return [(span, "") for span in self._made]
+        return [(span, path) for path in self._files() if (span := _span(path)) is not None]
 
     def _files(self) -> list[str]:
         return [] if self.directory is None else glob(f"{escape(self.directory)}/{self._row.number:08x}-*.graph")
 
     def _loaded(self, tail: VectorTail, first: int, end: int, path: str) -> Graph | None:
-        known = next((part for part in self._parts if part[:2] == (first, end)), None)
+        known = next((part for part in self._view[1] if part[:2] == (first, end)), None)
         if known is not None:
             return known.graph
         if not path:
@@ -158,15 +159,15 @@ class Graphs:
         if version is None or not path.endswith(f"-{version:016x}.graph"):
             return None
         try:
-            with open(path, "rb") as file:
-                graph = Graph(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            graph = Graph(_mapped(path))
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):  # else a larger one has come in its place
                 _log.warning("%s cannot be used (%s); it is made again", path, error)
             return None
         row = self._row
-        if (graph.count, graph.dimension, graph.dtype, graph.metric) != (
+        if (graph.count, graph.m, graph.dimension, graph.dtype, graph.metric) != (
             end - first,
+            row.m,
             row.dimension,
             np.dtype(row.dtype),
             row.metric,
@@ -197,10 +198,11 @@ class Graphs:
             return False
 
     def _claimed(self, tail: VectorTail, make: Callable[[], bool]) -> bool:
+        self._view = -1, self._view[1]  # whoever was killed may not have told of one
         try:
             return make()
         finally:
-            with suppress(WriterBusy, Over, RegionDamaged), tail.held(_BRIEF):
+            with suppress(WriterBusy, Over, RegionDamaged), tail.held(_PATIENCE):
                 tail.release_build()
 
     def _compact(self, tail: VectorTail, threads: int) -> bool:
@@ -267,7 +269,9 @@ class Graphs:
             for other in self._files():
                 span = _span(other)
                 if other != path and (span is None or (span[0] < end and first < span[1])):
-                    remove_file(other)
+                    with suppress(OSError):  # a directory, say: nobody uses it
+                        remove_file(other)
+        self._view = -1, tuple(part for part in self._view[1] if part[:2] != (first, end))  # it may be made anew
         with tail.held(_PATIENCE):
             tail.announce_graphs()
         return True
@@ -296,7 +300,7 @@ def bytes_of(directory: str | None) -> int:
     """Return what all graphs of a store take; 0: it has no directory."""
     taken = 0
     for path in [] if directory is None else glob(f"{escape(directory)}/vectors/*.graph"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             taken += os.stat(path).st_size
     return taken
 
@@ -358,9 +362,19 @@ def worth(m: int, row_bytes: int) -> int:
 def _span(path: str) -> tuple[int, int] | None:
     """Return of which slots a file is; None: it has another name."""
     with suppress(ValueError):
-        _, first, end, _ = os.path.basename(path).removesuffix(".graph").split("-")
-        return int(first, 16), int(end, 16)
+        _, *numbers, _ = os.path.basename(path).removesuffix(".graph").split("-")
+        first, end = (int(number, 16) for number in numbers)
+        if 0 <= first < end and first % SLOTS == end % SLOTS == 0:
+            return first, end
     return None
+
+
+def _mapped(path: str) -> mmap.mmap:
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO is not waited for
+    try:
+        return mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(file)
 
 
 def _write(file: int, data: bytes) -> None:
