@@ -42,6 +42,7 @@ import ntmem
 from churn import work
 from ntmem.tiers import graphs
 graphs.worth, graphs.is_sooner = lambda *_: {worth}, lambda parts, *_: parts > 0
+graphs.MERGED, graphs.SMALL, graphs.EAGER = 16, 0, 1
 graphs.build = lambda *given, build=graphs.build, **how: build(*given, **how | {{"background": False}})
 memory = ntmem.open({store!r}, graph_share=1.0)
 memory.vectors.count("n")
@@ -152,6 +153,7 @@ def calm(memory: ntmem.MemorySystem, crowd: Crowd, until: int) -> None:
 def patched(*, asked: bool) -> Any:
     with (
         patch.object(graphs, "worth", lambda *_: WORTH),
+        patch.multiple(graphs, MERGED=16, SMALL=0, EAGER=1),
         patch.object(graphs, "is_sooner", lambda parts, *_: asked and parts > 0),
     ):
         yield

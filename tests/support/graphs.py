@@ -23,6 +23,7 @@ import random
 import numpy as np
 from ntmem.tiers import graphs, segments
 graphs.worth, graphs.is_sooner = lambda *_: 256, lambda parts, *_: parts > 0
+graphs.MERGED, graphs.SMALL, graphs.EAGER = 16, 0, 1
 graphs.build = lambda *given, build=graphs.build, **how: build(*given, **how | dict(background=False))
 def rows(count, *seed):
     return np.random.default_rng(seed).standard_normal((count, 16)).astype(np.float32)
@@ -46,6 +47,7 @@ def early(*, asked: bool = True) -> Iterator[None]:
     with (
         patch.object(graphs, "build", built),
         patch.object(graphs, "worth", lambda *_: WORTH),
+        patch.multiple(graphs, MERGED=16, SMALL=0, EAGER=1),
         patch.object(graphs, "is_sooner", lambda parts, *_: asked and parts > 0),
     ):
         yield
