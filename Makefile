@@ -80,7 +80,8 @@ graph: $(VENV)/testable  ## damage graphs of neighbours and their files, and sea
 
 growing: $(VENV)/testable  ## add vectors while graphs of them are made, and kill who does (GRAPH_ADDS=, GRAPH_KILLS=)
 	@NTMEM_GRAPH_ADDS=$(GRAPH_ADDS) NTMEM_GRAPH_KILLS=$(GRAPH_KILLS) \
-		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/crash/test_graphs_kill.py tests/crash/test_graphs_long.py
+		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/crash/test_graphs_kill.py tests/crash/test_graphs_long.py \
+		tests/conformance/test_hnswlib_suite.py
 
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py

@@ -178,12 +178,12 @@ STOPPING = (
 build = graphs.build
 def waiting(*args, **more):
     graphs.build = build
-    os.write(1, b"building\n"); hear()
+    os.write(1, b"building\\n"); hear()
     return build(*args, **more)
 graphs.build = waiting
 memory = ntmem.open(sys.argv[1])
 memory.vectors.add_many("n", [f"child-{n}" for n in range(320)], rows(320, 7))
-os.write(1, b"added\n")
+os.write(1, b"added\\n")
 memory.vectors._of(("n",))._builder.join()
 memory.close()
 """

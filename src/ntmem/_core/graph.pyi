@@ -4,7 +4,6 @@ import numpy as np
 from _typeshed import ReadableBuffer
 from numpy.typing import NDArray
 
-__pyx_capi__: dict[str, Any]
 METRICS: dict[str, int]
 KIND_NAMES: dict[int, str]
 KINDS: dict[np.dtype[Any], int]

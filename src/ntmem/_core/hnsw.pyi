@@ -5,7 +5,6 @@ from numpy.typing import NDArray
 
 from .graph import Graph
 
-__pyx_capi__: dict[str, Any]
 METRICS: dict[str, int]
 KINDS: dict[np.dtype[Any], int]
 MOST_DIMENSIONS: int

@@ -3,6 +3,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+__pyx_capi__: dict[str, Any]
 MOST_DIMENSIONS: int
 KINDS: dict[np.dtype[Any], int]
 
