@@ -24,7 +24,7 @@ import ntmem
 
 pytestmark = pytest.mark.crash
 
-KILLS = int(os.environ.get("NTMEM_GRAPH_KILLS", "8"))
+KILLS = int(os.environ.get("NTMEM_GRAPH_KILLS", "4"))
 BATCH = 320
 
 NOT_NAMED = [

@@ -25,7 +25,7 @@ from ntmem.tiers import graphs
 
 pytestmark = pytest.mark.crash
 
-ADDS = int(os.environ.get("NTMEM_GRAPH_ADDS", "20000"))
+ADDS = int(os.environ.get("NTMEM_GRAPH_ADDS", "6000"))
 ROWS, IDS = 3, ADDS // 4
 WORTH = max(512, ADDS // 256)
 BEHIND = 3 * WORTH  # changes without a graph that are waited for: making graphs is what takes the time
