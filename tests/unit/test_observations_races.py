@@ -253,6 +253,25 @@ def test_live_rows_are_gone_when_they_are_fetched_again(
     check_both(two, plain)
 
 
+def test_rows_come_behind_live_ones_that_were_given_up_and_are_gone(
+    two: tuple[Any, Any], plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that is fetched again as a row is added to it, of which the rows are distilled at that moment."""
+    one, other = two
+    for number in range(3):
+        add(one.observations, plain, float(number))
+    assert other.observations.info(*MARKET).live_rows == 3
+    other.observations._budget.most = 0
+    other.observations._budget.shrink()
+    add(one.observations, plain, 3.0)
+    part = other.observations._of(*MARKET)._parts[0]
+    done = once(part, "_fetch", one.observations.distill, monkeypatch)
+    facts = other.observations.info(*MARKET)
+    assert done
+    assert (facts.rows, facts.live_rows) == (4, 0)
+    check_both(two, plain)
+
+
 def test_some_live_rows_of_those_given_up_are_distilled(
     two: tuple[Any, Any], plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,9 +263,10 @@ class Series:
                 row = self.row()
                 if row is None:
                     return None, []
-                if self._follow(row) and self.row() is row:
-                    self._budget.shrink()
-                    return row, list(self._parts)
+                with suppress(Gone):  # rows that were given up, and distilled since: `row` says so next time
+                    if self._follow(row) and self.row() is row:
+                        self._budget.shrink()
+                        return row, list(self._parts)
             raise CorruptionError(f"{self.key!r} has a row that leads to blocks which it does not have")
 
     def _follow(self, row: SeriesRow) -> bool:
