@@ -77,7 +77,7 @@ from ntmem.tiers import collection
 collection._WORTH = 4096
 chance = random.Random(int(sys.argv[2]))
 while True:
-    with ntmem.open(sys.argv[1], graph_share=0) as memory:  # graphs would be counted below
+    with ntmem.open(sys.argv[1]) as memory:
         v = memory.vectors
         for turn in range(3):
             first = v.count("n")
@@ -94,7 +94,7 @@ def test_who_is_killed_at_any_time(ram: Path, start: Start, caplog: pytest.LogCa
         child.line()
         time.sleep(random.Random(seed).random() * 0.4)
         child.kill()
-        with ntmem.open(store, graph_share=0) as memory:
+        with ntmem.open(store) as memory:
             v = memory.vectors
             count = v.count("n")
             assert v.info("n").changes == count

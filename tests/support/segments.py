@@ -125,8 +125,8 @@ def answers(v: Any, name: str = "n") -> list[Any]:
 
 
 def segments(store: Path) -> list[str]:
-    """Return the names of all files beside the data that have to do with segments."""
-    return sorted(path.name for path in (store / "vectors").glob("*"))
+    """Return the names of all files beside the data that have to do with segments, also of unfinished ones."""
+    return sorted(path.name for path in (store / "vectors").glob("*") if ".graph" not in path.name)
 
 
 def segment(store: Path, first: int, collection: int = 1) -> Path:
