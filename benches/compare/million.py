@@ -26,14 +26,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from vectordata import DIMENSION, Array, Data, load
-from vectorpeers import _of_faiss, _of_usearch
+from vectorpeers import built, faiss_graph, hnswlib_graph, of_faiss, of_usearch, use_one_thread
 
 import ntmem
 
 K = 10
 EFS = (32, 64, 100, 160, 250, 400, 600, 1000)
 PARTS = ("search", "ingest", "memory", "build")
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 MEMORY = 4 << 30
 
 
@@ -96,30 +95,12 @@ def ours(vectors: Any) -> Swept:
     )
 
 
-def built(name: str, path: Path, build: Callable[[], Any]) -> None:
-    """Build what is not kept, and say how long that took."""
-    if not path.exists():
-        began = time.perf_counter()
-        build()
-        print(f"{name}: built in {time.perf_counter() - began:.0f} s", flush=True)
-
-
 def with_hnswlib(data: Data, path: Path) -> Swept | None:
     try:
         import hnswlib
     except ImportError:
         return None
-    count = len(data.vectors)
-
-    def build() -> None:
-        made = hnswlib.Index("ip", DIMENSION)
-        made.init_index(count, M=16, ef_construction=200, random_seed=100)
-        made.add_items(data.vectors, num_threads=2)
-        made.save_index(str(path))
-
-    built("hnswlib", path, build)
-    graph = hnswlib.Index("ip", DIMENSION)
-    graph.load_index(str(path), max_elements=count)
+    graph = hnswlib_graph(hnswlib, data, path)
 
     def search(query: Array, ef: int) -> Any:
         graph.set_ef(ef)
@@ -134,22 +115,12 @@ def with_faiss(data: Data, path: Path) -> Swept | None:
     except ImportError:
         return None
 
-    def build() -> None:
-        made = faiss.IndexHNSWSQ(DIMENSION, faiss.ScalarQuantizer.QT_8bit, 16, faiss.METRIC_INNER_PRODUCT)
-        made.hnsw.efConstruction = 200
-        faiss.omp_set_num_threads(2)
-        made.train(data.vectors[:200_000])
-        made.add(data.vectors)
-        faiss.write_index(made, str(path))
-
-    built("faiss", path, build)
-    faiss.omp_set_num_threads(1)
-    graph = faiss.read_index(str(path))
+    graph = faiss_graph(faiss, data, path)
 
     def search(query: Array, ef: int) -> Any:
         return graph.search(query[np.newaxis], K, params=faiss.SearchParametersHNSW(efSearch=ef))
 
-    return Swept("faiss HNSW SQ 8 bit", search, _of_faiss)
+    return Swept("faiss HNSW SQ 8 bit", search, of_faiss)
 
 
 def with_usearch(data: Data, path: Path) -> Swept | None:
@@ -178,7 +149,7 @@ def with_usearch(data: Data, path: Path) -> Swept | None:
             graph.expansion_search = ef
         return graph.search(small(query), K, threads=1)
 
-    return Swept("usearch int8", search, _of_usearch)
+    return Swept("usearch int8", search, of_usearch)
 
 
 # -- searching
@@ -404,13 +375,6 @@ def run_build(data: Data, rounds: int) -> None:
     print(f"\nA graph of {len(rows):,} by two threads, load {os.getloadavg()[0]:.1f}: ntmem / hnswlib float32, s")
     print(", ".join(f"{a:.1f} / {b:.1f}" for a, b in both))
     print(f"rate to hnswlib's: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
-
-
-def use_one_thread() -> None:
-    """Begin anew with one thread in each library: they look at their first import."""
-    if any(os.environ.get(name) != "1" for name in THREADS):
-        os.environ.update(dict.fromkeys(THREADS, "1"))
-        os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""What ``vectors.py`` compares with ntmem: a name, a search for one query, and the numbers in its answer."""
+"""What ``vectors.py`` and ``million.py`` compare with ntmem: a name, a search for one query, numbers in its answer."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from vectordata import DIMENSION, Array, Data
 
 EF = 100
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Engine(NamedTuple):
@@ -111,7 +113,7 @@ def exact(data: Data, k: int) -> Iterator[Engine]:
         import faiss
 
         flat = flat_index(faiss, data)
-        yield Engine("faiss SQ 8 bit, flat", lambda query: flat.search(query[np.newaxis], k), _of_faiss)
+        yield Engine("faiss SQ 8 bit, flat", lambda query: flat.search(query[np.newaxis], k), of_faiss)
     except ImportError:
         print("faiss is not installed")
     try:
@@ -128,17 +130,64 @@ def exact(data: Data, k: int) -> Iterator[Engine]:
     def plain(query: Array) -> Any:
         return search(data.vectors, query, k, MetricKind.IP, exact=True, threads=1)
 
-    yield Engine("usearch int8, exact", quantized, _of_usearch)
-    yield Engine("usearch float32, exact", plain, _of_usearch)
+    yield Engine("usearch int8, exact", quantized, of_usearch)
+    yield Engine("usearch float32, exact", plain, of_usearch)
 
 
-def _of_faiss(answer: Any) -> list[int]:
+def of_faiss(answer: Any) -> list[int]:
     return [each for each in answer[1][0].tolist() if each >= 0]
 
 
-def _of_usearch(answer: Any) -> list[int]:
+def of_usearch(answer: Any) -> list[int]:
     found: list[int] = answer.keys.tolist()
     return found
+
+
+def use_one_thread() -> None:
+    """Begin anew with one thread in each library: they look at their first import."""
+    if any(os.environ.get(name) != "1" for name in THREADS):
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def built(name: str, path: Path, build: Callable[[], Any]) -> None:
+    """Build what is not kept, and say how long that took."""
+    if not path.exists():
+        began = time.perf_counter()
+        build()
+        print(f"{name}: built in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def hnswlib_graph(hnswlib: Any, data: Data, path: Path) -> Any:
+    """Return a graph by hnswlib, built by two threads and kept."""
+    count = len(data.vectors)
+
+    def build() -> None:
+        made = hnswlib.Index("ip", DIMENSION)
+        made.init_index(count, M=16, ef_construction=200, random_seed=100)
+        made.add_items(data.vectors, num_threads=2)
+        made.save_index(str(path))
+
+    built("hnswlib", path, build)
+    graph = hnswlib.Index("ip", DIMENSION)
+    graph.load_index(str(path), max_elements=count)
+    return graph
+
+
+def faiss_graph(faiss: Any, data: Data, path: Path) -> Any:
+    """Return a graph of int8 by faiss, built by two threads and kept."""
+
+    def build() -> None:
+        made = faiss.IndexHNSWSQ(DIMENSION, faiss.ScalarQuantizer.QT_8bit, 16, faiss.METRIC_INNER_PRODUCT)
+        made.hnsw.efConstruction = 200
+        faiss.omp_set_num_threads(2)
+        made.train(data.vectors[:200_000])
+        made.add(data.vectors)
+        faiss.write_index(made, str(path))
+
+    built("faiss", path, build)
+    faiss.omp_set_num_threads(1)
+    return faiss.read_index(str(path))
 
 
 def flat_index(faiss: Any, data: Data) -> Any:
@@ -154,7 +203,6 @@ class Filtered:
 
     def __init__(self, data: Data, kept: Path, stem: str) -> None:
         self.data = data
-        self._kept, self._stem = kept, stem
         kept.mkdir(parents=True, exist_ok=True)
         self._faiss: Any = None
         self._flat: Any = None
@@ -164,44 +212,16 @@ class Filtered:
             import faiss
 
             self._faiss, self._flat = faiss, flat_index(faiss, data)
-            self._graph = self._faiss_graph()
+            self._graph = faiss_graph(faiss, data, kept / f"{stem}.faiss")
         except ImportError:
             print("faiss is not installed")
         try:
-            self._hnsw = self._hnswlib_graph()
+            import hnswlib
+
+            self._hnsw = hnswlib_graph(hnswlib, data, kept / f"{stem}.hnswlib")
+            self._hnsw.set_ef(EF)
         except ImportError:
             print("hnswlib is not installed")
-
-    def _faiss_graph(self) -> Any:
-        faiss, path = self._faiss, self._kept / f"{self._stem}.faiss"
-        if path.exists():
-            graph = faiss.read_index(str(path))
-        else:
-            began = time.perf_counter()
-            faiss.omp_set_num_threads(os.cpu_count())
-            graph = faiss.IndexHNSWSQ(DIMENSION, faiss.ScalarQuantizer.QT_8bit, 16, faiss.METRIC_INNER_PRODUCT)
-            graph.hnsw.efConstruction = 200
-            graph.train(self.data.vectors)
-            graph.add(self.data.vectors)
-            faiss.omp_set_num_threads(1)
-            faiss.write_index(graph, str(path))
-            print(f"built faiss HNSW SQ in {time.perf_counter() - began:.0f} s")
-        return graph
-
-    def _hnswlib_graph(self) -> Any:
-        import hnswlib
-
-        graph, path = hnswlib.Index("ip", DIMENSION), self._kept / f"{self._stem}.hnswlib"
-        if path.exists():
-            graph.load_index(str(path), max_elements=len(self.data.vectors))
-        else:
-            began = time.perf_counter()
-            graph.init_index(len(self.data.vectors), M=16, ef_construction=200, random_seed=100)
-            graph.add_items(self.data.vectors, num_threads=os.cpu_count())
-            graph.save_index(str(path))
-            print(f"built hnswlib in {time.perf_counter() - began:.0f} s")
-        graph.set_ef(EF)
-        return graph
 
     def engines(self, one: Filter, k: int) -> Iterator[Engine]:
         """Make the engines for a filter; all compute it for each query, one has it at hand."""
@@ -217,9 +237,9 @@ class Filtered:
                     return index.search(query[np.newaxis], k, params=faiss.SearchParameters(sel=chosen))
                 return index.search(query[np.newaxis], k, params=faiss.SearchParametersHNSW(sel=chosen, efSearch=EF))
 
-            yield Engine("faiss SQ flat, bitmap", lambda query: on(flat, query, None), _of_faiss)
-            yield Engine("the same, bitmap at hand", lambda query: on(flat, query, ready), _of_faiss)
-            yield Engine("faiss HNSW SQ, bitmap", lambda query: on(graph, query, None), _of_faiss)
+            yield Engine("faiss SQ flat, bitmap", lambda query: on(flat, query, None), of_faiss)
+            yield Engine("the same, bitmap at hand", lambda query: on(flat, query, ready), of_faiss)
+            yield Engine("faiss HNSW SQ, bitmap", lambda query: on(graph, query, None), of_faiss)
         if self._hnsw is not None:
             yield Engine("hnswlib, function", lambda query: self._function(query, one, k), list)
 

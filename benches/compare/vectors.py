@@ -15,7 +15,6 @@ import argparse
 import gc
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -24,14 +23,13 @@ from typing import Any
 
 import numpy as np
 from vectordata import DIMENSION, Array, Data, best, load, scores
-from vectorpeers import Engine, Filtered, exact, filters, never_seen, ours, reranked
+from vectorpeers import Engine, Filtered, exact, filters, never_seen, ours, reranked, use_one_thread
 from vectorprocesses import together
 
 import ntmem
 
 K = 10
 PARTS = ("exact", "filtered", "add", "together")
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def in_turns(engines: list[Engine], queries: Array, rounds: int, block: int) -> dict[str, tuple[list[int], list[Any]]]:
@@ -143,13 +141,6 @@ def run_together(data: Data, directory: Path, rounds: int) -> None:
     path = directory / "together"
     with filled(path, data, ("int8",)) as store:
         together(path, store.vectors, "int8", data.queries, rounds)
-
-
-def use_one_thread() -> None:
-    """Begin anew with one thread in each library: they look at their first import."""
-    if any(os.environ.get(name) != "1" for name in THREADS):
-        os.environ.update(dict.fromkeys(THREADS, "1"))
-        os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def main() -> None:

@@ -219,6 +219,25 @@ def test_replaced_vectors_are_left_out_when_they_are_many() -> None:
         assert collection.graphs.parts(collection.tail())[0].graph.linked == 0
 
 
+def test_a_plan_of_later_is_none_of_earlier() -> None:
+    """A graph of vectors that were not known yet shows where they are, though as many are wanted as now."""
+    with ntmem.open(graph_share=0) as memory:
+        v, early, late = memory.vectors, rows(640, 1), rows(64, 2)
+        v.add_many("n", [str(n) for n in range(640)], early, ts_known=1)
+        v.add_many("n", [f"late {n}" for n in range(64)], late, ts_known=10)
+        v.compact("n")
+        for number in range(64):
+            v.delete("n", f"late {number}", ts_known=12)
+        collection = collection_of(v)
+        tail, plan = collection.tail(), collection.graphs.plan
+        count = tail.count
+        left = tail.wanted(count, 20)[1]
+        assert left == tail.wanted(count, 5)[1] == 640
+        for limit, graphed in ((20, 1), (5, 0), (20, 1)):
+            assert len(plan(tail, 10, count, limit, left, None).graphs) == graphed
+        assert v.search("n", late[0], 1, as_of=5)[0].id == v.search("n", late[0], 1)[0].id
+
+
 def test_one_of_several_makes_them(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     building, most = threading.Semaphore(0), []
     build = graphs.build

@@ -26,6 +26,14 @@ from ntmem._core.vectors cimport (
 import msgspec
 import numpy as np
 
+cdef extern from *:
+    """
+    _Static_assert(
+        (int)GRAPH_COSINE == (int)VECTORS_COSINE && (int)GRAPH_L2 == (int)VECTORS_L2 && (int)GRAPH_IP == VECTORS_IP,
+        "metrics have one number"
+    );
+    """
+
 cdef object decode = msgspec.msgpack.Decoder().decode
 cdef object new_tuple = tuple.__new__
 
@@ -80,7 +88,7 @@ cdef class Search:
         cdef uint64_t at = 0, first, end
         cdef const uint64_t[::1] words
         cdef const uint64_t *allowed = NULL
-        self.tail, self.k, self.ef = tail, k, max(ef, k)
+        self.tail, self.k, self.ef = tail, k, min(max(ef, k), count)
         tail.seen(count)
         if bits is not None and count:
             words = self.bits = tail.checked(count, bits)
@@ -139,33 +147,31 @@ cdef class Search:
             scratch = <float *>malloc(vectors.dimension * sizeof(float))
             if self.best == NULL or self.found == NULL or self.walked == NULL or query == NULL or scratch == NULL:
                 raise MemoryError(f"no memory for {n} queries of {self.k} results")
-            self.take_scratch()
+            self.hold_scratch(True)
             with nogil:
                 for i in range(n if self.k else 0):
                     self.find(i, &queries[i, 0], query, scratch)
         finally:
-            self.give_scratch()
+            self.hold_scratch(False)
             free(query)
             free(scratch)
         return 0
 
-    cdef int take_scratch(self) except -1:
+    cdef int hold_scratch(self, bint held) except -1:
+        """Take what walks in graphs need, or give it back."""
         cdef Graph graph
+        cdef range_t *where
         cdef size_t i
         for i in range(self.range_count):
-            if self.ranges[i].graph != NULL:
-                graph = self.graphs[self.ranges[i].number]
-                self.ranges[i].scratch = graph.scratch_taken()
-        return 0
-
-    cdef int give_scratch(self) except -1:
-        cdef Graph graph
-        cdef size_t i
-        for i in range(self.range_count):
-            if self.ranges[i].scratch != NULL:
-                graph = self.graphs[self.ranges[i].number]
-                graph.scratch_given(self.ranges[i].scratch)
-                self.ranges[i].scratch = NULL
+            where = &self.ranges[i]
+            if where.graph == NULL or (where.scratch != NULL) == held:
+                continue
+            graph = self.graphs[where.number]
+            if held:
+                where.scratch = graph.scratch_taken()
+            else:
+                graph.scratch_given(where.scratch)
+                where.scratch = NULL
         return 0
 
     cdef void find(self, size_t number, const float *numbers, void *query, float *scratch) noexcept nogil:

@@ -286,7 +286,7 @@ class Graphs:
             return plan
         there = self.parts(tail)
         parts = [part for part in there if part.end <= count and part.newest <= limit]
-        wanted = max(ef or EF, k)
+        wanted = min(max(ef or EF, k), count)
         graphed = sum(part.end - part.first for part in parts)
         plan = Plan()
         if is_sooner(len(parts), wanted, self._row.m, self._row_bytes, count, left, graphed):

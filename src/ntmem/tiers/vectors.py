@@ -686,11 +686,13 @@ class VectorStore:
         """Return of how many slots a search is, of which of them, and how it is done."""
         limit, chosen = self._limit_of(as_of), compile_where(where)
         count = tail.count
-        if as_of is not None and not tail.wanted(count, limit)[1]:  # that there is a collection may not be known then
-            return _Asked(0, None, Plan())
+        if chosen is None or as_of is not None:
+            bits, left = tail.wanted(count, limit)
+            if as_of is not None and not left:  # that there is a collection may not be known then
+                return _Asked(0, None, Plan())
         _check_vectors(collection.row, queries, "the query")
-        bits = None if chosen is None else _passing(collection, tail, count, limit, chosen)
-        bits, left = tail.wanted(count, limit, bits)
+        if chosen is not None:
+            bits, left = tail.wanted(count, limit, _passing(collection, tail, count, limit, chosen))
         return _Asked(count, bits, collection.graphs.plan(tail, many, count, limit, left, ef))
 
     def _best(
