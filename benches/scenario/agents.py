@@ -82,6 +82,12 @@ class NearestNeighbours:
         self._count = 0
 
     def decide(self, situation: Array, now: int) -> int:
+        found, sums = self.neighbours(situation)
+        counts = found + 1
+        return int(np.argmax(sums / counts + self._width / np.sqrt(counts)))
+
+    def neighbours(self, situation: Array) -> tuple[Array, Array]:
+        """Return how many of the nearest outcomes are of each action, and the sums of their rewards."""
         count = min(self._count, self._window)
         held = self._situations[:count]
         near: Any = slice(count)
@@ -89,9 +95,8 @@ class NearestNeighbours:
             distances = np.einsum("ij,ij->i", held, held) - held @ (2 * situation)
             near = np.argpartition(distances, self._k)[: self._k]
         taken = self._taken[near]
-        counts = np.bincount(taken, minlength=self._actions) + 1
         sums = np.bincount(taken, self._rewards[near], self._actions)
-        return int(np.argmax(sums / counts + self._width / np.sqrt(counts)))
+        return np.bincount(taken, minlength=self._actions), sums
 
     def learn(self, decision: Decision, reward: float, now: int) -> None:
         place = self._count % self._window

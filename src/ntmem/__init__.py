@@ -65,16 +65,26 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .embedding import FunctionEmbedder as FunctionEmbedder
     from .embedding import HashedTextEmbedder as HashedTextEmbedder
     from .embedding import MarketWindowEmbedder as MarketWindowEmbedder
+    from .reasoningbank import CalibrationReport as CalibrationReport
+    from .reasoningbank import ReasoningBank as ReasoningBank
+    from .reasoningbank import RelativeErrorJudge as RelativeErrorJudge
+    from .reasoningbank import ScaledJudge as ScaledJudge
+    from .reasoningbank import Trajectory as Trajectory
+    from .reasoningbank import TrajectoryTracker as TrajectoryTracker
+    from .reasoningbank import Verdict as Verdict
+    from .reasoningbank import VerdictResult as VerdictResult
     from .tiers.vectors import SearchHit as SearchHit
     from .tiers.vectors import VectorStore as VectorStore
 
 __version__ = "0.1.0"
 
 
-_LATER = {  # what needs numpy
+_LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("EmbeddingProvider", "HashedTextEmbedder", "MarketWindowEmbedder"), "embedding"),
     **dict.fromkeys(("CachedEmbedder", "FunctionEmbedder"), "embedding"),
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
+    **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
+    **dict.fromkeys(("Trajectory", "TrajectoryTracker", "Verdict", "VerdictResult"), "reasoningbank"),
 }
 
 
@@ -99,6 +109,7 @@ __all__ = [
     "CacheError",
     "CacheStats",
     "CachedEmbedder",
+    "CalibrationReport",
     "Codec",
     "ConsensusEngine",
     "ConsensusError",
@@ -137,7 +148,10 @@ __all__ = [
     "Proposal",
     "PubSubBroker",
     "ReadOnlyError",
+    "ReasoningBank",
     "Record",
+    "RelativeErrorJudge",
+    "ScaledJudge",
     "SchemaError",
     "SearchHit",
     "SerializationError",
@@ -146,9 +160,13 @@ __all__ = [
     "StorageError",
     "StoreClosed",
     "Subscription",
+    "Trajectory",
+    "TrajectoryTracker",
     "Transaction",
     "VectorError",
     "VectorStore",
+    "Verdict",
+    "VerdictResult",
     "VerifyReport",
     "VersionConflict",
     "Vote",

@@ -13,9 +13,8 @@ from ._core.text import html_facts
 class MemoryStats(Struct, frozen=True):
     """A snapshot of a store's accounts; sizes in bytes, times in nanoseconds unless named otherwise.
 
-    The first four are the names of the original crate. The LMDB engine has no hot tier, so all of `l1` is 0; no
-    trajectories can be recorded yet, so `total_trajectories` is 0. What is counted is of all processes since the store
-    was last opened by the first of them.
+    The first four are the names of the original crate. The LMDB engine has no hot tier, so all of `l1` is 0. What is
+    counted of the hot tier and of locks is of all processes since the store was last opened by the first of them.
     """
 
     l1_entries: int

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from .embedding import EmbeddingProvider
+    from .reasoningbank import ReasoningBank, Trajectory, TrajectoryTracker
     from .tiers.observations import Observations
     from .tiers.vectors import VectorStore
 
@@ -130,6 +131,7 @@ class MemorySystem(DirectCalls):
         self._bus = BusState()
         self._seen: Observations | None = None
         self._vectors: VectorStore | None = None
+        self._trajectories: TrajectoryTracker | None = None
         self._making = threading.Lock()
         self.embedder = embedder
 
@@ -699,6 +701,33 @@ class MemorySystem(DirectCalls):
         """
         return self.vectors.search_similar(namespace, query_embedding, top_k)
 
+    # -- trajectories
+
+    @property
+    def trajectories(self) -> TrajectoryTracker:
+        """What agents saw, did and expected, and what came of it; keep it at hand: ``t = memory.trajectories``."""
+        from .reasoningbank import TrajectoryTracker
+
+        self._engine()
+        found = self._trajectories
+        if found is None:
+            with self._making:
+                found = self._trajectories = self._trajectories or TrajectoryTracker(
+                    self._engine, lambda: self.vectors, durable=self._durable(None)
+                )
+        return found
+
+    @property
+    def bank(self) -> ReasoningBank:
+        """Trajectories and what is made of them; keep it at hand: ``b = memory.bank``."""
+        from .reasoningbank import ReasoningBank
+
+        return ReasoningBank(self.trajectories, self._engine)
+
+    def track_trajectory(self, trajectory: Trajectory) -> str:
+        """Keep a trajectory, and what is added to it from now on; return its id. All of it is kept, or nothing."""
+        return self.trajectories.track(trajectory)
+
     # -- durability, facts
 
     def flush(self, timeout: float | None = None) -> None:
@@ -749,7 +778,7 @@ class MemorySystem(DirectCalls):
             vector_bytes=self.vectors.nbytes,
             graph_bytes=self.vectors.graph_bytes,
             l3_size_bytes=sizes["file"],
-            total_trajectories=0,
+            total_trajectories=self.trajectories.count(),
             engine=engine.name,
             l3_entries=sizes["records"],
             l3_history_entries=sizes["history"],

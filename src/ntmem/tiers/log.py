@@ -479,9 +479,14 @@ class LogEngine(LmdbEngine):
         """Position and epoch of the log: what was looked for afterwards, in vain, was not there before."""
         return self.log.committed, self.log.epoch
 
-    def put_new(self, values: Sequence[tuple[tuple[str, ...], bytes, bytes]], absent_at: tuple[int, int]) -> bool:
+    def put_new(
+        self,
+        values: Sequence[tuple[tuple[str, ...], bytes, bytes]],
+        absent_at: tuple[int, int],
+        drops: Sequence[tuple[tuple[str, ...], bytes]] = (),
+    ) -> bool:
         """Put keys into namespaces of the store's own, as one group, unless the first is there; return whether it was
-        done.
+        done. `drops` are deleted with it.
 
         The first was not there at this mark. It is not done, either, if the log does not go back to the mark or
         somebody has written past it since; :class:`ValueTooLarge` is raised for what does not fit it.
@@ -492,6 +497,7 @@ class LogEngine(LmdbEngine):
             (KIND_PUT, 0, encoded(labels), key, self.writer, value, now, now, 0) for labels, key, value in values
         ]
         records[0] += (0, 0, True)
+        records += [(KIND_DELETE, 0, encoded(labels), key, self.writer, b"", now, now, 0) for labels, key in drops]
 
         def put() -> int:
             try:

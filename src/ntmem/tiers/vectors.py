@@ -27,6 +27,7 @@ from .collection import Collection, Limits, memory_of
 from .engine import LmdbEngine
 from .exporting import check_path, export_vectors
 from .graphs import Plan, bytes_of
+from .guards import check_situations
 from .log import LogEngine
 from .points import (
     COLLECTIONS,
@@ -208,7 +209,7 @@ class VectorStore:
         VectorError
             There is one already, and it is another; dimension, metric or dtype is none.
         """
-        engine, labels = self._writable(), labels_of(namespace)
+        engine, labels = self._writable(), _free(namespace)
         require_int(dimension, "dimension", 1, MOST_DIMENSIONS)
         require_int(m, "m", 2, 512)
         require_int(ef_construction, "ef_construction", 1, 1 << 20)
@@ -242,7 +243,7 @@ class VectorStore:
         Who stops in the middle leaves a collection that is none, and is finished by the next :meth:`drop` or
         :meth:`create`.
         """
-        engine, labels = self._writable(), labels_of(namespace)
+        engine, labels = self._writable(), _free(namespace)
         found = self._row(engine, labels)
         if found is not None:
             key, over = collection_key(labels), encode_collection(msgspec.structs.replace(found, is_dropped=True))
@@ -410,6 +411,7 @@ class VectorStore:
             raise TypeError("delete() takes an id or where=; drop() removes a whole collection")
         if where is not None and not where:
             raise ValueError("an empty filter would delete all; drop() removes a collection with its past")
+        _free(namespace)
         engine = self._writable()
         now = engine.now()
         known = now if ts_known is None else instant_ns(ts_known, "ts_known")
@@ -431,7 +433,7 @@ class VectorStore:
     def _write(
         self, engine: LmdbEngine, namespace: AnyNamespace, points: Callable[[CollectionRow | None], list[Point]]
     ) -> None:
-        labels = labels_of(namespace)
+        labels = _free(namespace)
         for _ in range(_ATTEMPTS):
             collection = self._of(labels)
             if collection is None:
@@ -882,6 +884,13 @@ class VectorStore:
         if engine.read_only:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
         return engine
+
+
+def _free(namespace: AnyNamespace) -> tuple[str, ...]:
+    """Return the labels of a collection that may be changed."""
+    labels = labels_of(namespace)
+    check_situations(namespace, labels)
+    return labels
 
 
 def _shown(labels: tuple[str, ...]) -> str:
