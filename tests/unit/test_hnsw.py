@@ -101,6 +101,14 @@ def test_what_is_found_is_nearly_the_best(made, kind, metric, least, threads):
     assert recall(graph, what, kind, queries, allowed=few) == 1.0
 
 
+def test_the_first_rows_are_one_threads():
+    """Rows that come at the same time do not see each other: of few ones, some would be found by nobody."""
+    what = rows_of(uniform(1000, 8, 3), "int8", "l2")
+    alone = build(*what, metric="l2", threads=1)
+    for _ in range(5):
+        assert build(*what, metric="l2", threads=8) == alone
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 17, 64, 65])
 @pytest.mark.parametrize("m", [2, 16])

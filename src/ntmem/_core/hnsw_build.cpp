@@ -276,19 +276,25 @@ struct hnsw_built {
 
 namespace {
 
-/* Threads take the next row until there is none, or one of them failed. */
+/* Threads take the next row until there is none, or one of them failed. The first rows are one thread's: what comes at the
+ * same time does not see each other, and among few nodes one that nobody saw is found by nobody later. */
 class Work {
+    static constexpr size_t ALONE = 1000;
+
  public:
     Work(Graph &graph, const hnsw_task_t &task) : graph_(graph), task_(task), next_(task.first) {}
 
     void run() {
+        const size_t begin = next_, alone = std::min<size_t>(task_.count, ALONE);
+        insert_rows(alone); /* which has asked for one more */
+        next_ = std::max(begin, alone);
         std::vector<std::thread> others;
         try {
             for (int i = 1; i < task_.threads; i++)
-                others.emplace_back([this] { insert_rows(); });
+                others.emplace_back([this] { insert_rows(task_.count); });
         } catch (const std::system_error &) { /* fewer, then */
         }
-        insert_rows();
+        insert_rows(task_.count);
         for (auto &each : others)
             each.join();
         if (failure_)
@@ -298,10 +304,10 @@ class Work {
     bool was_stopped() const { return stopped_; }
 
  private:
-    void insert_rows() {
+    void insert_rows(size_t end) {
         Pace pace(task_);
         try {
-            for (size_t row; !stopped_ && (row = next_++) < task_.count; pace.rest()) {
+            for (size_t row; !stopped_ && (row = next_++) < end; pace.rest()) {
                 if (is_to_stop(task_))
                     stopped_ = true;
                 else if (task_.plain)
