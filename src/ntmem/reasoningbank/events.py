@@ -128,8 +128,8 @@ def encode_event(event: Event) -> bytes:
 
 def decode_event(value: bytes, trajectory_id: str, step: int) -> Event:
     """Return the event that stands in the store so."""
-    event: Event = _decoded(value, _DECODER, f"step {step} of trajectory {trajectory_id}")
-    if (step == 0) != isinstance(event, Begun):
+    event: Event = _decoded(value, _DECODER, "step", step, "of trajectory", trajectory_id)
+    if (type(event) is Begun) != (step == 0):
         raise CorruptionError(
             f"step {step} of trajectory {trajectory_id} is a {type(event).__name__}; its first step, and only that, "
             "begins it; restore a backup"
@@ -159,13 +159,17 @@ def decode_count(value: bytes) -> int:
     return count
 
 
-def _decoded(value: bytes, decoder: Any, what: str) -> Any:
+def _decoded(value: bytes, decoder: Any, *what: object) -> Any:
     if value[:1] != FORMAT:
-        raise CorruptionError(f"{what} has the format {value[:1]!r}, not {FORMAT!r}; restore a backup")
+        raise CorruptionError(f"{_named(what)} has the format {value[:1]!r}, not {FORMAT!r}; restore a backup")
     try:
-        return decoder.decode(memoryview(value)[1:])
+        return decoder.decode(value[1:])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(f"{what} cannot be read: {error}; restore a backup") from error
+        raise CorruptionError(f"{_named(what)} cannot be read: {error}; restore a backup") from error
+
+
+def _named(what: tuple[object, ...]) -> str:
+    return " ".join(map(str, what))
 
 
 # -- keys

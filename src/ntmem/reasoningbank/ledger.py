@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 1000
 _FIRST_STEPS = 8  # of each of many trajectories that are asked for at first
+_PAGE = 256  # keys of the index that are read at once
 _QUICK = 64  # records of a group that is put at once, without a look at each
 
 Values = list[tuple[tuple[str, ...], bytes, bytes]]
@@ -115,7 +116,7 @@ class Ledger:
         engine = self.writable()
         so_far, drops = State(), set[bytes]()
         so_far.apply(begun)
-        for step, (event, _) in enumerate(state.steps[1:], 1):
+        for step, event in enumerate([each.event for each in state.steps[1:]], 1):
             values.append((TRAJECTORIES, event_key(trajectory_id, step), encode_event(event)))
             drops.update(_index(trajectory_id, so_far, step, event, values))
             if not so_far.is_embedded:
@@ -203,10 +204,13 @@ class Ledger:
                 raise CorruptionError(f"step {len(state.steps)} of trajectory {name} is missing; restore a backup")
             left, count = more, 4 * count
 
-    def tails(self, stem: str, first: str, last: str) -> Iterator[str]:
-        """Yield what stands behind `stem` in keys of the index from `first` to the instant `last`."""
+    def tails(self, stem: str, first: str, last: str, page: int = _PAGE) -> Iterator[str]:
+        """Yield what stands behind `stem` in keys of the index from `first` to the instant `last`.
+
+        They are read in pages of about so many.
+        """
         size = len(stem)
-        for key, _ in self.engine().scan(TRAJECTORY_INDEX, stem.encode(), (stem + first).encode(), None):
+        for key, _ in self.engine().scan(TRAJECTORY_INDEX, stem.encode(), (stem + first).encode(), None, page=page):
             tail = key[size:]
             if tail[:16] > last:
                 return
@@ -217,7 +221,8 @@ class Ledger:
 
         Of an action that has several, the one that was known then; of `but`, a trajectory and its action, none.
         """
-        rows = self.engine().scan(TRAJECTORY_INDEX, stem.encode(), (stem + newest_first(as_of)).encode(), None)
+        first = (stem + newest_first(as_of)).encode()
+        rows = self.engine().scan(TRAJECTORY_INDEX, stem.encode(), first, None, page=most + 1)
         found: dict[tuple[str, str], Past] = {}
         for key, data in rows:
             past, action_id = decode_past(data)

@@ -7,7 +7,9 @@ its action.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
+
+from msgspec import Struct
 
 from ..errors import CorruptionError
 from .events import MOST_STEPS, Acted, Begun, Completed, Event, Resolved, Seen
@@ -16,7 +18,7 @@ Mark: TypeAlias = "tuple[int, int] | None"
 """Position and epoch of the log of a store, where there is one."""
 
 
-class Step(NamedTuple):
+class Step(Struct, gc=False):
     """An event, and from when on it is seen."""
 
     event: Event
@@ -69,12 +71,12 @@ class State:
         """Return what is seen as of an instant, itself if that is all; None: nothing."""
         if self.steps[0].since > limit:
             return None
-        if all(since <= limit for _, since in self.steps):
+        seen = [step.event for step in self.steps if step.since <= limit]
+        if len(seen) == len(self.steps):
             return self
         found = State()
-        for event, since in self.steps:
-            if since <= limit:
-                found.apply(event)
+        for event in seen:
+            found.apply(event)
         return found
 
     def require_open(self) -> None:

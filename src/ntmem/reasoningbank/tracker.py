@@ -15,7 +15,7 @@ from ..tiers.guards import Situations
 from .events import ID_SIZE, TAIL_SIZE, Acted, Begun, Past, hashed, is_id, new_id, newest_first, past_stem
 from .ledger import Ledger
 from .state import State
-from .trajectory import Action, Trajectory, public_action
+from .trajectory import Action, Trajectory, begun, public_action
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -91,9 +91,11 @@ class TrajectoryTracker:
         self, agent_id: str, task: str = "", *, ts_event: Instant | None = None, ts_known: Instant | None = None
     ) -> Trajectory:
         """Begin a trajectory that is kept from its first step on."""
-        trajectory = Trajectory(agent_id, task, ts_event=ts_event, ts_known=ts_known)
-        self.track(trajectory)
-        return trajectory
+        now, state = self._ledger.writable().now(), State()
+        state.apply(begun(agent_id, task, ts_event, ts_known, now))
+        name = new_id(now)
+        self._ledger.extend(name, state)
+        return Trajectory.of(name, state, self._ledger, None)
 
     # -- reading
 
@@ -182,7 +184,7 @@ class TrajectoryTracker:
             )
 
         found: list[Trajectory] = []
-        tails = self._ledger.tails(stem, max(newest_first(latest), behind), newest_first(earliest))
+        tails = self._ledger.tails(stem, max(newest_first(latest), behind), newest_first(earliest), limit + 1)
         last = ""
         while len(found) < limit and (names := list(islice(tails, limit - len(found)))):
             last = names[-1]

@@ -123,14 +123,12 @@ class Trajectory:
     def __init__(
         self, agent_id: str, task: str = "", *, ts_event: Instant | None = None, ts_known: Instant | None = None
     ) -> None:
-        check_text(agent_id, "agent_id", _MOST_NAME)
-        check_text(task, "task", _MOST_TASK, least=0)
         self._lock = threading.RLock()
         self._state = State()
         self._id = ""
         self._keeper: Keeper | None = None
         self._as_of: int | None = None
-        self.add(lambda _, now: Begun(_instant(ts_event, now), _instant(ts_known, now), agent_id, task))
+        self._state.apply(begun(agent_id, task, ts_event, ts_known, _UNSAID))
 
     @classmethod
     def of(cls, trajectory_id: str, state: State, keeper: Keeper | None, as_of: int | None) -> Self:
@@ -163,8 +161,8 @@ class Trajectory:
             if self._id:
                 raise ValueError(f"this trajectory is kept already, as {self._id}; make another one")
             now, state = keeper.now(), State()
-            for event, _ in self._state.steps:
-                state.apply(_said(event, now))
+            for step in self._state.steps:
+                state.apply(_said(step.event, now))
             keeper.extend(trajectory_id, state)
             self._state, self._id, self._keeper = state, trajectory_id, keeper
             return self._id
@@ -378,7 +376,7 @@ class Trajectory:
     def events(self) -> Iterator[Event]:
         """Yield what is seen of it, in order."""
         limit = self._limit()
-        return iter([event for event, since in self._state.steps if since <= limit])
+        return iter([step.event for step in self._state.steps if step.since <= limit])
 
     def _limit(self) -> int:
         if self._as_of is not None:
@@ -425,6 +423,13 @@ def public_action(event: Acted) -> Action:
         event.ts_event,
         event.ts_known,
     )
+
+
+def begun(agent_id: Any, task: Any, ts_event: Instant | None, ts_known: Instant | None, now: int) -> Begun:
+    """Return the first event of a trajectory, its arguments checked; `now` is the time of what says none."""
+    check_text(agent_id, "agent_id", _MOST_NAME)
+    check_text(task, "task", _MOST_TASK, least=0)
+    return Begun(_instant(ts_event, now), _instant(ts_known, now), agent_id, task)
 
 
 def _instant(given: Instant | None, now: int) -> int:

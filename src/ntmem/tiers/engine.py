@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 _SWEEP = 16
 """Expired records whose space one write gives back at most."""
-_PAGE_ENTRIES = 256
+PAGE_ENTRIES = 256
 _PAGE_BYTES = 1 << 20
 _KNOWN_NAMESPACES = 65_536
 
@@ -207,27 +207,33 @@ class LmdbEngine:
         return self._read(look)
 
     def scan(
-        self, labels: tuple[str, ...], prefix: bytes, start: bytes, limit: int | None
+        self, labels: tuple[str, ...], prefix: bytes, start: bytes, limit: int | None, *, page: int = PAGE_ENTRIES
     ) -> Iterator[tuple[str, bytes]]:
-        """Yield (key, value) in order of the keys' bytes, page by page, each page from a snapshot of its own."""
-        for key, stored in islice(self._entries(labels, prefix, start), limit):
+        """Yield (key, value) in order of the keys' bytes, page by page, each page from a snapshot of its own.
+
+        `page` says how many somebody wants at once who may want more then; larger ones than usual are not read.
+        """
+        for key, stored in islice(self._entries(labels, prefix, start, page), limit):
             yield key.decode(), stored.value
 
     def entries_of(self, labels: tuple[str, ...], stem: bytes) -> Iterator[Entry]:
         """Yield the records of a namespace whose keys begin with `stem`, by key."""
         return self._entries(labels, stem, stem)
 
-    def _entries(self, labels: tuple[str, ...], prefix: bytes, start: bytes) -> Iterator[Entry]:
+    def _entries(
+        self, labels: tuple[str, ...], prefix: bytes, start: bytes, page: int = PAGE_ENTRIES
+    ) -> Iterator[Entry]:
         resume: bytes | None = None
+        most = min(page, PAGE_ENTRIES)
         while True:
             last = resume
-            page, resume = self._read(lambda tables: self._scan_page(tables, labels, prefix, start, last))  # noqa: B023
-            yield from page
+            found, resume = self._read(lambda tables: self._scan_page(tables, labels, prefix, start, last, most))  # noqa: B023
+            yield from found
             if resume is None:
                 return
 
     def _scan_page(
-        self, tables: Tables, labels: tuple[str, ...], prefix: bytes, start: bytes, resume: bytes | None
+        self, tables: Tables, labels: tuple[str, ...], prefix: bytes, start: bytes, resume: bytes | None, most: int
     ) -> Page:
         """Return served entries behind the database key `resume`, and where to go on (None: at the end)."""
         namespace_id = self._id(tables, labels)
@@ -247,7 +253,7 @@ class LmdbEngine:
             if key_head != group_head or len(key_head) < KEY_HEAD:
                 page += sorted(group)
                 group, group_head = [], key_head
-                if len(page) >= _PAGE_ENTRIES or size > _PAGE_BYTES:
+                if len(page) >= most or size > _PAGE_BYTES:
                     return page, last
             last = database_key
             served = self._served(tables, namespace_id, database_key, stored)

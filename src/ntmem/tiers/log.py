@@ -48,7 +48,7 @@ from ..errors import CorruptionError, LockTimeout, NtmemError, ReadOnlyError, St
 from ..namespace import labels_of
 from ..records import Change, Fence, Policy, Record
 from ..stats import percentiles
-from .engine import Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
+from .engine import PAGE_ENTRIES, Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
 from .faults import trouble_error
 from .guards import OWN, POSITIONS, check_guard, check_own, check_owner
 from .layout import (
@@ -419,12 +419,14 @@ class LogEngine(LmdbEngine):
         except LogDamaged as error:
             raise CorruptionError(str(error)) from error
 
-    def _entries(self, labels: tuple[str, ...], prefix: bytes, start: bytes) -> Iterator[Entry]:
+    def _entries(
+        self, labels: tuple[str, ...], prefix: bytes, start: bytes, page: int = PAGE_ENTRIES
+    ) -> Iterator[Entry]:
         space = encoded(labels)
         self.check_open()
         unflushed = self._collected(space).get(space, {})
         keys = sorted(key for key in unflushed if key >= start and key.startswith(prefix))
-        served = super()._entries(labels, prefix, start)
+        served = super()._entries(labels, prefix, start, page)
         both = heapq.merge(((key, None) for key in keys), served, key=itemgetter(0))
         for key, group in groupby(both, itemgetter(0)):
             found = next((stored for _, stored in group if stored is not None), None)
