@@ -81,27 +81,45 @@ cdef Record record_read(const unsigned char *at, const log_record_t *header, byt
     return record
 
 
-cdef int collect_group(const unsigned char *group, bytes stem, dict found) except -1:
+cdef bint begins_with(const unsigned char *data, size_t size, bytes stem) noexcept:
+    return size >= <size_t>PyBytes_GET_SIZE(stem) and memcmp(data, PyBytes_AS_STRING(stem), PyBytes_GET_SIZE(stem)) == 0
+
+
+cdef bint is_before(const unsigned char *data, size_t size, bytes other) noexcept:
+    cdef size_t least = PyBytes_GET_SIZE(other)
+    cdef int order = memcmp(data, PyBytes_AS_STRING(other), min(size, least))
+    return order < 0 or (order == 0 and size < least)
+
+
+cdef int collect_group(const unsigned char *group, bytes stem, bytes prefix, bytes start, dict found) except -1:
     cdef const unsigned char *at = group + sizeof(log_group_t)
+    cdef const unsigned char *names
+    cdef const unsigned char *key
     cdef log_record_t header
     cdef bytes namespace
     cdef uint32_t _
     for _ in range((<const log_group_t *>group).records):
         memcpy(&header, at, sizeof(header))
-        if header.kind != LOG_KIND_NOTICE and header.namespace_size >= PyBytes_GET_SIZE(stem) and memcmp(
-            at + sizeof(log_record_t), PyBytes_AS_STRING(stem), PyBytes_GET_SIZE(stem)
-        ) == 0:
-            namespace = PyBytes_FromStringAndSize(<const char *>at + sizeof(log_record_t), header.namespace_size)
+        names = at + sizeof(log_record_t)
+        key = names + header.namespace_size
+        if (
+            header.kind != LOG_KIND_NOTICE
+            and begins_with(names, header.namespace_size, stem)
+            and begins_with(key, header.key_size, prefix)
+            and not is_before(key, header.key_size, start)
+        ):
+            namespace = PyBytes_FromStringAndSize(<const char *>names, header.namespace_size)
             record = record_read(at, &header, namespace)
             found.setdefault(namespace, {})[record.key] = record
         at += record_bytes(&header)
     return 0
 
 
-def collect(Log log not None, bytes stem not None):
+def collect(Log log not None, bytes stem not None, bytes prefix not None=b"", bytes start not None=b""):
     """Return the newest unflushed record of every key in the namespaces that begin with `stem`.
 
-    What is not in it is on disk when the call returns: a disk snapshot begun afterwards has that, or newer.
+    Only of keys that begin with `prefix`, from `start` on. What is not in it is on disk when the call returns: a disk
+    snapshot begun afterwards has that, or newer.
 
     Returns
     -------
@@ -137,7 +155,7 @@ def collect(Log log not None, bytes stem not None):
                 continue
             if outcome != GROUP_COPIED:
                 raise LogDamaged(f"{log.region.path}: no sound group begins at {position}")
-            collect_group(buffer, stem, found)
+            collect_group(buffer, stem, prefix, start, found)
             position += group_bytes
     finally:
         free(buffer)

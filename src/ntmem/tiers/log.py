@@ -413,9 +413,9 @@ class LogEngine(LmdbEngine):
 
         return self._read(look)
 
-    def _collected(self, stem: bytes) -> dict[bytes, dict[bytes, LogRecord]]:
+    def _collected(self, stem: bytes, prefix: bytes = b"", start: bytes = b"") -> dict[bytes, dict[bytes, LogRecord]]:
         try:
-            return collect(self.log, stem)
+            return collect(self.log, stem, prefix, start)
         except LogDamaged as error:
             raise CorruptionError(str(error)) from error
 
@@ -424,10 +424,12 @@ class LogEngine(LmdbEngine):
     ) -> Iterator[Entry]:
         space = encoded(labels)
         self.check_open()
-        unflushed = self._collected(space).get(space, {})
-        keys = sorted(key for key in unflushed if key >= start and key.startswith(prefix))
+        unflushed = self._collected(space, prefix, start).get(space, {})
         served = super()._entries(labels, prefix, start, page)
-        both = heapq.merge(((key, None) for key in keys), served, key=itemgetter(0))
+        if not unflushed:
+            yield from served
+            return
+        both = heapq.merge(((key, None) for key in sorted(unflushed)), served, key=itemgetter(0))
         for key, group in groupby(both, itemgetter(0)):
             found = next((stored for _, stored in group if stored is not None), None)
             newer = unflushed.get(key)
