@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from .embedding import EmbeddingProvider
-    from .reasoningbank import ReasoningBank, Trajectory, TrajectoryTracker
+    from .reasoningbank import Judge, ReasoningBank, Trajectory, TrajectoryTracker
     from .tiers.observations import Observations
     from .tiers.vectors import VectorStore
 
@@ -132,6 +132,7 @@ class MemorySystem(DirectCalls):
         self._seen: Observations | None = None
         self._vectors: VectorStore | None = None
         self._trajectories: TrajectoryTracker | None = None
+        self._judge: Judge | None = None
         self._making = threading.Lock()
         self.embedder = embedder
 
@@ -722,7 +723,22 @@ class MemorySystem(DirectCalls):
         """Trajectories and what is made of them; keep it at hand: ``b = memory.bank``."""
         from .reasoningbank import ReasoningBank
 
-        return ReasoningBank(self.trajectories, self._engine)
+        return ReasoningBank(self.trajectories, self._engine, lambda: self.judge)
+
+    @property
+    def judge(self) -> Judge:
+        """What judges trajectories where no other is given, by default a :class:`ScaledJudge`; of this handle alone."""
+        from .reasoningbank import ScaledJudge
+
+        if self._judge is None:
+            self._judge = ScaledJudge()
+        return self._judge
+
+    @judge.setter
+    def judge(self, judge: Judge) -> None:
+        from .reasoningbank.verdict import require_judge
+
+        self._judge = require_judge(judge)
 
     def track_trajectory(self, trajectory: Trajectory) -> str:
         """Keep a trajectory, and what is added to it from now on; return its id. All of it is kept, or nothing."""

@@ -250,6 +250,21 @@ def test_outcomes_are_measured_by_those_known_before() -> None:
     assert "correct" in bad._repr_html_()
 
 
+def test_another_judge_for_all() -> None:
+    with ntmem.open() as memory:
+        assert isinstance(memory.judge, ScaledJudge)
+        trajectory = memory.bank.begin("a")
+        trajectory.add_action("buy", None, 110.0)
+        trajectory.add_outcome(105.0)
+        assert memory.bank.judge(trajectory.id, record=False).confidence > 0.8
+        memory.judge = RelativeErrorJudge()
+        assert memory.bank.judge(trajectory.id).confidence == 0.1
+        with pytest.raises(TypeError, match="judge must be callable with a Case, was str"):
+            memory.judge = "good"  # type: ignore[assignment]
+        [found] = memory.trajectories.find(verdict="correct").trajectories
+        assert found.verdicts[0].judge == "RelativeErrorJudge"
+
+
 # ---- calibration ----
 
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from ..instants import AsOf, Duration, Instant
 from .events import Judged
-from .judges import ScaledJudge
 from .tracker import PendingOutcome, TrajectoryTracker
 from .trajectory import Trajectory
-from .verdict import Case, Judge, Pair, VerdictResult, judge_name, run_judge
+from .verdict import Case, Judge, Pair, VerdictResult, judge_name, require_judge, run_judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +38,12 @@ class ReasoningBank:
     <Verdict.CORRECT: 'correct'>
     """
 
-    def __init__(self, trajectories: TrajectoryTracker, engine: Callable[[], LmdbEngine]) -> None:
+    def __init__(
+        self, trajectories: TrajectoryTracker, engine: Callable[[], LmdbEngine], judge: Callable[[], Judge]
+    ) -> None:
         self.trajectories = trajectories
         self._engine = engine
+        self._default = judge
 
     def begin(
         self, agent_id: str, task: str = "", *, ts_event: Instant | None = None, ts_known: Instant | None = None
@@ -82,7 +84,7 @@ class ReasoningBank:
         Parameters
         ----------
         judge : callable, optional
-            By default :class:`ScaledJudge`; see :data:`ntmem.reasoningbank.Judge`.
+            By default ``memory.judge``, a :class:`ScaledJudge` unless another was set; see :data:`ntmem.reasoningbank.Judge`.
         as_of : instant, optional
             By what was known then. Such a verdict is not kept.
         record : bool, optional
@@ -94,7 +96,7 @@ class ReasoningBank:
         KeyError
             There is no such trajectory, or it was not known then.
         """
-        return self._judge(self._get(trajectory_id, as_of), _chosen(judge), self._records(as_of, record))
+        return self._judge(self._get(trajectory_id, as_of), self._chosen(judge), self._records(as_of, record))
 
     def judge_many(
         self,
@@ -105,7 +107,7 @@ class ReasoningBank:
         record: bool | None = None,
     ) -> list[VerdictResult]:
         """Judge trajectories, one after the other as by :meth:`judge`; all are read before the first is judged."""
-        chosen, records, ids = _chosen(judge), self._records(as_of, record), list(trajectory_ids)
+        chosen, records, ids = self._chosen(judge), self._records(as_of, record), list(trajectory_ids)
         found = self.trajectories.get_many(ids, as_of=as_of)
         return [self._judge(_there(each, name), chosen, records) for name, each in zip(ids, found, strict=True)]
 
@@ -117,6 +119,9 @@ class ReasoningBank:
             if outcome is not None:
                 pairs.append(Pair(action, outcome, self.trajectories.past(trajectory, action)))
         return Case(trajectory.id, trajectory.agent_id, trajectory.task, tuple(pairs))
+
+    def _chosen(self, judge: Judge | None) -> Judge:
+        return self._default() if judge is None else require_judge(judge)
 
     def _judge(self, trajectory: Trajectory, judge: Judge, records: bool) -> VerdictResult:
         result = run_judge(judge, self.case(trajectory))
@@ -145,14 +150,6 @@ def _there(found: Trajectory | None, trajectory_id: str) -> Trajectory:
     if found is None:
         raise KeyError(f"there is no trajectory {trajectory_id!r} in this store, or it was not known then")
     return found
-
-
-def _chosen(judge: Judge | None) -> Judge:
-    if judge is None:
-        return ScaledJudge()
-    if not callable(judge):
-        raise TypeError(f"judge must be callable with a Case, was {type(judge).__name__}")
-    return judge
 
 
 def _said(event: Judged) -> tuple[object, ...]:

@@ -244,6 +244,8 @@ def _mark(engine: LmdbEngine) -> Mark:
 
 def _index(trajectory_id: str, state: State, step: int, event: Event, values: Values) -> list[bytes]:
     """Add what an event puts into the index; return the keys that it removes from there."""
+    if isinstance(event, Seen):
+        return []
     tail = newest_first(state.steps[0].since, trajectory_id)
     if isinstance(event, Acted) and not state.unresolved:
         values.append((TRAJECTORY_INDEX, ("o" + tail).encode(), b""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -136,6 +136,13 @@ def run_judge(judge: Judge, case: Case) -> VerdictResult:
         require_number(found.accuracy, "a verdict's accuracy", least=0, most=1)
     require_number(found.confidence, "a verdict's confidence", least=0, most=1)
     return found
+
+
+def require_judge(judge: Any) -> Judge:
+    """Return what can judge; raise TypeError if it cannot be called."""
+    if not callable(judge):
+        raise TypeError(f"judge must be callable with a Case, was {type(judge).__name__}")
+    return cast("Judge", judge)
 
 
 def judge_name(judge: Judge) -> str:
