@@ -84,7 +84,8 @@ class ReasoningBank:
         Parameters
         ----------
         judge : callable, optional
-            By default ``memory.judge``, a :class:`ScaledJudge` unless another was set; see :data:`ntmem.reasoningbank.Judge`.
+            By default ``memory.judge``, a :class:`ScaledJudge` unless another was set; see
+            :data:`ntmem.reasoningbank.Judge`.
         as_of : instant, optional
             By what was known then. Such a verdict is not kept.
         record : bool, optional
