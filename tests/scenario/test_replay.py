@@ -138,6 +138,9 @@ def test_the_cards_show_the_zombie():
         "unchanged",
         "Observations (bytes",
         "observations were known, and these are read",
+        "trajectories acknowledged, recovered",
+        "Trajectories (predictions of every 10th step",
+        "outcomes were known, and these are read",
     ):
         assert part in shown.stdout
 
@@ -390,13 +393,14 @@ def test_the_json_document(folder):
     report = json.loads(result.stdout)
     assert report.keys() == {
         *("format", "ok", "market", "replay", "operations", "kill", "agents", "prediction", "memory", "disk"),
-        *("problems", "notes", "error", "zombie", "locks", "polls", "observations"),
+        *("problems", "notes", "error", "zombie", "locks", "polls", "observations", "judging"),
     }
     assert report["ok"] is True
     assert report["notes"] == []
     assert report["disk"]["path"] is None
     assert report["kill"]["acknowledged"] == report["kill"]["recovered"]
     expected = {"clock.set", "get", "put", "add", "search", "transaction", "heartbeat", "append", "recent"}
+    expected |= {"pending", "track", "resolve"}
     assert expected <= report["operations"].keys()
     assert not list(Path(tempfile.gettempdir()).glob(f"ntmem-replay-*/{report['replay']['symbol']}"))
 

@@ -246,7 +246,11 @@ def test_the_past_is_loaded_with_when_it_was_known(kept: TrajectoryTracker) -> N
     trajectory.add_action("buy", None, 1.0, ts_event=START - 45, ts_known=START - 45)  # seen with the whole only
     trajectory.add_outcome(2.0, ts_known=START - 50)
     trajectory.add_observation("late")
+    trajectory.complete("failed", ts_event=START - 30, ts_known=START - 20)
     kept.track(trajectory)
+    assert [again(kept, trajectory, as_of=START - 20 - early).end for early in (1, 0)] == [None, START - 30]
+    assert ids(kept, status="failed", as_of=START - 21) == []
+    assert ids(kept, status="failed", as_of=START - 20) == [trajectory.id]
     assert kept.get(trajectory.id, as_of=START - 41) is None
     then = again(kept, trajectory, as_of=START - 40)
     assert (len(then.actions), len(then.outcomes), len(then.observations)) == (1, 1, 0)
@@ -310,6 +314,17 @@ def test_by_verdict(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem.S
     assert ids(kept, verdict="correct", as_of=START + 9) == [trajectory.id]
     with pytest.raises(ValueError, match="leave record out"):
         bank.judge(trajectory.id, as_of=START, record=True)
+
+
+def test_what_cannot_be_asked(kept: TrajectoryTracker) -> None:
+    for query in (5, [], [[1.0]]):
+        with pytest.raises(ValueError, match=r"query must be one embedding of shape \(n,\), was of shape"):
+            kept.similar(query)
+    for ask in (kept.find, lambda verdict: kept.similar([1.0], verdict=verdict)):
+        with pytest.raises(
+            ValueError, match="verdict must be one of correct, incorrect, very_wrong, insufficient, was"
+        ):
+            ask(verdict="good")
 
 
 def test_by_similarity(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem.SimulatedClock) -> None:

@@ -12,6 +12,7 @@ import ntmem
 from ntmem._core.text import iso
 from ntmem.values import CODECS
 
+from .bank import bank
 from .coordination import agents, locks
 from .doctor import doctor
 from .output import (
@@ -206,5 +207,5 @@ def verify(store: Path, as_json: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
-for command in (locks, agents, positions, search, tail, doctor, replay):
+for command in (locks, agents, positions, search, tail, bank, doctor, replay):
     cli.add_command(command)

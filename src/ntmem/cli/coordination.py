@@ -10,7 +10,7 @@ import click
 import ntmem
 from ntmem._core.text import iso
 
-from .output import EXIT_CODES, existing, json_option, plain, print_found, store_option, verb
+from .output import EXIT_CODES, existing, json_option, jsonable, plain, print_found, store_option, verb
 
 _LOCKS = (
     """
@@ -136,14 +136,5 @@ def _agent(agent: ntmem.AgentInfo) -> dict[str, Any]:
         "remaining": agent.remaining,
         "fence": agent.fence.number,
         "capabilities": list(agent.capabilities),
-        "info": _jsonable(agent.info),
+        "info": jsonable(agent.info),
     }
-
-
-def _jsonable(value: Any) -> Any:
-    """Return what an agent says of itself as JSON can say it: anything else by its text."""
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else repr(key): _jsonable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(each) for each in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -100,6 +100,15 @@ def print_json(document: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2))
 
 
+def jsonable(value: Any) -> Any:
+    """Return an object of a user as JSON can say it: what JSON does not have by its text."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else repr(key): jsonable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
 def print_found(
     documents: Sequence[Any],
     as_json: bool,

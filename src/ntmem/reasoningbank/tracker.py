@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PAGE = 100
 _MOST_PAGE = 10_000
+_FEW = 8  # outcomes are seldom known before they are known
 _MOST_PAST = 100  # outcomes that others are measured by
 
 
@@ -141,7 +142,7 @@ class TrajectoryTracker:
         limit: int = _PAGE,
         cursor: str | None = None,
     ) -> TrajectoryPage:
-        """Return a page of trajectories, the one begun last first.
+        """Return a page of trajectories, the one begun last first; those begun at the same instant in no order.
 
         Parameters
         ----------
@@ -156,12 +157,12 @@ class TrajectoryTracker:
         limit : int
             At most so many.
         cursor : str, optional
-            Of the page before. What was begun meanwhile is on none of the pages that follow.
+            Of the page before. What was begun meanwhile is on none of the pages that follow; the last one may be empty.
         """
         require_int(limit, "limit", 1, _MOST_PAGE)
         if status is not None and status not in ("open", "complete", "failed"):
             raise ValueError(f"status must be 'open', 'complete' or 'failed', was {status!r}")
-        wanted = None if verdict is None else Verdict(verdict).value
+        wanted = None if verdict is None else _verdict(verdict)
         if agent_id is not None:
             stem = "a" + hashed(_text(agent_id, "agent_id"))
         elif task is not None:
@@ -216,7 +217,9 @@ class TrajectoryTracker:
 
         require_int(k, "k", 1, _MOST_PAGE)
         numbers = np.asarray(query)
-        wanted = None if verdict is None else Verdict(verdict).value
+        if numbers.ndim != 1 or not len(numbers):
+            raise ValueError(f"query must be one embedding of shape (n,), was of shape {numbers.shape}")
+        wanted = None if verdict is None else _verdict(verdict)
         where = {name: value for name, value in (("agent_id", agent_id), ("task", task)) if value is not None}
         limit, asked = self._limit(as_of), k
         while True:
@@ -254,7 +257,7 @@ class TrajectoryTracker:
         if older_than is not None:
             youngest = (self.now() if as_of is LATEST else most) - duration_ns(older_than, "older_than")
         names = {tail[16:]: None for tail in self._ledger.tails("o", newest_first(most), newest_first(0))}
-        for tail in self._ledger.tails("r", "", newest_first(min(most + 1, MAX_INSTANT))):
+        for tail in self._ledger.tails("r", "", newest_first(min(most + 1, MAX_INSTANT)), _FEW):
             names[tail[16 : 16 + ID_SIZE]] = None
         found = []
         for name, state in self._ledger.load(list(names)):
@@ -312,6 +315,14 @@ def _checked_cursor(cursor: str | None) -> str:
     if len(cursor) != TAIL_SIZE or not is_id(cursor[16:]) or set(cursor[:16]) - set("0123456789abcdef"):
         raise ValueError(f"cursor must be that of a page, was {cursor[:64]!r}")
     return cursor + "\0"
+
+
+def _verdict(verdict: Verdict | str) -> str:
+    try:
+        return Verdict(verdict).value
+    except ValueError:
+        known = ", ".join(each.value for each in Verdict)
+        raise ValueError(f"verdict must be one of {known}, was {verdict!r}") from None
 
 
 def _text(text: Any, name: str) -> str:

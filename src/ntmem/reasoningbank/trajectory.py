@@ -268,7 +268,9 @@ class Trajectory:
 
         self.add(make)
 
-    def complete(self, status: str = "complete") -> None:
+    def complete(
+        self, status: str = "complete", *, ts_event: Instant | None = None, ts_known: Instant | None = None
+    ) -> None:
         """Say that nothing more will be seen or done: "complete", or "failed". Outcomes may still come.
 
         Twice is fine; the first says how.
@@ -279,7 +281,7 @@ class Trajectory:
         def make(state: State, now: int) -> Event:
             if state.status != "open":
                 raise _IsComplete
-            return Completed(_instant(None, now), _instant(None, now), status)
+            return Completed(_instant(ts_event, now), _instant(ts_known, now), status)
 
         with suppress(_IsComplete):
             self.add(make)

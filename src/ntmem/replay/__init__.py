@@ -16,6 +16,7 @@ continued: its write is refused. At the end everything is read back from the sto
 :mod:`~.run`          the supervisor: clock, feeding, kill, restart
 :mod:`~.killing`      what was acknowledged, and is it there
 :mod:`~.recalling`    what an agent recalls, and was it the nearest
+:mod:`~.judging`      what was expected, as trajectories that are judged
 :mod:`~.zombie`       an agent that is stopped, replaced, and continued
 :mod:`~.book`         fills to a position, and the same again in another way
 :mod:`~.accounts`     from the store to the report (:mod:`~.intervals`)

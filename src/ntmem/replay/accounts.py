@@ -23,6 +23,7 @@ from ..system import MemorySystem
 from .agent import SWARM
 from .book import check, recompute
 from .intervals import BIPS, compare_errors
+from .judging import account_for_judging
 from .killing import KillCard
 from .market import JUMP, MarketFile
 from .observing import account_for_observations
@@ -91,7 +92,8 @@ def account_for(run: Run, began: float) -> Report:
     if run.failure is not None:
         problems.append(str(run.failure))
     if run.card is not None:
-        problems += [f"acknowledged by {run.card.agent}, lost by the kill: {lost}" for lost in run.card.lost]
+        gone = [*run.card.lost, *run.card.lost_trajectories]
+        problems += [f"acknowledged by {run.card.agent}, lost by the kill: {lost}" for lost in gone]
     if run.zombie is not None:
         problems += run.zombie.problems
     agents, errors = [], []
@@ -104,6 +106,8 @@ def account_for(run: Run, began: float) -> Report:
     polls, wrong = account_for_polls(run.memory, min((agent["steps"] for agent in agents), default=0), fills)
     problems += wrong
     observations, wrong = account_for_observations(run.memory, run.symbol, run.tape, run.steps, run.fed)
+    problems += wrong
+    judging, wrong = account_for_judging(run.memory, SWARM, agents, run.steps, run.fed)
     problems += wrong
     with contextlib.suppress(LockTimeout):  # what was distilled should not be counted as rows, too
         run.memory.flush(_FLUSH)
@@ -133,6 +137,7 @@ def account_for(run: Run, began: float) -> Report:
         },
         polls=polls,
         observations=observations,
+        judging=judging,
         agents=agents,
         prediction=_prediction(errors, max(agent["horizon"] for agent in agents), run.seed),
         memory={

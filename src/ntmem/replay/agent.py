@@ -15,7 +15,8 @@ namespace        key          value
 ================ ============ =====================================================================
 
 Its fills and what it holds are in the position book, under the symbol and its name as the strategy. Situations whose
-outcome is known are vectors, too, and are recalled from there (``recalling.py``).
+outcome is known are vectors, too, and are recalled from there (``recalling.py``). Predictions of some steps are
+trajectories of the bank (``judging.py``).
 
 **Invariants**
 
@@ -43,10 +44,12 @@ from numpy.typing import NDArray
 
 from .._core.positions import PositionRef
 from ..coordination import Vote
+from ..instants import NS
 from ..records import Fence
 from ..system import MemorySystem
 from ..transaction import Transaction
 from ..values import codec_named
+from .judging import Judging, is_judged
 from .polls import is_to_go_flat, poll_at
 from .recalling import Recalled, Situations
 from .steps import Step
@@ -177,6 +180,7 @@ class Agent:
     def restore(self) -> None:
         """Read the state from the store: of a new agent there is none, of a killed one all it acknowledged."""
         assert self.window is not None
+        assert self.horizon is not None
         state = self._timed("get", lambda: self.memory.namespace(*self._own).get("state"))
         self.cursor: int = -1 if state is None else state["cursor"]
         self._outcome_sum: float = 0.0 if state is None else state["outcome_sum"]
@@ -184,6 +188,7 @@ class Agent:
         held = self.position.position
         self._held = Decimal(0) if held is None else held.quantity_decimal
         self._known = Situations(self.memory, self._own, self.window)
+        self.judging: Judging = self._timed("pending", Judging, self.memory, self.name, self.horizon)
 
     # -- a step
 
@@ -194,7 +199,7 @@ class Agent:
         self._nanoseconds, self._writes = {}, []
         self.random = random.Random(f"{self._seed}/{self.name}/{number}")
         now = self._market_at(number)
-        self._mids = self._mids_until(number)
+        self._mids, self._pace = self._mids_until(number)
         self._write_last(now)
         self._vote(now)
         transaction = self.memory.transaction(fence=self.fence)
@@ -231,8 +236,11 @@ class Agent:
             raise RuntimeError(f"step {number} is not in {'/'.join(self._market.labels)}")
         return Step(**{name: seen[name] for name in Step._fields})
 
-    def _mids_until(self, number: int) -> list[float]:
-        """Return the mids of as many steps as a window and a horizon need, up to this one, from the observations."""
+    def _mids_until(self, number: int) -> tuple[list[float], float]:
+        """Return the mids of as many steps as a window and a horizon need, up to this one, from the observations.
+
+        And the mean of the seconds between them.
+        """
         assert self.window is not None
         assert self.horizon is not None
         span = max(self.window, self.horizon) + 1
@@ -240,7 +248,7 @@ class Agent:
         if not len(seen) or seen["number"][-1] != number:
             raise RuntimeError(f"step {number} is not the last among the observations of {self.symbol}")
         mids: list[float] = seen["mid"].tolist()
-        return mids
+        return mids, float(seen["ts_event"][-1] - seen["ts_event"][0]) / NS / max(1, len(seen) - 1)
 
     def _write_last(self, now: Step) -> None:
         features = {
@@ -287,6 +295,8 @@ class Agent:
                 "target": target,
             }
             self._put(transaction, "predictions", step_key(now.number), values, once=True)
+            if recalled and is_judged(now.number):
+                self.judging.expect(now, situation, values, self._pace, self._timed)
         wanted = target * self.unit
         self._trade(transaction, now, wanted - self._held)
         self._held = wanted
@@ -316,6 +326,7 @@ class Agent:
         """Write down what followed the situation of `horizon` steps ago, and remember that situation."""
         assert self.window is not None
         assert self.horizon is not None
+        self.judging.resolve(now, self._timed)
         step = now.number - self.horizon
         if step < self.window:
             return

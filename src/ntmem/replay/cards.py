@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 from .report import Report
 
 _MIB = 1 << 20
+_VERDICTS = ("correct", "incorrect", "very_wrong")
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -27,6 +28,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_agents(report))
     if report.observations.get("series"):
         console.print(_observations(report.observations))
+    if report.judging.get("trajectories"):
+        console.print(_judging(report.judging))
     _print_lines(report, console)
 
 
@@ -85,6 +88,12 @@ def _kill(kill: dict[str, Any]) -> Table:
     table.add_row(
         "recovered", f"{kill['recovered']:,}" + (f"  [bold red]{lost} lost[/]" if lost else "  [green]all[/]")
     )
+    gone = len(kill["lost_trajectories"])
+    table.add_row(
+        "trajectories acknowledged, recovered",
+        f"{kill['trajectories']:,}" + (f"  [bold red]{gone} lost[/]" if gone else "  [green]all[/]"),
+    )
+    table.add_row("waiting for their outcome, found by its successor", f"{kill['pending']:,}")
     table.add_row("the step that was running", kill["in_flight"])
     if kill["fence"]:
         table.add_row("it held the lock of its book", f"fence {kill['fence']}, seen as {kill['seen_as']}")
@@ -170,8 +179,24 @@ def _observations(observations: dict[str, Any]) -> Table:
     return table
 
 
+def _judging(judging: dict[str, Any]) -> Table:
+    table = _table(
+        f"Trajectories (predictions of every {judging['every']}th step; error in what such outcomes vary by)",
+        *("task", "kept", "judged", "correct", "incorrect", "very wrong", "error", "sure"),
+    )
+    for task in judging["tasks"]:
+        table.add_row(
+            task["name"],
+            *(f"{task[name]:,}" for name in ("trajectories", "judged")),
+            *(f"{task['shares'][name]:.0%}" if task["judged"] else "-" for name in _VERDICTS),
+            "-" if task["error"] is None else f"{task['error']:.2f}",
+            "-" if task["confidence"] is None else f"{task['confidence']:.0%}",
+        )
+    return table
+
+
 def _print_lines(report: Report, console: Console) -> None:
-    observed, polls = report.observations, report.polls
+    observed, polls, judging = report.observations, report.polls, report.judging
     if observed.get("series") and observed["exact"]:
         _say(
             console,
@@ -181,6 +206,16 @@ def _print_lines(report: Report, console: Console) -> None:
     checked = sum(agent["recalls_checked"] for agent in report.agents)
     if checked:
         _say(console, f"Recall: {checked:,} predictions were recalled again by float64, over all known by then.")
+    if judging.get("trajectories"):
+        _say(
+            console,
+            f"Bank: {judging['trajectories']:,} trajectories, {judging['judged']:,} judged, {judging['pending']:,} "
+            "waiting for their outcome at the end."
+            + (
+                f" As of half-time {judging['outcomes_at_half_time']:,} outcomes were known, and these are read."
+                * judging["exact"]
+            ),
+        )
     if polls.get("proposals"):
         proposed, approved = polls["proposals"], polls["approved"]
         _say(console, f"Votes: that all go flat was proposed {proposed} times, and approved {approved} times.")

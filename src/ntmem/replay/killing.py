@@ -9,23 +9,37 @@ import msgspec
 
 from ..system import MemorySystem
 from .agent import SWARM, digest
+from .judging import lost_trajectories
+from .wire import Ack
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[tuple[str, str, int, bytes]]).decode
 
 
 class Acknowledged:
-    """What one agent has acknowledged; O(writes) memory, packed."""
+    """What one agent has acknowledged; O(writes) memory, packed.
+
+    Attributes
+    ----------
+    trajectories : dict
+        The outcome of each, or None, by its id.
+    """
 
     def __init__(self, name: str) -> None:
         self._own = (SWARM, name)
         self._packed: list[bytes] = []
+        self.trajectories: dict[str, float | None] = {}
         self.last_step = -1
 
-    def add(self, step: int, writes: list[tuple[str, str, int, bytes]]) -> None:
+    def add(self, ack: Ack) -> None:
         """Take in the acknowledgement of a step."""
-        self._packed.append(_pack(writes))
-        self.last_step = step
+        self._packed.append(_pack(ack.writes))
+        self.trajectories.update(ack.kept)
+        self.last_step = ack.step
+
+    def recover_trajectories(self, memory: MemorySystem) -> list[str]:
+        """Get every acknowledged trajectory again; return which are lost, or have lost their outcome."""
+        return lost_trajectories(memory, self._own[1], self.trajectories)
 
     def recover(self, memory: MemorySystem) -> tuple[int, list[str]]:
         """Read every acknowledged key back; return how many there are and which are lost.
@@ -70,6 +84,12 @@ class KillCard:
         The difference, by name.
     acknowledged_steps : int
         Steps acknowledged before the kill.
+    trajectories : int
+        Acknowledged ones.
+    lost_trajectories : list of str
+        Those of them that were not there right after the kill, or lacked an acknowledged outcome.
+    pending : int
+        Trajectories that its successor found waiting for their outcome.
     fence, successor_fence : int
         Of the lock of its book, which it held when it died, and of the lease that its successor was granted. 0: it held
         none.
@@ -98,6 +118,9 @@ class KillCard:
     acknowledged: int
     acknowledged_steps: int
     lost: list[str] = field(default_factory=list)
+    trajectories: int = 0
+    lost_trajectories: list[str] = field(default_factory=list)
+    pending: int = 0
     fence: int = 0
     seen_as: str = ""
     successor_fence: int = 0

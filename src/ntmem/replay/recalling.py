@@ -69,8 +69,8 @@ def recalled_wrongly(memory: MemorySystem, namespace: tuple[str, ...], horizon: 
 
     A sample of steps, by float64 over what was known before each.
     """
-    situations = _numbered(memory, namespace, "situations")
-    predictions = _numbered(memory, namespace, "predictions")
+    situations = numbered(memory, namespace, "situations")
+    predictions = numbered(memory, namespace, "predictions")
     chosen = sorted(predictions)[:: max(1, len(predictions) // _CHECKED)]
     steps = np.array(sorted(situations))
     windows = np.array([situations[step] for step in steps.tolist()], np.float64)
@@ -87,5 +87,6 @@ def recalled_wrongly(memory: MemorySystem, namespace: tuple[str, ...], horizon: 
     return len(chosen), problems
 
 
-def _numbered(memory: MemorySystem, namespace: tuple[str, ...], below: str) -> dict[int, Any]:
+def numbered(memory: MemorySystem, namespace: tuple[str, ...], below: str) -> dict[int, Any]:
+    """Return what an agent keeps of steps, by their numbers."""
     return {int(key): value for key, value in memory.namespace(*namespace, below).scan()}

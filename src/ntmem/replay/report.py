@@ -39,6 +39,8 @@ class Report:
     observations : dict
         See :func:`ntmem.replay.observing.account_for_observations`. Bytes are those of
         all rows as arrays, on disk as rows that stand alone, and distilled.
+    judging : dict
+        See :func:`ntmem.replay.judging.account_for_judging`. Errors are in units of what such outcomes vary by.
     agents : list of dict
         Per agent: steps, book, its check, prediction errors, a digest of all it has in the store.
     prediction : dict
@@ -62,6 +64,7 @@ class Report:
     locks: dict[str, Any] = field(default_factory=dict)
     polls: dict[str, Any] = field(default_factory=dict)
     observations: dict[str, Any] = field(default_factory=dict)
+    judging: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

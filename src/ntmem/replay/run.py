@@ -333,7 +333,7 @@ class _Replay:
             return
         self._step_seconds.append(time.monotonic() - self._step_begun)
         if self.card is None:
-            self.acknowledged.add(ack.step, ack.writes)
+            self.acknowledged.add(ack)
         elif self.card.resume is None and self._killed_at is not None:
             self.card.resume = (time.monotonic_ns() - self._killed_at) / 1e9
 
@@ -355,6 +355,7 @@ class _Replay:
         gone_at = time.monotonic_ns()
         lock, agent = book_lock(self.memory, self.victim), self.memory.agents.get(self.victim)
         count, lost = self.acknowledged.recover(self.memory)
+        forgotten = self.acknowledged.recover_trajectories(self.memory)
         checked_at = time.monotonic_ns()
         acknowledged = self.acknowledged.last_step == step.number
         swarm.start(self._begin(self.victim))
@@ -363,12 +364,14 @@ class _Replay:
         if lock is not None and lock.fence is not None and lock.pid == pid:
             self.card.fence = lock.fence.number
         self.card.seen_as = agent.status if agent is not None else ""
+        self.card.trajectories, self.card.lost_trajectories = len(self.acknowledged.trajectories), forgotten
         swarm.wait_ready([self.victim])
         worker = swarm.workers[self.victim]
         ready = worker.ready
         assert ready is not None
         self.durations.add(ready.ns)
         self.card.successor_fence = ready.fence
+        self.card.pending = ready.pending
         self.card.granted = (ready.granted_at - self._killed_at) / 1e9 if ready.fence else None
         self.card.lock_wait = (ready.granted_at - ready.asked_at) / 1e9
         if ready.cursor >= step.number:  # committed: to do it again would count it twice
@@ -407,6 +410,8 @@ class _Replay:
         if self.card is not None:  # nothing may have gone since the restart either
             gone = self.acknowledged.recover(self.memory)[1]
             self.card.lost = sorted({*self.card.lost, *gone})
+            forgotten = self.acknowledged.recover_trajectories(self.memory)
+            self.card.lost_trajectories = sorted({*self.card.lost_trajectories, *forgotten})
         run = Run(
             memory=self.memory,
             symbol=self.symbol,

@@ -41,7 +41,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """Agent: the store is open, the lock of my book is granted, my state is read.
 
     Times are those of the machine's monotonic clock, in ns, which all processes share. `fence` is that of the lock; 0:
-    the engine has no locks.
+    the engine has no locks. `pending` is how many of my trajectories wait for their outcome.
     """
 
     cursor: int
@@ -51,18 +51,21 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     fence: int = 0
     asked_at: int = 0
     granted_at: int = 0
+    pending: int = 0
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
     """Agent: this step is committed.
 
     `writes` has (namespace below the agent's, key, version, digest of the value) of every write, where the version
-    is that of its transaction; `ns` has the durations of operations by name.
+    is that of its transaction; `ns` has the durations of operations by name; `kept` has trajectories by their
+    id, with the outcome that this step has added, or None of a new one.
     """
 
     step: int
     writes: list[tuple[str, str, int, bytes]]
     ns: dict[str, list[int]]
+    kept: list[tuple[str, float | None]] = []
 
 
 class Decided(msgspec.Struct, frozen=True, tag="decided"):

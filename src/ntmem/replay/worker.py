@@ -79,7 +79,7 @@ def main() -> None:
 def _ready(agent: Agent, held: Held, begun_at: int) -> Ready:
     durations = dict(agent.take_durations())
     lock = (held.fence.number, held.asked_at, held.granted_at)
-    return Ready(agent.cursor, begun_at, time.monotonic_ns(), durations, *lock)
+    return Ready(agent.cursor, begun_at, time.monotonic_ns(), durations, *lock, agent.judging.found)
 
 
 def _do(agent: Agent, held: Held, step: int, paused: bool) -> Ack | Refused:
@@ -93,7 +93,7 @@ def _do(agent: Agent, held: Held, step: int, paused: bool) -> Ack | Refused:
         if not paused:
             raise
         return Refused(step, str(error))
-    return Ack(step, writes, durations | {"heartbeat": [beat]})
+    return Ack(step, writes, durations | {"heartbeat": [beat]}, agent.judging.take_kept())
 
 
 def _pause(held: Held, step: int, messages: Iterator[ToAgent], reply: int) -> Callable[[], None]:

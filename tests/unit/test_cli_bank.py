@@ -1,0 +1,228 @@
+"""The verb ``bank``: pages of trajectories, what is pending, one with all its steps; output, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import ntmem
+from ntmem.cli.commands import cli
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Three trajectories, begun a minute apart: one judged twice, one that failed, one that is open."""
+    path = tmp_path / "desk"
+    clock = ntmem.SimulatedClock(START)
+    with ntmem.open(path, clock=clock) as memory:
+        bank = memory.bank
+        with bank.begin("agent_1", "breakout") as first:
+            first.add_observation({"spread": Decimal("0.4")}, embedding=[0.5, 0.25])
+            first.add_action("buy", {"quantity": 10}, predicted_outcome=110.0, reference=100.0, horizon=60)
+        clock.set(START + 60 * SECOND)
+        bank.resolve(first.id, 105.5, ts_event=START + 59 * SECOND)
+        bank.judge(first.id, judge=ntmem.RelativeErrorJudge())
+        bank.judge(first.id, judge=lambda case: ntmem.Verdict.VERY_WRONG)
+        with pytest.raises(RuntimeError), bank.begin("agent_2"):
+            raise RuntimeError
+        clock.set(START + 120 * SECOND)
+        third = bank.begin("agent_1", "odd\x1b")
+        for quantity in (1, 2):
+            third.add_action("s\x1bell", quantity, predicted_outcome=0.5)
+    return path
+
+
+def run(store: Path, *arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["bank", *arguments, "--store", str(store)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def page(store: Path, *arguments: str) -> Any:
+    return json.loads(run(store, "ls", *arguments, "--json").stdout)
+
+
+def tasks(store: Path, *arguments: str) -> list[str]:
+    return [each["task"] for each in page(store, *arguments)["trajectories"]]
+
+
+def test_the_one_begun_last_comes_first(store: Path) -> None:
+    odd, failed, breakout = page(store)["trajectories"]
+    assert (odd["agent"], odd["task"], odd["status"], odd["ended"]) == ("agent_1", "odd\x1b", "open", None)
+    assert (odd["actions"], odd["pending"], odd["verdict"], odd["confidence"]) == (2, 2, None, None)
+    assert (failed["agent"], failed["task"], failed["status"]) == ("agent_2", "", "failed")
+    assert (failed["begun"], failed["ended"]) == (START + 60 * SECOND, START + 60 * SECOND)
+    assert (breakout["actions"], breakout["pending"]) == (1, 0)
+    assert (breakout["verdict"], breakout["confidence"]) == ("very_wrong", 0.0)
+
+
+def test_what_is_asked_for_leaves_others_out(store: Path) -> None:
+    assert tasks(store, "--agent", "agent_1") == ["odd\x1b", "breakout"]
+    assert tasks(store, "--task", "breakout") == ["breakout"]
+    assert tasks(store, "--verdict", "very_wrong") == ["breakout"]
+    assert tasks(store, "--verdict", "correct") == []
+    assert tasks(store, "--status", "failed") == [""]
+    assert tasks(store, "--as-of", str(START + 119 * SECOND)) == ["", "breakout"]
+    (early,) = page(store, "--as-of", str(START))["trajectories"]
+    assert (early["pending"], early["verdict"]) == (1, None)
+    assert page(store, "--as-of", str(START - 1)) == {"trajectories": [], "cursor": None}
+
+
+def test_every_verdict_can_be_asked_for(store: Path) -> None:
+    for verdict in ntmem.Verdict:
+        run(store, "ls", "--verdict", verdict.value)
+
+
+def test_a_page_says_how_to_go_on(store: Path) -> None:
+    first = page(store, "--limit", "2")
+    assert [each["agent"] for each in first["trajectories"]] == ["agent_1", "agent_2"]
+    last = page(store, "--limit", "2", "--cursor", first["cursor"])
+    assert [each["task"] for each in last["trajectories"]] == ["breakout"]
+    assert last["cursor"] is None
+    lines = run(store, "ls", "--limit", "2").stdout.splitlines()
+    assert lines[-1] == f"there are more: --cursor {first['cursor']}"
+    assert len(lines) == 4
+    assert "more" not in run(store, "ls", "--limit", "3").stdout
+
+
+def test_a_table_for_people(store: Path) -> None:
+    lines = run(store, "ls").stdout.splitlines()
+    assert lines[0].split() == ["id", "agent", "task", "begun", "status", "actions", "pending", "verdict", "sure"]
+    assert lines[1].split()[1:] == [
+        "agent_1",
+        "'odd\\x1b'",
+        "2023-11-14T22:15:20.000000000Z",
+        "open",
+        "2",
+        "2",
+        "-",
+        "-",
+    ]
+    assert lines[2].split()[2:5] == ["-", "2023-11-14T22:14:20.000000000Z", "failed"]
+    assert lines[3].split()[-5:] == ["complete", "1", "0", "very_wrong", "0%"]
+
+
+def test_what_waits_for_its_outcome(store: Path) -> None:
+    first, second = page(store, "--pending")
+    assert (first["action"], first["parameters"], second["action"]) == ("a1", 1, "a2")
+    assert (first["predicted_outcome"], first["reference"], first["due"]) == (0.5, None, None)
+    (early,) = page(store, "--pending", "--as-of", str(START))
+    assert (early["task"], early["reference"], early["horizon"]) == ("breakout", 100.0, 60.0)
+    assert early["due"] == START + 60 * SECOND
+    lines = run(store, "ls", "--pending", "--limit", "1").stdout.splitlines()
+    assert lines[0].split() == ["id", "action", "agent", "task", "type", "predicted", "reference", "known", "due"]
+    assert lines[1].split()[1:] == (
+        ["a1", "agent_1", "'odd\\x1b'", "'s\\x1bell'", "0.5", "-", "2023-11-14T22:15:20.000000000Z", "-"]
+    )
+    assert lines[2:] == ["1 more wait: --limit 2"]
+    assert page(store, "--pending", "--task", "breakout") == page(store, "--pending", "--agent", "agent_2") == []
+    assert run(store, "ls", "--pending", "--agent", "agent_2").stdout == "nothing is pending\n"
+
+
+def test_all_of_a_trajectory(store: Path) -> None:
+    name = page(store, "--task", "breakout")["trajectories"][0]["id"]
+    facts = json.loads(run(store, "show", name, "--json").stdout)
+    steps = facts.pop("steps")
+    assert facts == page(store, "--task", "breakout")["trajectories"][0]
+    begin, seen, acted, completed, outcome, judged, again = steps
+    assert [each["step"] for each in (begin, completed, judged, again)] == ["begin", "complete", "verdict", "verdict"]
+    assert (seen["step"], seen["data"], seen["embedding"]) == ("observation", {"spread": "0.4"}, [0.5, 0.25])
+    assert (acted["step"], acted["id"], acted["type"], acted["parameters"]) == ("action", "a1", "buy", {"quantity": 10})
+    assert (acted["predicted_outcome"], acted["reference"], acted["horizon"]) == (110.0, 100.0, 60.0)
+    assert (outcome["step"], outcome["value"], outcome["action_id"]) == ("outcome", 105.5, "a1")
+    assert (outcome["ts_event"], outcome["ts_known"]) == (START + 59 * SECOND, START + 60 * SECOND)
+    assert (judged["judge"], judged["verdict"]) == ("RelativeErrorJudge", "correct")
+    assert judged["feedback"].startswith("correct: off by 4.27% of the outcome")
+
+
+def test_a_trajectory_for_people(store: Path) -> None:
+    name = page(store, "--task", "breakout")["trajectories"][0]["id"]
+    lines = run(store, "show", name).stdout.splitlines()
+    assert lines[0].split() == ["id", name]
+    assert "begun       2023-11-14T22:13:20.000000000Z" in lines
+    steps = lines[lines.index("") + 1 :]
+    assert steps[0].split() == ["happened", "known", "step", "what"]
+    for line, end in zip(
+        steps[1:],
+        [
+            "begin",
+            "observation  {'spread': Decimal('0.4')}, with an embedding of 2 numbers",
+            "action       a1: buy, {'quantity': 10}, predicted 110.0, reference 100.0, horizon 60 s",
+            "complete     complete",
+            "outcome      a1: 105.5",
+            "verdict      correct: off by 4.27% of the outcome (RelativeErrorJudge, 10% sure)",
+            "verdict      very_wrong (<lambda>, 0% sure)",
+        ],
+        strict=True,
+    ):
+        assert line.endswith(end)
+    assert steps[5].startswith("2023-11-14T22:14:19.000000000Z  2023-11-14T22:14:20.000000000Z")
+    odd = page(store)["trajectories"][0]["id"]
+    assert "\x1b" not in run(store, "show", odd).stdout
+
+
+def test_a_trajectory_as_it_was_known(store: Path) -> None:
+    name = page(store, "--task", "breakout")["trajectories"][0]["id"]
+    early = json.loads(run(store, "show", name, "--as-of", str(START + 60 * SECOND - 1), "--json").stdout)
+    assert [each["step"] for each in early["steps"]] == ["begin", "observation", "action", "complete"]
+    assert (early["pending"], early["verdict"]) == (1, None)
+    assert "or it was not known then" in run(store, "show", name, "--as-of", str(START - 1), code=3).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["show", "01KB8Y2F0W7M3C5T9XJ4QZRDNE"],
+            3,
+            "there is no trajectory '01KB8Y2F0W7M3C5T9XJ4QZRDNE'; 'ntmem bank ls'",
+        ),
+        (["show", "x\x1b"], 3, r"there is no trajectory 'x\x1b'"),
+        (["show"], 2, "Missing argument 'ID'"),
+        (["ls", "--cursor", "x"], 2, "cursor must be that of a page"),
+        (["ls", "--verdict", "good"], 2, "'good' is not one of"),
+        (["ls", "--pending", "--status", "open"], 2, "--pending takes --agent, --task, --as-of and --limit"),
+        (["ls", "--limit", "0"], 2, "--limit"),
+        (["ls", "--as-of", "-1"], 2, "--as-of"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(store: Path, arguments: list[str], code: int, message: str) -> None:
+    assert message in run(store, *arguments, code=code).output
+
+
+def test_a_store_without_trajectories(tmp_path: Path) -> None:
+    path = tmp_path / "empty"
+    assert "no store" in run(path, "ls", code=3).stderr
+    with ntmem.open(path):
+        pass
+    assert run(path, "ls").stdout == "there are no trajectories\n"
+    assert run(path, "ls", "--pending").stdout == "nothing is pending\n"
+    assert page(path) == {"trajectories": [], "cursor": None}
+    assert page(path, "--pending") == []
+    for said in ("ls", "show"):
+        assert "Exit codes" in CliRunner().invoke(cli, ["bank", said, "--help"]).stdout
+
+
+def test_it_does_without_numpy(store: Path) -> None:
+    name = page(store, "--task", "breakout")["trajectories"][0]["id"]
+    code = (
+        "import sys; sys.modules['numpy'] = None; from ntmem.cli.commands import cli\n"
+        f"for more in (['ls'], ['ls', '--pending'], ['show', '{name}']): cli(['bank', *more], standalone_mode=False)"
+    )
+    environment = os.environ | {"NTMEM_STORE": str(store)}
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "an embedding of 2 numbers" in shown.stdout
