@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ntmem.tiers.region import region_path
+from ntmem.tiers.region import region_path, remove_tails
 
 HANG = 60.0
 NOBODY = 65534
@@ -165,14 +165,19 @@ def ram_directory() -> Iterator[Path]:
         yield path
     finally:
         remove_regions(path)
+        for store in _stores(path):
+            remove_tails(region_path(str(store)))
         shutil.rmtree(path)
 
 
 def regions(path: Path) -> list[Path]:
     """Return the regions in shared memory of the stores below `path`."""
-    stores = {file.parent for file in path.rglob("data.mdb") if file.is_file()}
-    names = {Path(region_path(str(store))) for store in stores}
+    names = {Path(region_path(str(store))) for store in _stores(path)}
     return sorted(name for name in names if name.exists())
+
+
+def _stores(path: Path) -> set[Path]:
+    return {file.parent for file in path.rglob("data.mdb") if file.is_file()}
 
 
 def remove_regions(path: Path) -> None:

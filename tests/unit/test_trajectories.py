@@ -13,13 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile import Start
+from trajectories import check_kept
 
 import ntmem
-from ntmem import CorruptionError, NotOwner, ReadOnlyError, RelativeErrorJudge, SerializationError, Trajectory, Verdict
-from ntmem.reasoningbank import ReasoningBank, TrajectoryTracker
+from ntmem import (
+    CorruptionError,
+    NotOwner,
+    ReadOnlyError,
+    RelativeErrorJudge,
+    SerializationError,
+    StorageError,
+    Trajectory,
+    Verdict,
+)
+from ntmem.reasoningbank import ReasoningBank, TrajectoryTracker, state
 from ntmem.reasoningbank.events import event_key, new_id
+from ntmem.reasoningbank.ledger import Ledger
 from ntmem.records import Change
-from ntmem.tiers.guards import TRAJECTORIES, TRAJECTORY_INDEX
+from ntmem.tiers.guards import TRAJECTORIES, TRAJECTORY_INDEX, Situations
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -150,6 +161,60 @@ def test_a_correction(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem
     assert kept.past(trajectory, trajectory.actions[0]) == ()  # not by itself
 
 
+def test_corrections_from_before_the_action(bank: ReasoningBank, kept: TrajectoryTracker) -> None:
+    trajectory = bank.begin("a")
+    action = trajectory.add_action("buy", None, 1.0)
+    trajectory.add_outcome(5, ts_known=START - 3)
+    trajectory.add_outcome(6, action_id=action, ts_known=START - 7)  # both are seen with the action: the one said last
+    other = bank.begin("a")
+    other.add_action("buy")
+    assert trajectory.latest_outcomes()[action].value == 6
+    assert again(kept, trajectory, as_of=START).latest_outcomes()[action].value == 6
+    assert [it.actual for it in kept.past(other, other.actions[0])] == [6.0]
+
+
+def test_the_past_of_an_action(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem.SimulatedClock) -> None:
+    """What it is measured by: the latest 100 known when it was, each action once, never what came of itself."""
+    trajectory = bank.begin("a", "t")
+    for number in range(120):
+        clock.set(START + number)
+        name = trajectory.add_action("buy", None, 1.0)
+        trajectory.add_outcome(number - 0.5)
+        trajectory.add_outcome(number, action_id=name)
+    last = trajectory.add_action("buy", ts_event=START + 5)
+    trajectory.add_outcome(-1)
+    trajectory.add_action("buy", None, 110.0, reference=100.0)
+    trajectory.add_outcome(105.0)
+    *_, before, own, of_returns = trajectory.actions
+    assert [it.actual for it in kept.past(trajectory, own)] == [float(it) for it in range(119, 19, -1)]
+    assert own.id == last
+    assert kept.past(trajectory, own)[0] == (119.0, 1.0)
+    assert kept.past(trajectory, before)[0].actual == -1  # known at the same instant
+    assert kept.past(trajectory, trajectory.actions[50])[:2] == ((49.0, 1.0), (48.0, 1.0))
+    assert kept.past(trajectory, of_returns) == ()
+    other = Trajectory("a", "t")
+    other.add_action("buy", reference=1.0, ts_known=START + 119)
+    assert kept.past(other, other.actions[0]) == (pytest.approx((0.05, 0.1)),)
+
+
+def test_a_correction_that_was_known_before(
+    bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem.SimulatedClock
+) -> None:
+    """Whichever was known last counts, not whichever was recorded last."""
+    trajectory = bank.begin("a")
+    action = trajectory.add_action("buy", None, 1.0)
+    trajectory.add_outcome(5, ts_known=START + 10)
+    trajectory.add_outcome(6, action_id=action, ts_known=START + 5)
+    clock.set(START + 20)
+    for when, value in ((5, 6), (9, 6), (10, 5), (20, 5)):
+        then = again(kept, trajectory, as_of=START + when)
+        assert [it.outcome.value for it in bank.case(then).pairs] == [then.latest_outcomes()[action].value] == [value]
+    later = Trajectory("a")
+    for when, value in ((5, 6), (9, 6), (10, 5)):
+        later.add_action("buy", ts_known=START + when)
+        assert [it.actual for it in kept.past(later, later.actions[-1])] == [value]
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 10**400, Decimal("sNaN")])
 def test_what_is_no_number(bank: ReasoningBank, number: Any) -> None:
     trajectory = bank.begin("a")
@@ -190,14 +255,25 @@ def test_what_is_refused(bank: ReasoningBank, kept: TrajectoryTracker, memory: n
         bank.begin(1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be a Trajectory"):
         memory.track_trajectory("a")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="must be an id that a trajectory has"):
-        kept.get("nothing")
+    for wrong in ("nothing", "", "A" * 25, "A" * 27, "a" * 26, "U" * 26, "é" * 26):
+        with pytest.raises(ValueError, match="must be an id that a trajectory has"):
+            kept.get(wrong)
+        with pytest.raises(ValueError, match="cursor must be"):
+            kept.find(cursor="0" * 16 + wrong)
     assert kept.get(new_id(START)) is None
     with pytest.raises(KeyError, match="there is no trajectory"):
         bank.resolve(new_id(START), 1)
     for asked in ({"limit": 0}, {"cursor": "x"}, {"status": "done"}, {"verdict": "good"}):
         with pytest.raises(ValueError, match=r"limit|cursor|status|good"):
             kept.find(**asked)  # type: ignore[arg-type]
+    for query in (1.0, [[1.0, 0.0]], "abc", None):
+        with pytest.raises(ValueError, match=r"query must be one embedding of shape \(n,\), was of"):
+            kept.similar(query)  # type: ignore[arg-type]
+    for asked in ({"agent_id": 5}, {"task": {"$exists": True}}):
+        with pytest.raises(TypeError, match="must be a str"):
+            kept.similar([1.0, 0.0], **asked)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="was one str"):
+        bank.judge_many(trajectory.id)
     with pytest.raises(TypeError, match="pass its id"):
         pickle.dumps(trajectory)
     with ntmem.open() as other, pytest.raises(ValueError, match="is kept already"):
@@ -270,6 +346,7 @@ def test_pages(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem.Simula
         made.append(bank.begin(f"agent_{number % 2}", f"task_{number % 3}"))
     order = [it.id for it in sorted(made, key=lambda it: (-(it.start or 0), it.id))]
     assert ids(kept) == order
+    assert kept.find(limit=25).cursor is None
     found: list[str] = []
     cursor = None
     for size in (10, 10, 5):
@@ -306,6 +383,8 @@ def test_by_verdict(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem.S
     clock.set(START + 10)
     trajectory.add_outcome(500.0, action_id=action)
     assert bank.judge(trajectory.id, judge=judge, record=False).verdict is Verdict.VERY_WRONG
+    assert bank.judge(trajectory.id, as_of=START + 9).verdict is Verdict.CORRECT  # by another judge, and not kept
+    assert len(again(kept, trajectory).verdicts) == 1
     assert ids(kept, verdict="correct") == [trajectory.id]
     [result] = bank.judge_many([trajectory.id], judge=judge)
     assert result.verdict is Verdict.VERY_WRONG
@@ -317,9 +396,8 @@ def test_by_verdict(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem.S
 
 
 def test_what_cannot_be_asked(kept: TrajectoryTracker) -> None:
-    for query in (5, [], [[1.0]]):
-        with pytest.raises(ValueError, match=r"query must be one embedding of shape \(n,\), was of shape"):
-            kept.similar(query)
+    with pytest.raises(ValueError, match=r"query must be one embedding of shape \(n,\), was of shape \(0,\)"):
+        kept.similar([])
     for ask in (kept.find, lambda verdict: kept.similar([1.0], verdict=verdict)):
         with pytest.raises(ValueError, match="verdict must be one of correct, incorrect, very_wrong, insu"):
             ask(verdict="good")
@@ -332,37 +410,100 @@ def test_by_similarity(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntme
         made[name].add_observation("nothing")
         made[name].add_observation(name, vector)
         made[name].add_observation("later", [0.5, 0.5])
+    assert kept._ledger.vectors().count(Situations(2)) == 3  # others would never be found
     found = kept.similar([1.0, 0.0], 2)
     assert [it.agent_id for it, _ in found] == ["up", "flat"]
     assert found[0][1] == pytest.approx(1 / np.sqrt(1.01), abs=0.01)
     assert [it.agent_id for it, _ in kept.similar([1.0, 0.0], agent_id="down")] == ["down"]
+    assert [it.agent_id for it, _ in kept.similar([1.0, 0.0], min_score=0.9)] == ["up"]
     assert kept.similar([1.0, 0.0], task="other") == kept.similar([1.0, 0.0, 0.0]) == []
     assert kept.similar([1.0, 0.0], as_of=START - 1) == []
     bank.judge(made["down"].id)
     assert [it.agent_id for it, _ in kept.similar([1.0, 0.0], 1, verdict="insufficient")] == ["down"]
 
 
+def test_the_first_embedding_as_of_then(
+    bank: ReasoningBank, kept: TrajectoryTracker, clock: ntmem.SimulatedClock
+) -> None:
+    trajectory = bank.begin("a")
+    for vector, known in (([1.0, 0.0], 30), ([0.0, 1.0], 20), ([1.0, 0.0, 0.0], 10), ([0.6, 0.8], 5), ([0.8, 0.6], 40)):
+        trajectory.add_observation(known, vector, ts_known=START + known)
+    for when, vector in ((5, [0.6, 0.8]), (10, [1.0, 0.0, 0.0]), (20, [0.0, 1.0]), (30, [1.0, 0.0]), (40, [1.0, 0.0])):
+        for query in ([0.6, 0.8], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]):
+            scores = [score for _, score in kept.similar(query, as_of=START + when)]
+            assert scores == pytest.approx([np.dot(query, vector)] if len(query) == len(vector) else [], abs=0.01)
+    assert kept.similar([0.6, 0.8]) == kept.similar([1.0, 0.0]) == []
+    trajectory.add_observation(35, [0.0, -1.0], ts_known=START + 35)
+    assert kept._ledger.vectors().count(Situations(2), as_of=ntmem.LATEST) == 3  # others are never the first
+    clock.set(START + 7)
+    assert [it.id for it, _ in kept.similar([1.0, 0.0])] == [trajectory.id]
+
+
+@pytest.mark.parametrize("other_is_first", [True, False])
+def test_two_add_the_first_embedding_at_once(
+    bank: ReasoningBank, kept: TrajectoryTracker, other_is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bank.begin("a")
+    two = again(kept, one)
+    name = "_embed" if other_is_first else "_put"
+    real = getattr(Ledger, name)
+
+    def meanwhile(*args: Any) -> Any:
+        monkeypatch.setattr(Ledger, name, real)
+        two.add_observation("two", [0.0, 1.0])
+        return real(*args)
+
+    monkeypatch.setattr(Ledger, name, meanwhile)
+    one.add_observation("one", [1.0, 0.0])
+    assert [it.data for it in again(kept, one).observations] == ["two", "one"]
+    for query in ([0.0, 1.0], [1.0, 0.0]):
+        assert [score for _, score in kept.similar(query)] == pytest.approx([query[1]])
+
+
+def test_an_embedding_whose_event_is_missing(
+    bank: ReasoningBank, kept: TrajectoryTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*args: Any) -> bool:
+        raise StorageError
+
+    begun, whole = bank.begin("a"), Trajectory("b")
+    whole.add_observation(1, [1.0, 0.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "_put", dies)
+        for call in (lambda: begun.add_observation(1, [1.0, 0.0]), lambda: kept.track(whole)):
+            with pytest.raises(StorageError):
+                call()
+    assert kept.similar([1.0, 0.0]) == []
+    other = bank.begin("c")
+    other.add_observation(1, [0.0, 1.0])
+    assert [it.id for it, _ in kept.similar([1.0, 0.0], 1)] == [other.id]  # it is asked for more than is dead
+
+
 def test_pending(bank: ReasoningBank, clock: ntmem.SimulatedClock) -> None:
     first, second = bank.begin("a", "t"), bank.begin("b")
-    early = first.add_action("buy", None, 1.0, horizon=60)
+    early = first.add_action("buy", None, 1.0, horizon=60, ts_event=START - SECOND)
     clock.set(START + 10 * SECOND)
     late = first.add_action("sell", None, 1.0)
     other = second.add_action("buy")
     named = [(it.trajectory_id, it.action.id) for it in bank.pending()]
     assert named[0] == (first.id, early)
     assert sorted(named[1:]) == sorted([(first.id, late), (second.id, other)])
-    assert [(it.action.id, it.due) for it in bank.pending(older_than=10)] == [(early, START + 60 * SECOND)]
+    assert [(it.action.id, it.due) for it in bank.pending(older_than=10)] == [(early, START + 59 * SECOND)]
     assert bank.pending(older_than=11) == []
     assert [it.trajectory_id for it in bank.pending(agent_id="b")] == [second.id]
     bank.resolve(first.id, 1, action_id=early)
     assert [it.action.id for it in bank.pending(agent_id="a")] == [late]
     bank.resolve(first.id, 1)
     assert bank.pending(agent_id="a") == []
-    third = first.add_action("again")  # it is open again
+    third = first.add_action("again", ts_known=START - 50 * SECOND)  # it is open again
     assert [it.action.id for it in bank.pending(agent_id="a")] == [third]
+    assert bank.pending(agent_id="a", older_than=11) == []  # it is known since its trajectory is
+    assert [it.action.id for it in bank.pending(agent_id="a", older_than=10)] == [third]
 
 
-def test_what_is_tracked_late_is_pending(bank: ReasoningBank, kept: TrajectoryTracker) -> None:
+def test_what_is_tracked_late_is_pending(
+    bank: ReasoningBank, kept: TrajectoryTracker, memory: ntmem.MemorySystem
+) -> None:
     done, open_again, left = Trajectory("a"), Trajectory("b"), Trajectory("c")
     for it in (done, open_again, left):
         it.add_action("buy", None, 1.0)
@@ -372,6 +513,7 @@ def test_what_is_tracked_late_is_pending(bank: ReasoningBank, kept: TrajectoryTr
     for it in (done, open_again, left):
         kept.track(it)
     assert {(it.agent_id, it.action.id) for it in bank.pending()} == {("b", "a2"), ("c", "a1")}
+    check_kept(memory)  # nothing of the first is among what is open
 
 
 # ---- many at once, and trouble ----
@@ -400,6 +542,88 @@ def test_two_objects_of_one_trajectory(bank: ReasoningBank, kept: TrajectoryTrac
     with pytest.raises(ValueError, match="is complete"):
         one.add_action("late")
     assert [it.type for it in one.actions] == ["x", "y", "z", "w"]
+
+
+@pytest.mark.parametrize("what", ["a step", "all of it", "a look"])
+def test_another_adds_right_behind(
+    bank: ReasoningBank, kept: TrajectoryTracker, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is written behind what a trajectory knows, it does not write over."""
+    engine = kept._ledger.engine()
+    whose, name = (engine, "fetch") if what == "a look" else (Ledger, "_put")
+    real = getattr(whose, name)
+
+    def then(*args: Any) -> Any:
+        done = real(*args)
+        monkeypatch.setattr(whose, name, real)
+        other = kept.get(kept.find().trajectories[0].id)
+        assert other is not None
+        other.add_observation("other")
+        return done
+
+    if what == "all of it":
+        one = Trajectory("a")
+        monkeypatch.setattr(whose, name, then)
+        kept.track(one)
+    else:
+        one = bank.begin("a")
+        monkeypatch.setattr(whose, name, then)
+        if what == "a look":
+            one = again(kept, one)
+        else:
+            one.add_observation("first")
+    one.add_observation("last")
+    expected = ["first"] * (what == "a step") + ["other", "last"]
+    assert [it.data for it in again(kept, one).observations] == expected
+
+
+def test_two_threads_begin_at_once(
+    bank: ReasoningBank, kept: TrajectoryTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Ledger._put
+    other = threading.Thread(target=bank.begin, args=["b"])
+
+    def meanwhile(*args: Any) -> bool:
+        monkeypatch.setattr(Ledger, "_put", real)
+        other.start()
+        other.join(0.1)  # it waits for this one; if it did not, it would be done by then
+        return real(*args)
+
+    monkeypatch.setattr(Ledger, "_put", meanwhile)
+    bank.begin("a")
+    other.join()
+    assert kept.count() == len(kept.find().trajectories) == 2
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_the_count_where_it_is_not_known_whether_it_was_kept(
+    bank: ReasoningBank, kept: TrajectoryTracker, is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Ledger._put
+
+    def dies(*args: Any) -> bool:
+        if is_kept:
+            assert real(*args)
+        raise StorageError
+
+    bank.begin("a")
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(Ledger, "_put", dies)
+        bank.begin("a")
+    assert kept.count() == len(kept.find().trajectories) == 1 + is_kept
+    bank.begin("a")
+    assert kept.count() == len(kept.find().trajectories) == 2 + is_kept
+
+
+def test_a_trajectory_has_so_many_steps(bank: ReasoningBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MOST_STEPS", 4)
+    trajectory = bank.begin("a")
+    trajectory.add_observation(1)
+    trajectory.add_action("buy")
+    for call in (lambda: trajectory.add_observation(2), lambda: trajectory.add_action("sell")):
+        with pytest.raises(ValueError, match="has 4 steps at most"):
+            call()
+    trajectory.add_outcome(1)  # of what was done
 
 
 def test_threads(bank: ReasoningBank, kept: TrajectoryTracker) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 from itertools import product
 from statistics import NormalDist
 from typing import Any
@@ -164,6 +166,33 @@ def test_direction_and_costs() -> None:
     assert judge(case(opposite)).verdict is Verdict.INCORRECT  # a small error in the wrong direction
 
 
+def test_costs_in_the_chance() -> None:
+    """Where the direction is what decides, the bound is a return of the costs to the other side."""
+    judge, past = ScaledJudge(cost=0.25), [Past(8.0, 8.5)] * 95
+    own = (0.5**2 + 1.0**2) / 2
+    spread = math.sqrt((95 * 0.25 + 5 * own) / 100 / 4 * 100 / 98)
+    unit = math.sqrt((95 * 64 + 5 * own) / 100)
+    for sign in (1, -1):
+        result = judge(case(pair(1 + 0.5 * sign, 1 - 1.0 * sign, 1.0, past)))
+        expected = NormalDist(-0.25, spread)  # half way from 0.5 to -1
+        assert result.verdict is Verdict.INCORRECT
+        assert result.confidence == pytest.approx(1 - (expected.cdf(0.5 + unit) - expected.cdf(-0.25)))
+
+
+def test_bounds_belong_to_it() -> None:
+    judge = ScaledJudge(cost=0.5)
+    assert judge(case(pair(1.5, 0.75, 1.0))).feedback.endswith(
+        "direction right in 100%"
+    )  # of costs: none, as the other
+    assert judge(case(pair(1.5, 0.25, 1.0))).feedback.endswith("direction right in 50%")
+    far = judge(case(pair(1.0, 9.0, None, [1.0] * 95)))
+    assert far.error is not None
+    assert far.error > judge.very_wrong
+    assert far.verdict is Verdict.INCORRECT  # as it is of the right direction
+    exact = 0.5 - NormalDist().cdf(0) + (1 - NormalDist(550.0, math.sqrt(1100 / 4)).cdf(550.5))
+    assert most_of([0.5] * 1100) == pytest.approx(exact)
+
+
 def test_most_of_several_actions_decide() -> None:
     right, wrong, missed = pair(1.0, 1.0), pair(1.0, -1.0), pair(1.0, 0.0)
     judge = ScaledJudge()
@@ -263,6 +292,48 @@ def test_another_judge_for_all() -> None:
             memory.judge = "good"  # type: ignore[assignment]
         [found] = memory.trajectories.find(verdict="correct").trajectories
         assert found.verdicts[0].judge == "RelativeErrorJudge"
+        assert found.verdicts[0].verdict == Verdict.CORRECT
+        memory.bank.judge_many([trajectory.id, trajectory.id], judge=ScaledJudge())
+        judges = [it.judge for it in memory.trajectories.get(trajectory.id).verdicts]  # type: ignore[union-attr]
+        assert judges == ["RelativeErrorJudge", "ScaledJudge"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"feedback": 5}, "feedback must be a str"),
+        ({"feedback": "\ud800"}, "feedback must be encodable"),
+        ({"feedback": "x" * 65_537}, "feedback has 0 to 65536 bytes"),
+        ({"verdict": "correct"}, "must be a Verdict"),
+        ({"error": -1.0}, "error must be at least 0"),
+        ({"accuracy": 1.5}, "accuracy must be at most 1"),
+        ({"confidence": None}, "confidence must be a number"),
+        ({"confidence": True}, "confidence must be a number"),
+    ],
+)
+def test_what_a_judge_may_not_say(wrong: Any, words: str) -> None:
+    with ntmem.open() as memory:
+        trajectory = memory.bank.begin("a")
+        said: Any = {"verdict": Verdict.CORRECT, "error": 0.0, "accuracy": 1.0, "confidence": 1.0, "feedback": ""}
+        with pytest.raises((TypeError, ValueError), match=words):
+            memory.bank.judge(trajectory.id, judge=lambda it: VerdictResult(it.trajectory_id, **said | wrong))
+        assert memory.trajectories.get(trajectory.id).verdicts == ()  # type: ignore[union-attr]
+
+
+def test_numbers_of_a_judge_are_kept_as_floats() -> None:
+    class Judge:
+        __name__ = 5  # type: ignore[assignment]
+
+        def __call__(self, it: Case) -> VerdictResult:
+            numbers: Any = Decimal("0.5"), np.float32(0.25), Fraction(1, 8)
+            return VerdictResult(it.trajectory_id, Verdict.INCORRECT, *numbers, "said")
+
+    with ntmem.open() as memory:
+        trajectory = memory.bank.begin("a")
+        result = memory.bank.judge(trajectory.id, judge=Judge())
+        assert [type(it) for it in (result.error, result.accuracy, result.confidence)] == [float] * 3
+        [kept] = memory.trajectories.get(trajectory.id).verdicts  # type: ignore[union-attr]
+        assert (kept.judge, kept.error, kept.accuracy, kept.confidence) == ("Judge", 0.5, 0.25, 0.125)
 
 
 # ---- calibration ----

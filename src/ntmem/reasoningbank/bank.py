@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..instants import AsOf, Duration, Instant
 from .events import Judged
+from .state import State
 from .tracker import PendingOutcome, TrajectoryTracker
 from .trajectory import Trajectory
 from .verdict import Case, Judge, Pair, VerdictResult, judge_name, require_judge, run_judge
@@ -108,7 +110,8 @@ class ReasoningBank:
         record: bool | None = None,
     ) -> list[VerdictResult]:
         """Judge trajectories, one after the other as by :meth:`judge`; all are read before the first is judged."""
-        chosen, records, ids = self._chosen(judge), self._records(as_of, record), list(trajectory_ids)
+        chosen, records = self._chosen(judge), self._records(as_of, record)
+        ids = trajectory_ids if isinstance(trajectory_ids, str) else list(trajectory_ids)
         found = self.trajectories.get_many(ids, as_of=as_of)
         return [self._judge(_there(each, name), chosen, records) for name, each in zip(ids, found, strict=True)]
 
@@ -129,9 +132,16 @@ class ReasoningBank:
         said = (
             judge_name(judge), result.verdict.value, result.error, result.accuracy, result.confidence, result.feedback
         )  # fmt: skip
-        last = trajectory.verdicts[-1:]
-        if records and not (last and _said(last[0]) == said):
-            trajectory.add(lambda _, now: Judged(now, now, *said))
+
+        def make(state: State, now: int) -> Judged:
+            last = next((it.event for it in reversed(state.steps) if isinstance(it.event, Judged)), None)
+            if last is not None and _said(last) == said:
+                raise _IsKept
+            return Judged(now, now, *said)
+
+        if records:
+            with suppress(_IsKept):
+                trajectory.add(make)
         return result
 
     def _records(self, as_of: AsOf, record: bool | None) -> bool:
@@ -145,6 +155,10 @@ class ReasoningBank:
 
     def _get(self, trajectory_id: str, as_of: AsOf) -> Trajectory:
         return _there(self.trajectories.get(trajectory_id, as_of=as_of), trajectory_id)
+
+
+class _IsKept(Exception):
+    """It was judged so last."""
 
 
 def _there(found: Trajectory | None, trajectory_id: str) -> Trajectory:

@@ -18,7 +18,10 @@ same                   ``p`` hash(agent task type unit)          the outcome and
 same                   ``c`` who counts                          how many trajectories this handle has begun
 ====================== ========================================= ======================================================
 
-All instants in keys are those from which on something was known. **The format number never changes meaning.**
+All instants in keys are those from which on something was known. Vectors of embeddings stand in the collection
+``ntmem/trajectories/<dimension>``, under the id of the trajectory and a hash of the embedding.
+
+**The format number never changes meaning.**
 """
 
 from __future__ import annotations
@@ -189,6 +192,11 @@ def is_id(text: str) -> bool:
 def event_key(trajectory_id: str, step: int) -> bytes:
     """Return the key of an event."""
     return b"%s%06x" % (trajectory_id.encode(), step)
+
+
+def situation(trajectory_id: str, embedding: bytes) -> str:
+    """Return the id of an embedding among vectors: another embedding never takes its place."""
+    return trajectory_id + hashlib.blake2b(embedding, digest_size=8).hexdigest()
 
 
 @lru_cache(maxsize=4096)

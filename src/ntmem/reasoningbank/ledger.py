@@ -43,6 +43,7 @@ from .events import (
     hashed,
     newest_first,
     past_stem,
+    situation,
 )
 from .state import Make, Mark, State
 from .verdict import relative
@@ -67,7 +68,7 @@ class Ledger:
         self._durable = durable
         self._lock = threading.RLock()
         self._count = 0
-        self._count_key = b"c" + uuid.uuid4().hex.encode()
+        self._count_key = _new_count_key()
 
     def now(self) -> int:
         """Return the store's time, int ns UTC."""
@@ -97,8 +98,7 @@ class Ledger:
                 continue
             values: Values = [(TRAJECTORIES, event_key(trajectory_id, step), encode_event(event))]
             drops = _index(trajectory_id, state, step, event, values)
-            if not state.is_embedded:
-                self._embed(trajectory_id, state, event)
+            self._embed(trajectory_id, state, event)
             if self._put(engine, values, drops, state.mark):
                 state.mark = mark
                 state.apply(event)
@@ -119,15 +119,19 @@ class Ledger:
         for step, event in enumerate([each.event for each in state.steps[1:]], 1):
             values.append((TRAJECTORIES, event_key(trajectory_id, step), encode_event(event)))
             drops.update(_index(trajectory_id, so_far, step, event, values))
-            if not so_far.is_embedded:
-                self._embed(trajectory_id, so_far, event)
+            self._embed(trajectory_id, so_far, event)
             so_far.apply(event)
         if drops and not state.unresolved:  # what was open for a while is not any more
             values = [each for each in values if each[1] not in drops]
         with self._lock:  # what is counted last is kept last
             values.append((TRAJECTORY_INDEX, self._count_key, encode_count(self._count + 1)))
             state.mark = _mark(engine)  # nobody has this id, nor will have before this is written
-            if not self._put(engine, values, (), state.mark):
+            try:
+                done = self._put(engine, values, (), state.mark)
+            except BaseException:  # it may be there, and counted, or not: count on in another place
+                self._count, self._count_key = 0, _new_count_key()
+                raise
+            if not done:
                 raise StorageError(f"there is a trajectory {trajectory_id} already, by chance or by a clock; try again")
             self._count += 1
 
@@ -151,8 +155,8 @@ class Ledger:
         return True
 
     def _embed(self, trajectory_id: str, state: State, event: Event) -> None:
-        """Let a trajectory be found by what is seen first with an embedding; again: nothing new."""
-        if not isinstance(event, Seen) or event.embedding is None:
+        """Let a trajectory be found by an embedding, if it is ever the first that is seen; again: nothing new."""
+        if not isinstance(event, Seen) or event.embedding is None or state.since(event) >= state.embedded_since:
             return
         import numpy as np
 
@@ -160,7 +164,7 @@ class Ledger:
         facts = {"agent_id": state.begun.agent_id, "task": state.begun.task}
         self.vectors().add(
             Situations(len(numbers)),
-            trajectory_id,
+            situation(trajectory_id, event.embedding),
             numbers,
             facts,
             ts_event=event.ts_event,
@@ -236,6 +240,10 @@ class Ledger:
     def count(self) -> int:
         """Return how many trajectories there are. O(handles of the store that have begun one)."""
         return sum(decode_count(value) for _, value in self.engine().scan(TRAJECTORY_INDEX, b"c", b"", None))
+
+
+def _new_count_key() -> bytes:
+    return b"c" + uuid.uuid4().hex.encode()
 
 
 def _mark(engine: LmdbEngine) -> Mark:

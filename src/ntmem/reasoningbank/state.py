@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 from msgspec import Struct
 
 from ..errors import CorruptionError
+from ..instants import MAX_INSTANT
 from .events import MOST_STEPS, Acted, Begun, Completed, Event, Resolved, Seen
 
 Mark: TypeAlias = "tuple[int, int] | None"
@@ -32,7 +33,7 @@ class State:
         self.steps: list[Step] = []
         self.actions: dict[str, Step] = {}
         self.unresolved: dict[str, None] = {}  # in the order of the actions
-        self.is_embedded = False
+        self.embedded_since = MAX_INSTANT + 1  # from when on an embedding is seen
         self.mark: Mark = None
         self.status = "open"
 
@@ -63,9 +64,15 @@ class State:
         elif isinstance(event, Resolved):
             self.unresolved.pop(event.action_id or "", None)
         elif isinstance(event, Seen):
-            self.is_embedded = self.is_embedded or event.embedding is not None
+            if event.embedding is not None:
+                self.embedded_since = min(self.embedded_since, step.since)
         elif isinstance(event, Completed):
             self.status = event.status
+
+    def embedding(self, limit: int) -> bytes | None:
+        """Return the first embedding that is seen as of an instant."""
+        seen = (it.event for it in self.steps if it.since <= limit and isinstance(it.event, Seen))
+        return next((event.embedding for event in seen if event.embedding is not None), None)
 
     def seen(self, limit: int) -> State | None:
         """Return what is seen as of an instant, itself if that is all; None: nothing."""

@@ -12,7 +12,7 @@ from ..errors import CorruptionError
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, duration_ns, instant_ns, require_int
 from ..tiers.engine import LmdbEngine
 from ..tiers.guards import Situations
-from .events import ID_SIZE, TAIL_SIZE, Acted, Begun, Past, hashed, is_id, new_id, newest_first, past_stem
+from .events import ID_SIZE, TAIL_SIZE, Acted, Begun, Past, hashed, is_id, new_id, newest_first, past_stem, situation
 from .ledger import Ledger
 from .state import State
 from .trajectory import Action, Trajectory, begun, public_action
@@ -212,13 +212,19 @@ class TrajectoryTracker:
         as_of: AsOf = None,
         min_score: float | None = None,
     ) -> list[tuple[Trajectory, float]]:
-        """Return trajectories whose first embedding is nearest to `query`, with its cosine, the nearest first."""
+        """Return trajectories whose first embedding is nearest to `query`, with its cosine, the nearest first.
+
+        The first as of then. Trajectories with embeddings of other dimensions are not found.
+        """
         import numpy as np
 
         require_int(k, "k", 1, _MOST_PAGE)
         numbers = np.asarray(query)
         if numbers.ndim != 1 or not len(numbers):
             raise ValueError(f"query must be one embedding of shape (n,), was of shape {numbers.shape}")
+        for name, text in (("agent_id", agent_id), ("task", task)):
+            if text is not None:
+                _text(text, name)
         wanted = None if verdict is None else _verdict(verdict)
         where = {name: value for name, value in (("agent_id", agent_id), ("task", task)) if value is not None}
         limit, asked = self._limit(as_of), k
@@ -226,12 +232,14 @@ class TrajectoryTracker:
             hits = self._ledger.vectors().search(
                 Situations(len(numbers)), numbers, asked, where=where or None, as_of=limit, min_score=min_score
             )
-            shown = self._shown_all([hit.id for hit in hits], limit, as_of)
-            found = [
-                (it, hit.score)
-                for it, hit in zip(shown, hits, strict=True)
-                if it is not None and (wanted is None or (bool(it.verdicts) and it.verdicts[-1].verdict == wanted))
-            ]
+            found = []
+            for (name, state), hit in zip(self._ledger.load([hit.id[:ID_SIZE] for hit in hits]), hits, strict=True):
+                first = state.embedding(limit)  # None: who added the vector died, or has not added its event yet
+                if first is None or situation(name, first) != hit.id:
+                    continue
+                it = self._shown(name, state, limit, as_of)
+                if it is not None and (wanted is None or (bool(it.verdicts) and it.verdicts[-1].verdict == wanted)):
+                    found.append((it, hit.score))
             if len(found) >= k or len(hits) < asked:
                 return found[:k]
             asked *= 4

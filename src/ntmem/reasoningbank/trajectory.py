@@ -362,12 +362,13 @@ class Trajectory:
 
         None: of the whole.
         """
-        found: dict[str | None, Outcome] = {}
-        for each in self.outcomes:
-            before = found.get(each.action_id)
-            if before is None or each.ts_known >= before.ts_known:
-                found[each.action_id] = each
-        return found
+        found: dict[str | None, tuple[int, Outcome]] = {}
+        limit = self._limit()
+        for step in [*self._state.steps]:
+            it, since = step.event, step.since
+            if since <= limit and isinstance(it, Resolved) and since >= found.get(it.action_id, (-1, None))[0]:
+                found[it.action_id] = since, Outcome(it.value, it.action_id, it.ts_event, it.ts_known)
+        return {name: outcome for name, (_, outcome) in found.items()}
 
     @property
     def unresolved(self) -> tuple[Action, ...]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from typing import Any, TypeAlias, cast
 
 from msgspec import Struct
 
 from .._core.text import html_facts
-from .checks import require_number
+from .checks import check_text, require_number
 from .events import Past
 from .trajectory import Action, Outcome
+
+_MOST_FEEDBACK = 65_536
 
 LARGEST = 1e300
 """What may have become infinite is this."""
 
 
-class Verdict(Enum):
+class Verdict(StrEnum):
     """How good what was expected has turned out to be."""
 
     CORRECT = "correct"
@@ -130,12 +132,18 @@ def run_judge(judge: Judge, case: Case) -> VerdictResult:
         raise TypeError(f"a judge must return a VerdictResult or a Verdict, was {type(found).__name__}")
     if found.trajectory_id != case.trajectory_id:
         raise ValueError(f"the judge was asked of {case.trajectory_id!r} and speaks of {found.trajectory_id!r}")
-    if found.error is not None:
-        require_number(found.error, "a verdict's error", least=0)
-    if found.accuracy is not None:
-        require_number(found.accuracy, "a verdict's accuracy", least=0, most=1)
-    require_number(found.confidence, "a verdict's confidence", least=0, most=1)
-    return found
+    if not isinstance(found.verdict, Verdict):
+        raise TypeError(f"a verdict must be a Verdict, was {type(found.verdict).__name__}")
+    check_text(found.feedback, "a verdict's feedback", _MOST_FEEDBACK, least=0)
+    error, accuracy = found.error, found.accuracy
+    return VerdictResult(  # with floats: what a judge computes by may be another kind of number
+        found.trajectory_id,
+        found.verdict,
+        None if error is None else require_number(error, "a verdict's error", least=0),
+        None if accuracy is None else require_number(accuracy, "a verdict's accuracy", least=0, most=1),
+        require_number(found.confidence, "a verdict's confidence", least=0, most=1),
+        str(found.feedback),
+    )
 
 
 def require_judge(judge: Any) -> Judge:
@@ -147,4 +155,5 @@ def require_judge(judge: Any) -> Judge:
 
 def judge_name(judge: Judge) -> str:
     """Return by which name the verdicts of a judge are kept."""
-    return getattr(judge, "__name__", None) or type(judge).__name__
+    name = getattr(judge, "__name__", None)
+    return name if isinstance(name, str) and name else type(judge).__name__
