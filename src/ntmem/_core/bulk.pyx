@@ -1,4 +1,5 @@
-"""Many keys of one namespace at once: from the hot table, the log and LMDB, all as of one moment, without the GIL.
+"""Many keys of one namespace at once: from the hot table, the log and LMDB, all as of one moment, without the GIL; and
+keys in order from LMDB alone.
 
 Invariants
 ----------
@@ -11,8 +12,12 @@ Invariants
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp
 
-from ntmem._core.cold cimport COLD_ABSENT, COLD_FOUND, cold_find, cold_found_t, cold_outcome, cold_space
+from ntmem._core.cold cimport (
+    COLD_ABSENT, COLD_FOUND, cold_close, cold_find, cold_found_t, cold_move, cold_open, cold_outcome, cold_space,
+    row_record_t,
+)
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.hot cimport (
     HOT_HIT, USAGE_ABSENT, USAGE_DISK, USAGE_HOT, USAGE_LOG, HotTable, bytes_copy, coarse_ns, hot_find, hot_found_t,
@@ -21,9 +26,11 @@ from ntmem._core.hot cimport (
 from ntmem._core.keyhash cimport KEYHASH_SEED, keyhash_bytes, whole_key_t
 from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport *
-from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Database, Transaction, mdb_calls_t
+from ntmem._core.mdb cimport MDB_cursor, MDB_dbi, MDB_txn, MDB_val, Database, Transaction, mdb_calls_t
 
 from ntmem._core.logrecords import LookAgain
+
+cdef object new_tuple = tuple.__new__
 
 failpoints_join(failpoints_table())
 
@@ -238,3 +245,74 @@ def gather(Log log not None, HotTable hot, tables, dict databases not None, byte
     finally:
         free(wishes.all)
         free(wishes.buffer)
+
+
+def page(
+    Transaction txn not None, Database records not None, bytes stem not None, bytes begin not None, bytes resume,
+    size_t most, size_t most_bytes, type make not None
+):
+    """Return records of a snapshot in the order of their database keys; None where Python has to look.
+
+    That is where one is damaged, expires, is not known yet or does not have its whole key there.
+
+    Parameters
+    ----------
+    stem, begin : bytes
+        Those whose database keys begin with `stem`, from `begin` on.
+    resume : bytes, or None
+        The database key `begin` itself is left out if it is this one.
+    most, most_bytes : int
+        No more records once there are so many, or their values have so many bytes.
+    make : type
+        Of tuples, of which each record is one: flags, version, ts_event, ts_known, expires_at, writer, key (empty: the
+        database key has it) and value.
+
+    Returns
+    -------
+    list of (bytes, tuple)
+        Keys and records.
+    bytes or None
+        The last database key, to resume behind; None: there is no more.
+
+    Notes
+    -----
+    **Complexity**: O(log n + records). The GIL is kept.
+    """
+    cdef const mdb_calls_t *calls = txn.env.calls
+    cdef MDB_cursor *cursor
+    cdef MDB_val prefix = MDB_val(PyBytes_GET_SIZE(stem), PyBytes_AS_STRING(stem))
+    cdef MDB_val key
+    cdef row_record_t record
+    cdef cold_outcome outcome
+    cdef size_t size = 0, known = 0
+    cdef const unsigned char *last = NULL
+    cdef bytes writer = b""
+    cdef list found = []
+    txn.check_alive()
+    cursor = cold_open(calls, txn.txn, records.number)
+    if cursor == NULL:
+        raise MemoryError("no memory to read the store in order")
+    try:
+        outcome = cold_move(
+            calls, cursor, &prefix, PyBytes_AS_STRING(begin), PyBytes_GET_SIZE(begin), &key, &record
+        )
+        while outcome == COLD_FOUND:
+            if <size_t>len(found) >= most or size > most_bytes:
+                return found, PyBytes_FromStringAndSize(<const char *>last, known)
+            last, known = <const unsigned char *>key.mv_data, key.mv_size
+            if resume is None or known != <size_t>PyBytes_GET_SIZE(resume) or memcmp(
+                last, PyBytes_AS_STRING(resume), known
+            ) != 0:
+                if record.writer_size != <size_t>PyBytes_GET_SIZE(writer) or memcmp(
+                    record.writer, PyBytes_AS_STRING(writer), record.writer_size
+                ) != 0:
+                    writer = PyBytes_FromStringAndSize(<const char *>record.writer, record.writer_size)
+                value = PyBytes_FromStringAndSize(<const char *>record.value, record.value_size)
+                facts = record.flags, record.version, record.ts_event, record.ts_known, record.expires_at
+                stored = new_tuple(make, (*facts, writer, b"", value))
+                found.append((PyBytes_FromStringAndSize(<const char *>last + 8, known - 8), stored))
+                size += record.value_size
+            outcome = cold_move(calls, cursor, &prefix, NULL, 0, &key, &record)
+    finally:
+        cold_close(calls, cursor)
+    return (found, None) if outcome == COLD_ABSENT else None

@@ -1,4 +1,4 @@
-/* Reading a value on disk: the newest version of a key, as tables.h writes it and ntmem/tiers/tables.py reads it.
+/* Reading what is on disk: the newest version of a key, or keys in order, as tables.h writes and tiers/tables.py reads.
  *
  * A leaf: plain C, no Python. What is found points into the transaction's pages and is good until its end.
  */
@@ -66,6 +66,38 @@ static inline enum cold_outcome cold_find(const mdb_calls_t *calls, MDB_txn *txn
         return COLD_OTHER;
     *found = (cold_found_t){record.value, record.value_size, record.expires_at};
     return COLD_FOUND;
+}
+
+/* Closed by cold_close; NULL: no memory. */
+static inline MDB_cursor *cold_open(const mdb_calls_t *calls, MDB_txn *txn, MDB_dbi records)
+{
+    MDB_cursor *cursor = NULL;
+
+    return calls->cursor_open(txn, records, &cursor) == 0 ? cursor : NULL;
+}
+
+static inline void cold_close(const mdb_calls_t *calls, MDB_cursor *cursor) { calls->cursor_close(cursor); }
+
+/* Moves to the first key from `key` on (`size` 0: to the next), if that begins with `stem`. It is found if it holds the
+ * whole key, is served now and will not expire. */
+static inline enum cold_outcome cold_move(const mdb_calls_t *calls, MDB_cursor *cursor, const MDB_val *stem,
+                                          const void *from, size_t size, MDB_val *key, row_record_t *record)
+{
+    MDB_val row;
+    int error;
+
+    *key = (MDB_val){size, (void *)(uintptr_t)from};
+    error = calls->cursor_get(cursor, key, &row, size != 0 ? MDB_SET_RANGE : MDB_NEXT);
+    if (error == MDB_NOTFOUND)
+        return COLD_ABSENT;
+    if (error != 0)
+        return COLD_OTHER;
+    if (key->mv_size < stem->mv_size || memcmp(key->mv_data, stem->mv_data, stem->mv_size) != 0)
+        return COLD_ABSENT;
+    if (!row_holds_key(key->mv_size) ||
+        !row_record_decode(record, key->mv_data, key->mv_size, row.mv_data, row.mv_size))
+        return COLD_OTHER;
+    return record->key_size == 0 && record->expires_at == 0 && !(record->flags & ~ROW_FENCED) ? COLD_FOUND : COLD_OTHER;
 }
 
 #endif

@@ -240,6 +240,10 @@ class LmdbEngine:
         if namespace_id is None:
             return [], None
         head = id_prefix(namespace_id)
+        if len(prefix) < KEY_HEAD and len(start) < KEY_HEAD:
+            plain = tables.page(head + prefix, resume or head + max(prefix, start), resume, most, _PAGE_BYTES)
+            if plain is not None:
+                return plain
         page: list[Entry] = []
         group: list[Entry] = []  # keys that share the head of a long key: ordered by the whole
         group_head = b""

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from .. import clock as clocks
+from .._core.bulk import page
+from .._core.mdb import Transaction
 from ..errors import CorruptionError
 from .cold import ColdStore, Txn
 from .layout import (
@@ -220,6 +222,15 @@ class Tables:
         """Yield the records whose database keys begin with `stem`, from `start` on."""
         for key, data in self._starting_with("records", stem, start):
             yield key, decode_record(key, data)
+
+    def page(
+        self, stem: bytes, begin: bytes, resume: bytes | None, most: int, most_bytes: int
+    ) -> tuple[list[tuple[bytes, Stored]], bytes | None] | None:
+        """Return keys and records in order, as :func:`ntmem._core.bulk.page` does; None: they are not all plain."""
+        txn: Any = self._txn
+        if not isinstance(txn, Transaction):  # the engine lmdb has another
+            return None
+        return page(txn, self._dbs["records"], stem, begin, resume, most, most_bytes, Stored)
 
     # -- history
 
