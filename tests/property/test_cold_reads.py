@@ -67,6 +67,20 @@ def both(memory, space, key):
     return native, outcome(memory._live.get, labels, key.encode()), many
 
 
+def scans(memory, space, most):
+    """What a scan finds natively, in pages of so many, and by Python."""
+    engine = memory._live
+    labels = tuple(space.split("/")) if isinstance(space, str) else space
+    found = []
+    for read in (Tables.page, lambda *_: None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tables, "page", read)
+            for prefix, start in ((b"", b""), (b"k", b""), (b"", b"l"), (b"l" * 480, b"l" * 480), (b"k", b"kk")):
+                found.append(outcome(lambda: [*engine.scan(labels, prefix, start, None, page=most)]))  # noqa: B023
+    half = len(found) // 2
+    return found[:half], found[half:]
+
+
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["put", "put", "put", "delete", "ttl", "set", "large", "delete_namespace", "history"]),
@@ -103,6 +117,26 @@ def test_the_native_look_finds_what_python_finds(operations):
             for key in filter(None, KEYS):
                 native, slow, many = both(memory, space, key)
                 assert native == slow == many
+            for most in (1, 2, 256):
+                native, slow = scans(memory, space, most)
+                assert native == slow
+            assert native[0] == [
+                (key, memory.get(space, key)) for key in sorted(KEYS) if key and key in dict(native[0])
+            ]
+
+
+def test_pages_end_where_they_are_full_and_go_on():
+    with opened() as (memory, _):
+        rows = {f"k{number:04}": b"v" * (number % 3) for number in range(700)}
+        rows |= {f"large {number}": bytes(300_000) for number in range(8)}
+        for key, value in rows.items():
+            memory.put("desk", key, value)
+        memory.put("desk0", "behind", b"")
+        turn(memory)
+        for most in (1, 2, 3, 255, 256, 257, 10_000):
+            native, slow = scans(memory, "desk", most)
+            assert native == slow
+            assert native[0] == sorted(rows.items())
 
 
 def rewrite(memory, space, key, change):
@@ -136,6 +170,9 @@ def test_each_bit_of_a_record_that_is_flipped_is_damage():
             rewrite(memory, "desk", "k", lambda _, flipped=flipped: bytes(flipped))
             native, slow, many = both(memory, "desk", "k")
             assert native == slow == many == ntmem.CorruptionError, bit
+            native, slow = scans(memory, "desk", 256)
+            assert native == slow
+            assert native[0] == ntmem.CorruptionError
         with pytest.raises(ntmem.CorruptionError, match="k"):
             memory.get("desk", "k")
         rewrite(memory, "desk", "k", lambda _: sound)
