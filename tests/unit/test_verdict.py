@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from decimal import Decimal
 from fractions import Fraction
 from itertools import product
@@ -360,6 +361,13 @@ def test_calibration_is_checked() -> None:
     for said, so in (([], []), ([0.5], []), ([1.5], [True]), ([float("nan")], [True])):
         with pytest.raises(ValueError, match=r"confidence"):
             calibrate(said, so)
+
+
+def test_a_picture_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"a picture needs matplotlib: pip install 'ntmem\[plots\]'"):
+        calibrate([0.2], [False]).plot()
 
 
 def test_a_picture(tmp_path: Any) -> None:

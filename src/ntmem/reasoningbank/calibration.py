@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from .._core.text import html_rows
@@ -95,9 +96,15 @@ class CalibrationReport:
     def plot(self, axes: Any = None) -> Any:
         """Draw the reliability curve with its intervals and return the axes; needs matplotlib (extra ``plots``)."""
         if axes is None:
-            from matplotlib.figure import Figure  # of its own: pyplot would keep it, and choose a window
-
-            axes = Figure(figsize=(4, 4), layout="constrained").subplots()
+            try:
+                figures = import_module("matplotlib.figure")  # of its own: pyplot would keep it, and choose a window
+            except ModuleNotFoundError as error:
+                if (error.name or "").partition(".")[0] != "matplotlib":
+                    raise
+                raise ModuleNotFoundError(
+                    "a picture needs matplotlib: pip install 'ntmem[plots]'", name="matplotlib"
+                ) from None
+            axes = figures.Figure(figsize=(4, 4), layout="constrained").subplots()
         said, found = [each.confidence for each in self.bins], [each.share for each in self.bins]
         below = [max(each.share - each.interval[0], 0.0) for each in self.bins]
         above = [max(each.interval[1] - each.share, 0.0) for each in self.bins]
