@@ -132,6 +132,7 @@ class MemorySystem(DirectCalls):
         self._seen: Observations | None = None
         self._vectors: VectorStore | None = None
         self._trajectories: TrajectoryTracker | None = None
+        self._bank: ReasoningBank | None = None
         self._judge: Judge | None = None
         self._making = threading.Lock()
         self.embedder = embedder
@@ -707,11 +708,11 @@ class MemorySystem(DirectCalls):
     @property
     def trajectories(self) -> TrajectoryTracker:
         """What agents saw, did and expected, and what came of it; keep it at hand: ``t = memory.trajectories``."""
-        from .reasoningbank import TrajectoryTracker
-
         self._engine()
         found = self._trajectories
         if found is None:
+            from .reasoningbank import TrajectoryTracker
+
             with self._making:
                 found = self._trajectories = self._trajectories or TrajectoryTracker(
                     self._engine, lambda: self.vectors, durable=self._durable(None)
@@ -721,16 +722,19 @@ class MemorySystem(DirectCalls):
     @property
     def bank(self) -> ReasoningBank:
         """Trajectories and what is made of them; keep it at hand: ``b = memory.bank``."""
-        from .reasoningbank import ReasoningBank
+        trajectories, found = self.trajectories, self._bank
+        if found is None:
+            from .reasoningbank import ReasoningBank
 
-        return ReasoningBank(self.trajectories, self._engine, lambda: self.judge)
+            found = self._bank = ReasoningBank(trajectories, self._engine, lambda: self.judge)
+        return found
 
     @property
     def judge(self) -> Judge:
         """What judges trajectories where no other is given, by default a :class:`ScaledJudge`; of this handle alone."""
-        from .reasoningbank import ScaledJudge
-
         if self._judge is None:
+            from .reasoningbank import ScaledJudge
+
             self._judge = ScaledJudge()
         return self._judge
 
