@@ -66,7 +66,12 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .embedding import HashedTextEmbedder as HashedTextEmbedder
     from .embedding import MarketWindowEmbedder as MarketWindowEmbedder
     from .reasoningbank import CalibrationReport as CalibrationReport
+    from .reasoningbank import Choice as Choice
+    from .reasoningbank import DistilledPattern as DistilledPattern
+    from .reasoningbank import Distiller as Distiller
+    from .reasoningbank import Explanation as Explanation
     from .reasoningbank import ReasoningBank as ReasoningBank
+    from .reasoningbank import RecalledPattern as RecalledPattern
     from .reasoningbank import RelativeErrorJudge as RelativeErrorJudge
     from .reasoningbank import ScaledJudge as ScaledJudge
     from .reasoningbank import Trajectory as Trajectory
@@ -84,6 +89,7 @@ _LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("CachedEmbedder", "FunctionEmbedder"), "embedding"),
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
     **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
+    **dict.fromkeys(("Choice", "DistilledPattern", "Distiller", "Explanation", "RecalledPattern"), "reasoningbank"),
     **dict.fromkeys(("Trajectory", "TrajectoryTracker", "Verdict", "VerdictResult"), "reasoningbank"),
 }
 
@@ -110,6 +116,7 @@ __all__ = [
     "CacheStats",
     "CachedEmbedder",
     "CalibrationReport",
+    "Choice",
     "Codec",
     "ConsensusEngine",
     "ConsensusError",
@@ -117,8 +124,11 @@ __all__ = [
     "CoordinationError",
     "CorruptionError",
     "DiskFull",
+    "DistilledPattern",
+    "Distiller",
     "DistributedLock",
     "EmbeddingProvider",
+    "Explanation",
     "Fence",
     "FillConflict",
     "FillTooOld",
@@ -149,6 +159,7 @@ __all__ = [
     "PubSubBroker",
     "ReadOnlyError",
     "ReasoningBank",
+    "RecalledPattern",
     "Record",
     "RelativeErrorJudge",
     "ScaledJudge",

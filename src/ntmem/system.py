@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from .embedding import EmbeddingProvider
-    from .reasoningbank import Judge, ReasoningBank, Trajectory, TrajectoryTracker
+    from .reasoningbank import Distiller, Judge, ReasoningBank, Trajectory, TrajectoryTracker
     from .tiers.observations import Observations
     from .tiers.vectors import VectorStore
 
@@ -151,6 +151,8 @@ class MemorySystem(DirectCalls):
 
     def close(self) -> None:
         """Flush and close; running calls of other threads end first. Closing twice is fine."""
+        if self._bank is not None:
+            self._bank.distiller.stop()
         self._live = None
         self._use(None)
         self._bus.forget()
@@ -726,8 +728,16 @@ class MemorySystem(DirectCalls):
         if found is None:
             from .reasoningbank import ReasoningBank
 
-            found = self._bank = ReasoningBank(trajectories, self._engine, lambda: self.judge)
+            with self._making:
+                found = self._bank = self._bank or ReasoningBank(
+                    trajectories, self._engine, lambda: self.vectors, lambda: self.judge, lambda: self.embedder
+                )
         return found
+
+    @property
+    def distiller(self) -> Distiller:
+        """What makes patterns of trajectories: its settings, and distilling in the background."""
+        return self.bank.distiller
 
     @property
     def judge(self) -> Judge:

@@ -157,12 +157,12 @@ def test_a_vector_whose_event_was_never_added(nursery: Nursery, ram: Path, point
         kept, names = memory.trajectories, [memory.bank.begin("a").id for _ in range(3)]
         begun = [kept.get(name) for name in names]
         for name in names:
-            lines = f"t, ledger = kept.get({name!r}), kept._ledger", "put = ledger._put"
+            lines = f"t, ledger = kept.get({name!r}), kept.ledger", "put = ledger._put"
             die = f"ledger._put = lambda *args: (arm({point!r}, 'kill'), put(*args))"
             fate, _ = nursery.run(script(ram, *lines, die, "t.add_observation(1, [0.0, 1.0])", "os._exit(7)"))
             assert fate == "killed"
-        whole = "t = ntmem.Trajectory('a'); t.add_observation(1, [0.0, 1.0])", "put = kept._ledger._put"
-        die = f"kept._ledger._put = lambda *args: (arm({point!r}, 'kill'), put(*args))"
+        whole = "t = ntmem.Trajectory('a'); t.add_observation(1, [0.0, 1.0])", "put = kept.ledger._put"
+        die = f"kept.ledger._put = lambda *args: (arm({point!r}, 'kill'), put(*args))"
         assert nursery.run(script(ram, *whole, die, "memory.track_trajectory(t)", "os._exit(7)"))[0] == "killed"
         memory.put("desk", "k", b"")
         was_sealed = point == "linked"

@@ -81,6 +81,7 @@ def index_of(name: str, events: list[Event]) -> dict[str, tuple[float, float | N
         elif isinstance(event, Resolved) and event.action_id is not None:
             place = f"{LAST - since:016x}{name}{16**6 - 1 - step:06x}"
             found[f"r{place}"] = None
+            found[f"d{since:016x}{name}{step:06x}"] = None  # nothing was learnt from it yet
             action = actions[event.action_id]
             level, expected = action.reference, action.predicted_outcome
             stem = _hash(begun.agent_id, begun.task, action.type, "reward" if level is None else "return")

@@ -410,7 +410,7 @@ def test_by_similarity(bank: ReasoningBank, kept: TrajectoryTracker, clock: ntme
         made[name].add_observation("nothing")
         made[name].add_observation(name, vector)
         made[name].add_observation("later", [0.5, 0.5])
-    assert kept._ledger.vectors().count(Situations(2)) == 3  # others would never be found
+    assert kept.ledger.vectors().count(Situations(2)) == 3  # others would never be found
     found = kept.similar([1.0, 0.0], 2)
     assert [it.agent_id for it, _ in found] == ["up", "flat"]
     assert found[0][1] == pytest.approx(1 / np.sqrt(1.01), abs=0.01)
@@ -434,7 +434,7 @@ def test_the_first_embedding_as_of_then(
             assert scores == pytest.approx([np.dot(query, vector)] if len(query) == len(vector) else [], abs=0.01)
     assert kept.similar([0.6, 0.8]) == kept.similar([1.0, 0.0]) == []
     trajectory.add_observation(35, [0.0, -1.0], ts_known=START + 35)
-    assert kept._ledger.vectors().count(Situations(2), as_of=ntmem.LATEST) == 3  # others are never the first
+    assert kept.ledger.vectors().count(Situations(2), as_of=ntmem.LATEST) == 3  # others are never the first
     clock.set(START + 7)
     assert [it.id for it, _ in kept.similar([1.0, 0.0])] == [trajectory.id]
 
@@ -549,7 +549,7 @@ def test_another_adds_right_behind(
     bank: ReasoningBank, kept: TrajectoryTracker, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is written behind what a trajectory knows, it does not write over."""
-    engine = kept._ledger.engine()
+    engine = kept.ledger.engine()
     whose, name = (engine, "fetch") if what == "a look" else (Ledger, "_put")
     real = getattr(whose, name)
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..instants import AsOf, Duration, Instant
-from .events import Judged
+from ..filters import compile_where
+from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, instant_ns, require_int
+from .checks import check_text, require_number
+from .consolidation import ConsolidationReport
+from .distiller import Distiller
+from .events import Advised, Judged
+from .explaining import Explanation, explain
+from .patterns import DistilledPattern, RecalledPattern, distilled
+from .recall import NEAR, Candidate, Choice, Criteria, candidates, direction_of, diverse, near, options, recall
+from .shelf import Shelf
 from .state import State
 from .tracker import PendingOutcome, TrajectoryTracker
 from .trajectory import Trajectory
@@ -16,7 +24,15 @@ from .verdict import Case, Judge, Pair, VerdictResult, judge_name, require_judge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from ..embedding import EmbeddingProvider
     from ..tiers.engine import LmdbEngine
+    from ..tiers.vectors import VectorStore
+
+
+_MOST_RECALLED = 1000
 
 
 class ReasoningBank:
@@ -41,9 +57,17 @@ class ReasoningBank:
     """
 
     def __init__(
-        self, trajectories: TrajectoryTracker, engine: Callable[[], LmdbEngine], judge: Callable[[], Judge]
+        self,
+        trajectories: TrajectoryTracker,
+        engine: Callable[[], LmdbEngine],
+        vectors: Callable[[], VectorStore],
+        judge: Callable[[], Judge],
+        embedder: Callable[[], EmbeddingProvider | None],
     ) -> None:
         self.trajectories = trajectories
+        self._shelf = Shelf(engine, vectors, durable=trajectories.ledger.durable)
+        self.distiller = Distiller(trajectories.ledger, self._shelf)
+        self._embedder = embedder
         self._engine = engine
         self._default = judge
 
@@ -115,6 +139,222 @@ class ReasoningBank:
         found = self.trajectories.get_many(ids, as_of=as_of)
         return [self._judge(_there(each, name), chosen, records) for name, each in zip(ids, found, strict=True)]
 
+    # -- learning
+
+    def distill(self, *, since: Instant | None = None, as_of: AsOf = None) -> list[DistilledPattern]:
+        """Learn from the outcomes that nothing was learnt from yet; see :meth:`Distiller.distill`."""
+        return self.distiller.distill(since=since, as_of=as_of)
+
+    def consolidate(self) -> ConsolidationReport:
+        """Merge what is one, mark what contradicts itself, let go of what is old; see :meth:`Distiller.consolidate`."""
+        return self.distiller.consolidate()
+
+    def patterns(
+        self,
+        *,
+        min_strength: float = 0.0,
+        min_support: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        as_of: AsOf = None,
+    ) -> Iterator[DistilledPattern]:
+        """Yield the patterns that are known, kind of situation by kind of situation.
+
+        Parameters
+        ----------
+        min_strength : float
+            Above 0.5 only what is more than chance.
+        min_support : int, optional
+            Outcomes, by default as the distiller's `min_trajectories`.
+        where : mapping, optional
+            As of :meth:`recall`.
+        as_of : instant, optional
+            As they were known then.
+        """
+        criteria = self._criteria(None, where, -1.0, min_support, with_quarantined=True)
+        for cluster in self._shelf.all(self._limit(as_of)):
+            for cell in cluster.cells:
+                if cell.measure.strength >= min_strength and criteria.pass_(cluster, cell):
+                    yield distilled(cluster, cell)
+
+    def recall(
+        self,
+        query: ArrayLike | str,
+        k: int = 3,
+        *,
+        trajectory_id: str | None = None,
+        agent_id: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        as_of: AsOf = None,
+        min_similarity: float = 0.3,
+        min_support: int | None = None,
+        with_quarantined: bool = False,
+    ) -> list[RecalledPattern]:
+        """Return what is known of situations like this one, the most useful first; empty: nothing is known.
+
+        Parameters
+        ----------
+        query : array of float, shape (n,), or str
+            The situation; text wants an embedder. Its length is of no matter.
+        k : int
+            At most so many.
+        trajectory_id : str, optional
+            The decision that this advises: it is written down what advised it, for :meth:`explain`, and so that what
+            comes of it moves the patterns' confidence.
+        agent_id : str, optional
+            Only what this agent has made experience of itself.
+        where : mapping, optional
+            Only patterns whose `metadata`, `action`, `pattern_type`, `support`, `strength`, `confidence` and
+            `outcome_mean` pass; :mod:`ntmem.filters` has the operators.
+        as_of : instant, optional
+            By what was known then.
+        min_similarity : float
+            The lowest cosine.
+        min_support : int, optional
+            The fewest outcomes, by default the distiller's `min_trajectories`.
+        with_quarantined : bool
+            Also those that have been wrong too often.
+
+        Raises
+        ------
+        KeyError
+            There is no trajectory of this id.
+        ValueError, TypeError
+            The query is zero, not finite or no vector.
+
+        Notes
+        -----
+        **Complexity**: one search by similarity among the kinds of situations, and one look at each that may count.
+        """
+        require_int(k, "k", 1, _MOST_RECALLED)
+        limit = self._limit(as_of)
+        criteria = self._criteria(
+            agent_id,
+            where,
+            require_number(min_similarity, "min_similarity", least=-1, most=1),
+            min_support,
+            with_quarantined=with_quarantined,
+        )
+        now = self.trajectories.now() if as_of is LATEST else limit
+        direction = self._direction(query)
+        found = recall(self._shelf, direction, k, criteria, limit, now, is_now=as_of is None)
+        if trajectory_id is not None:
+            self._advise(trajectory_id, found)
+        return [it.public() for it in found]
+
+    def choose(
+        self,
+        query: ArrayLike | str,
+        actions: Sequence[str],
+        *,
+        trajectory_id: str | None = None,
+        task: str | None = None,
+        k: int = 3,
+        as_of: AsOf = None,
+        seed: int | np.random.Generator | None = None,
+    ) -> Choice:
+        """Choose an action by Thompson sampling over what is known of situations like this one.
+
+        Parameters
+        ----------
+        query : array of float, shape (n,), or str
+            The situation.
+        actions : sequence of str
+            What can be done. What was never tried in such a situation is tried sooner or later.
+        trajectory_id : str, optional
+            The decision: what advised it is written down, as by :meth:`recall`; its task is what is chosen for.
+        task : str, optional
+            Only what was learnt in this task; by default that of the trajectory, without one any.
+        k : int
+            Patterns of the action that are returned, at most.
+        seed : int or numpy.random.Generator, optional
+            The same seed chooses the same way; by default it is chance.
+
+        Notes
+        -----
+        If nothing is known of such situations each action is as probable as the others. Quarantine is of no matter
+        here: what an action earns is taken from the outcomes alone.
+        """
+        import numpy as np
+
+        names = _checked_actions(actions)
+        require_int(k, "k", 1, _MOST_RECALLED)
+        limit = self._limit(as_of)
+        now = self.trajectories.now() if as_of is LATEST else limit
+        chance = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        asked = None if trajectory_id is None else self._get(trajectory_id, None)
+        if task is None and asked is not None:
+            task = asked.task
+        found = near(self._shelf, self._direction(query), NEAR, limit, is_now=as_of is None, task=task)
+        chosen: list[Candidate] = []
+        if found.clusters:
+            made = options(found, names, chance)
+            best = max(made, key=lambda it: it.sampled).action
+            criteria = self._criteria(None, {"action": best}, -1.0, None, with_quarantined=False)
+            chosen = diverse(candidates(found, criteria, now), k)
+        else:
+            made, best = [], names[int(chance.integers(len(names)))]
+        if asked is not None:
+            _write_advice(asked, chosen)
+        return Choice(best, bool(made), tuple(made), tuple(it.public() for it in chosen))
+
+    def feedback(self, pattern_id: str, reward: float, *, trajectory_id: str | None = None) -> bool:
+        """Say what a pattern was worth to a decision; return whether it counted.
+
+        Outcomes say so by themselves where it was written down what advised a decision (`trajectory_id` of
+        :meth:`recall`); this is for whatever else is known.
+
+        Parameters
+        ----------
+        reward : float
+            From -1, it misled, to 1, it helped. Its confidence moves by 0.05 of it, by half of that if it is negative.
+        trajectory_id : str, optional
+            The decision. A pattern gets its due of a decision once: what was said before, or has followed from an
+            outcome, stands, and the outcomes that come later do not count again.
+
+        Raises
+        ------
+        KeyError
+            There is no such pattern, or no such trajectory.
+        """
+        amount = require_number(reward, "reward", least=-1, most=1)
+        if trajectory_id is not None:
+            self._get(trajectory_id, None)
+        return self.distiller.feedback(pattern_id, amount, trajectory_id)
+
+    def explain(self, trajectory_id: str, *, as_of: AsOf = None) -> Explanation:
+        """Return which patterns were recalled for a decision, as they were then, why, and whether they were right."""
+        return explain(self._shelf, self._get(trajectory_id, as_of))
+
+    def _advise(self, trajectory_id: str, found: Sequence[Candidate]) -> None:
+        _write_advice(self._get(trajectory_id, None), found)
+
+    def _direction(self, query: ArrayLike | str) -> NDArray[np.float64]:
+        if isinstance(query, str):
+            embedder = self._embedder()
+            if embedder is None:
+                raise TypeError("text needs an embedder: open the store with embedder=, or pass a vector")
+            return direction_of(embedder.embed(query))
+        return direction_of(query)
+
+    def _criteria(
+        self,
+        agent_id: str | None,
+        where: Mapping[str, Any] | None,
+        floor: float,
+        min_support: int | None,
+        *,
+        with_quarantined: bool,
+    ) -> Criteria:
+        if min_support is None:
+            min_support = self.distiller.settings.min_trajectories
+        require_int(min_support, "min_support", 0, 2**62)
+        return Criteria(agent_id, compile_where(where), floor, min_support, with_quarantined)
+
+    def _limit(self, as_of: AsOf) -> int:
+        if as_of is None:
+            return self.trajectories.now()
+        return MAX_INSTANT if as_of is LATEST else instant_ns(as_of, "as_of")
+
     def case(self, trajectory: Trajectory) -> Case:
         """Return what a judge would judge of a trajectory, as it is seen."""
         came, pairs = trajectory.latest_outcomes(), []
@@ -165,6 +405,22 @@ def _there(found: Trajectory | None, trajectory_id: str) -> Trajectory:
     if found is None:
         raise KeyError(f"there is no trajectory {trajectory_id!r} in this store, or it was not known then")
     return found
+
+
+def _write_advice(trajectory: Trajectory, found: Sequence[Candidate]) -> None:
+    advice = tuple(it.advice for it in found)
+    trajectory.add(lambda state, now: Advised(now, now, advice))
+
+
+def _checked_actions(actions: Sequence[str]) -> list[str]:
+    if isinstance(actions, str):
+        raise TypeError("actions must be a sequence of str, was one str")
+    names = list(actions)
+    for each in names:
+        check_text(each, "an action", 255)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"actions must be at least one, each of them once, were {names[:8]}")
+    return names
 
 
 def _said(event: Judged) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ same                   ``o`` inv(begin) id                       empty: has an a
 same                   ``r`` inv(outcome) id inv(step)           empty: an outcome became known
 same                   ``p`` hash(agent task type unit)          the outcome and the prediction as returns or rewards,
                        inv(outcome) id inv(step)                 and the action's id
+same                   ``d`` outcome (16) id step              empty: an outcome that nothing was learnt from yet
 same                   ``c`` who counts                          how many trajectories this handle has begun
 ====================== ========================================= ======================================================
 
@@ -107,6 +108,25 @@ class Judged(Struct, frozen=True, array_like=True, tag_field="kind", tag="verdic
     feedback: str
 
 
+class Advice(Struct, frozen=True, array_like=True):
+    """A pattern that advised a decision: which version of it, and what it scored by."""
+
+    pattern_id: str
+    known: int
+    score: float
+    similarity: float
+    recency: float
+    reliability: float
+
+
+class Advised(Struct, frozen=True, array_like=True, tag_field="kind", tag="advice"):
+    """Patterns were recalled, the best first; none: nothing was known."""
+
+    ts_event: int
+    ts_known: int
+    patterns: tuple[Advice, ...]
+
+
 class Past(NamedTuple):
     """An earlier outcome, and what was expected (None: nothing), both as returns or both as rewards."""
 
@@ -114,7 +134,7 @@ class Past(NamedTuple):
     predicted: float | None
 
 
-Event: TypeAlias = Begun | Seen | Acted | Resolved | Completed | Judged
+Event: TypeAlias = Begun | Seen | Acted | Resolved | Completed | Judged | Advised
 
 _encode = msgspec.msgpack.Encoder().encode
 _DECODER: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
@@ -203,6 +223,11 @@ def situation(trajectory_id: str, embedding: bytes) -> str:
 def hashed(text: str) -> str:
     """Return what stands for a text in keys."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def due_key(instant: int, trajectory_id: str, step: int) -> bytes:
+    """Return where an outcome stands that is to be learnt from, the first known first."""
+    return f"d{instant:016x}{trajectory_id}{step:06x}".encode()
 
 
 def newest_first(instant: int, rest: str = "") -> str:

@@ -26,6 +26,7 @@ from ..tiers.engine import LmdbEngine
 from ..tiers.guards import TRAJECTORIES, TRAJECTORY_INDEX, Situations
 from ..tiers.log import LogEngine
 from .events import (
+    ID_SIZE,
     MOST_STEPS,
     Acted,
     Event,
@@ -36,6 +37,7 @@ from .events import (
     decode_count,
     decode_event,
     decode_past,
+    due_key,
     encode_count,
     encode_event,
     encode_past,
@@ -65,7 +67,7 @@ class Ledger:
     def __init__(self, engine: Callable[[], LmdbEngine], vectors: Callable[[], VectorStore], *, durable: bool) -> None:
         self.engine = engine
         self.vectors = vectors
-        self._durable = durable
+        self.durable = durable
         self._lock = threading.RLock()
         self._count = 0
         self._count_key = _new_count_key()
@@ -149,7 +151,7 @@ class Ledger:
         ]
         changes += [Change("delete", TRAJECTORY_INDEX, key, own=True) for key in drops]
         try:
-            engine.commit(changes, self._durable)
+            engine.commit(changes, self.durable)
         except VersionConflict:
             return False
         return True
@@ -220,6 +222,18 @@ class Ledger:
                 return
             yield tail
 
+    def due(self, limit: int, most: int) -> list[tuple[bytes, str, int]]:
+        """Return the outcomes known by an instant that nothing was learnt from yet, as key, trajectory and step.
+
+        `most` of them, the first known first.
+        """
+        found = []
+        for key, _ in self.engine().scan(TRAJECTORY_INDEX, b"d", b"", most, page=most):
+            if int(key[1:17], 16) > limit:
+                break
+            found.append((key.encode(), key[17 : 17 + ID_SIZE], int(key[17 + ID_SIZE :], 16)))
+        return found
+
     def past(self, stem: str, as_of: int, most: int, but: tuple[str, str]) -> tuple[Past, ...]:
         """Return the latest outcomes under a stem that were known by an instant, the latest first.
 
@@ -262,6 +276,7 @@ def _index(trajectory_id: str, state: State, step: int, event: Event, values: Va
     elif isinstance(event, Resolved) and event.action_id is not None:
         place = newest_first(state.since(event), f"{trajectory_id}{MOST_STEPS - 1 - step:06x}")
         values.append((TRAJECTORY_INDEX, ("r" + place).encode(), b""))
+        values.append((TRAJECTORY_INDEX, due_key(state.since(event), trajectory_id, step), b""))
         action = state.actions[event.action_id].event
         assert isinstance(action, Acted)
         stem = past_stem(state.begun.agent_id, state.begun.task, action.type, is_return=action.reference is not None)

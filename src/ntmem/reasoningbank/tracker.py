@@ -52,7 +52,7 @@ class TrajectoryTracker:
     Notes
     -----
     **Thread safety**: any thread, of any process that has the store open. **Complexity**: a step is one group of at
-    most four records; a page is O(page) beside any number of trajectories, if most of them have what else is asked for.
+    most five records; a page is O(page) beside any number of trajectories, if most of them have what else is asked for.
 
     Examples
     --------
@@ -67,14 +67,14 @@ class TrajectoryTracker:
     """
 
     def __init__(self, engine: Callable[[], LmdbEngine], vectors: Callable[[], VectorStore], *, durable: bool) -> None:
-        self._ledger = Ledger(engine, vectors, durable=durable)
+        self.ledger = Ledger(engine, vectors, durable=durable)
 
     def __repr__(self) -> str:
-        return f"<TrajectoryTracker of {self._ledger.engine().store.directory or 'a private store'}>"
+        return f"<TrajectoryTracker of {self.ledger.engine().store.directory or 'a private store'}>"
 
     def now(self) -> int:
         """Return the store's time, int ns UTC."""
-        return self._ledger.now()
+        return self.ledger.now()
 
     # -- writing
 
@@ -85,18 +85,18 @@ class TrajectoryTracker:
         """
         if not isinstance(trajectory, Trajectory):
             raise TypeError(f"trajectory must be a Trajectory, was {type(trajectory).__name__}")
-        self._ledger.writable()
-        return trajectory.track(self._ledger, new_id(self.now()))
+        self.ledger.writable()
+        return trajectory.track(self.ledger, new_id(self.now()))
 
     def begin(
         self, agent_id: str, task: str = "", *, ts_event: Instant | None = None, ts_known: Instant | None = None
     ) -> Trajectory:
         """Begin a trajectory that is kept from its first step on."""
-        now, state = self._ledger.writable().now(), State()
+        now, state = self.ledger.writable().now(), State()
         state.apply(begun(agent_id, task, ts_event, ts_known, now))
         name = new_id(now)
-        self._ledger.extend(name, state)
-        return Trajectory.of(name, state, self._ledger, None)
+        self.ledger.extend(name, state)
+        return Trajectory.of(name, state, self.ledger, None)
 
     # -- reading
 
@@ -109,7 +109,7 @@ class TrajectoryTracker:
         _check_id(trajectory_id)
         limit = self._limit(as_of)
         state = State()
-        self._ledger.refresh(trajectory_id, state)
+        self.ledger.refresh(trajectory_id, state)
         return self._shown(trajectory_id, state, limit, as_of) if state.steps else None
 
     def get_many(self, trajectory_ids: Iterable[str], *, as_of: AsOf = None) -> list[Trajectory | None]:
@@ -120,12 +120,12 @@ class TrajectoryTracker:
         for each in ids:
             _check_id(each)
         limit = self._limit(as_of)
-        states = self._ledger.load(ids)
+        states = self.ledger.load(ids)
         return [self._shown(name, state, limit, as_of) if state.steps else None for name, state in states]
 
     def _shown(self, name: str, state: State, limit: int, as_of: AsOf) -> Trajectory | None:
         if as_of is None:
-            return Trajectory.of(name, state, self._ledger, None) if state.steps[0].since <= limit else None
+            return Trajectory.of(name, state, self.ledger, None) if state.steps[0].since <= limit else None
         seen = state.seen(limit)
         return None if seen is None else Trajectory.of(name, seen, None, limit)
 
@@ -185,7 +185,7 @@ class TrajectoryTracker:
             )
 
         found: list[Trajectory] = []
-        tails = self._ledger.tails(stem, max(newest_first(latest), behind), newest_first(earliest), limit + 1)
+        tails = self.ledger.tails(stem, max(newest_first(latest), behind), newest_first(earliest), limit + 1)
         last = ""
         while len(found) < limit and (names := list(islice(tails, limit - len(found)))):
             last = names[-1]
@@ -196,7 +196,7 @@ class TrajectoryTracker:
         return TrajectoryPage(tuple(found), last if more else None)
 
     def _shown_all(self, names: Sequence[str], limit: int, as_of: AsOf) -> Iterator[Trajectory | None]:
-        for name, state in self._ledger.load(names):
+        for name, state in self.ledger.load(names):
             if not state.steps:
                 raise CorruptionError(f"trajectory {name} is in the index and nowhere else; restore a backup")
             yield self._shown(name, state, limit, as_of)
@@ -229,11 +229,11 @@ class TrajectoryTracker:
         where = {name: value for name, value in (("agent_id", agent_id), ("task", task)) if value is not None}
         limit, asked = self._limit(as_of), k
         while True:
-            hits = self._ledger.vectors().search(
+            hits = self.ledger.vectors().search(
                 Situations(len(numbers)), numbers, asked, where=where or None, as_of=limit, min_score=min_score
             )
             found = []
-            for (name, state), hit in zip(self._ledger.load([hit.id[:ID_SIZE] for hit in hits]), hits, strict=True):
+            for (name, state), hit in zip(self.ledger.load([hit.id[:ID_SIZE] for hit in hits]), hits, strict=True):
                 first = state.embedding(limit)  # None: who added the vector died, or has not added its event yet
                 if first is None or situation(name, first) != hit.id:
                     continue
@@ -264,11 +264,11 @@ class TrajectoryTracker:
         youngest = MAX_INSTANT
         if older_than is not None:
             youngest = (self.now() if as_of is LATEST else most) - duration_ns(older_than, "older_than")
-        names = {tail[16:]: None for tail in self._ledger.tails("o", newest_first(most), newest_first(0))}
-        for tail in self._ledger.tails("r", "", newest_first(min(most + 1, MAX_INSTANT)), _FEW):
+        names = {tail[16:]: None for tail in self.ledger.tails("o", newest_first(most), newest_first(0))}
+        for tail in self.ledger.tails("r", "", newest_first(min(most + 1, MAX_INSTANT)), _FEW):
             names[tail[16 : 16 + ID_SIZE]] = None
         found = []
-        for name, state in self._ledger.load(list(names)):
+        for name, state in self.ledger.load(list(names)):
             seen = state.seen(most) if state.steps else None
             if seen is None or (agent_id is not None and seen.begun.agent_id != agent_id):
                 continue
@@ -285,11 +285,11 @@ class TrajectoryTracker:
         """
         is_return = action.reference is not None
         stem = past_stem(trajectory.agent_id, trajectory.task, action.type, is_return=is_return)
-        return self._ledger.past(stem, action.ts_known, _MOST_PAST, (trajectory.id, action.id))
+        return self.ledger.past(stem, action.ts_known, _MOST_PAST, (trajectory.id, action.id))
 
     def count(self) -> int:
         """Return how many trajectories there are. O(handles of the store that have begun one)."""
-        return self._ledger.count()
+        return self.ledger.count()
 
     __len__ = count
 

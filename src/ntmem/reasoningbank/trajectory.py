@@ -19,7 +19,7 @@ from .._core.text import html_facts
 from ..instants import MAX_INSTANT, NS, Duration, Instant, duration_ns, instant_ns
 from ..values import CODECS
 from .checks import check_text, encode_embedding, require_number
-from .events import Acted, Begun, Completed, Event, Judged, Resolved, Seen
+from .events import Acted, Advised, Begun, Completed, Event, Judged, Resolved, Seen
 from .state import Make, State
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Trajectory:
     Notes
     -----
     **Thread safety**: any thread; two objects, or processes, may add to one trajectory. **Complexity**: adding is one
-    group of at most four records.
+    group of at most five records.
 
     Examples
     --------
@@ -352,6 +352,11 @@ class Trajectory:
     def verdicts(self) -> tuple[Judged, ...]:
         """How it was judged, in order."""
         return tuple(it for it in self.events() if isinstance(it, Judged))
+
+    @property
+    def advice(self) -> tuple[Advised, ...]:
+        """What was recalled for it, in order."""
+        return tuple(it for it in self.events() if isinstance(it, Advised))
 
     def outcome_of(self, action_id: str) -> Outcome | None:
         """Return what came of an action, as known latest; None: it is pending."""

@@ -60,11 +60,13 @@ SERIES, ROWS = ("ntmem", "series"), ("ntmem", "rows")
 BLOCKS, VECTORS = ("ntmem", "blocks"), ("ntmem", "embeddings")
 COLLECTIONS, POINTS = ("ntmem", "collections"), ("ntmem", "vectors")
 TRAJECTORIES, TRAJECTORY_INDEX = ("ntmem", "trajectories"), ("ntmem", "trajectory_index")
+PATTERNS, DISTILLING = ("ntmem", "patterns"), ("ntmem", "distilling")
 _BOOK = Part("the position book", "memory.positions", " (purge_closed() makes it small)")
 _CONSENSUS = Part("consensus", "memory.consensus")
 _BUS = Part("the bus", "memory.publish", " (memory.bus.trim() makes it small)")
 _OBSERVATIONS = Part("the observations", "memory.observations")
 _BANK = Part("the trajectories", "memory.bank")
+_DISTILLER = Part("the patterns", "memory.bank")
 _VECTORS = Part("the vectors", "memory.vectors", " (drop() removes a collection)")
 OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((POSITIONS, ENTRIES, INSTRUMENTS, RESERVATIONS), _BOOK),
@@ -73,24 +75,26 @@ OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((SERIES, ROWS, BLOCKS, VECTORS), _OBSERVATIONS),
     **dict.fromkeys((COLLECTIONS, POINTS), _VECTORS),
     **dict.fromkeys((TRAJECTORIES, TRAJECTORY_INDEX), _BANK),
+    **dict.fromkeys((PATTERNS, DISTILLING), _DISTILLER),
 }
 """Namespaces of the store's own parts, each of which alone writes to them."""
 
 
 class Situations(tuple[str, ...]):
-    """Labels of the collection in which the bank has embeddings of so many numbers, as only the bank gives them."""
+    """Labels of a collection of the bank's, of vectors of so many numbers, as only the bank gives them."""
 
     __slots__ = ()
 
-    def __new__(cls, dimension: int) -> Situations:
-        """Return those of a dimension."""
-        return super().__new__(cls, (*TRAJECTORIES, str(dimension)))
+    def __new__(cls, dimension: int, below: tuple[str, ...] = TRAJECTORIES) -> Situations:
+        """Return those of a dimension; `below` says what they are of."""
+        return super().__new__(cls, (*below, str(dimension)))
 
 
 def check_situations(namespace: object, labels: tuple[str, ...]) -> None:
     """Raise :class:`NotOwner` if a collection is the bank's, and it is not the bank that gives its name."""
-    if labels[:2] == TRAJECTORIES and not isinstance(namespace, Situations):
-        raise NotOwner(f"the vectors of {'/'.join(labels)} belong to {_BANK.whose}; they are added by {_BANK.by}")
+    part = OWN.get(labels[:2]) if labels[:2] in (TRAJECTORIES, PATTERNS) else None
+    if part is not None and not isinstance(namespace, Situations):
+        raise NotOwner(f"the vectors of {'/'.join(labels)} belong to {part.whose}; they are added by {part.by}")
 
 
 def check_own(labels: tuple[str, ...]) -> None:

@@ -1,0 +1,313 @@
+"""What an outcome teaches a cluster: pure functions over its records, which neither read the store nor write to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from msgspec import Struct
+
+from ..instants import NS
+from .clusters import spread
+from .events import Acted, Advice, Advised, Resolved, Seen, due_key
+from .evidence import Measure, Totals, fold, measure, sure
+from .shelf import Cell, Cluster, Scope, Working
+from .state import State
+from .verdict import relative
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OUTCOME = np.dtype(
+    [("trajectory", "S26"), ("step", "<u4"), ("action", "<u2"), ("value", "<f8"), ("known", "<i8"), ("order", "<u8")]
+)
+"""An outcome that a cluster has learnt: step and cell of the action, what came, from when on it was known."""
+ETA, PRAISE, BLAME = 0.05, 1.0, 0.5
+"""Confidence moves by eta for a credit of +1, and by half of it for one of -1."""
+_CREDITS, _CONTRADICTED = 10, 8  # so many of the last credits against it: quarantine
+_AGAIN = 10  # outcomes after which one that has strength comes back
+_AGES = 180 * 86_400 * NS  # after which half of the confidence is lost
+_EVIDENCE, _AGENTS = 16, 16
+_FORGETS = 0.998  # what an outcome counts, in what is usual, after the next
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """How patterns are learnt.
+
+    Attributes
+    ----------
+    min_trajectories : int
+        Outcomes that a pattern has at least.
+    similarity_threshold : float
+        Kinds of situations whose centres have this cosine, or a higher one, are one kind.
+    keeps : float
+        What an outcome counts after each later one in its kind of situation, at most 1.
+    window : int
+        How many of the last outcomes of a kind are learnt from.
+    max_patterns : int
+        Beyond it the least useful go.
+    direction : mapping
+        By what the return of an action is multiplied, by its type: who sells earns what the price loses. 1 if it is
+        not in it; rewards are as they are.
+    """
+
+    min_trajectories: int = 3
+    similarity_threshold: float = 0.8
+    keeps: float = 0.985
+    window: int = 256
+    max_patterns: int = 100_000
+    direction: Mapping[str, float] = MappingProxyType({"sell": -1.0, "short": -1.0})
+
+    def __post_init__(self) -> None:
+        from ..instants import require_int
+        from .checks import require_number
+
+        require_int(self.min_trajectories, "min_trajectories", 1, 1_000_000)
+        require_number(self.similarity_threshold, "similarity_threshold", above=0, most=1)
+        require_number(self.keeps, "keeps", above=0, most=1)
+        require_int(self.window, "window", 16, 65_536)
+        require_int(self.max_patterns, "max_patterns", 1, 10_000_000)
+        for each in self.direction.values():
+            require_number(each, "a direction")
+
+
+class Lesson(NamedTuple):
+    """An outcome, with all that was known of it by then."""
+
+    trajectory: str
+    step: int  # of the action
+    action: str
+    value: float
+    known: int
+    agent: str
+    task: str
+    is_return: bool
+    situation: NDArray[np.float32] | None
+    advice: tuple[Advice, ...]
+    is_correction: bool
+    order: tuple[int, int, int, str, str, int]
+
+
+def outcomes_of(state: State, action_id: str) -> list[int]:
+    """Return the steps that say what came of an action, what holds last: the latest known, of those the last."""
+    steps = enumerate(state.steps)
+    found = [n for n, it in steps if isinstance(it.event, Resolved) and it.event.action_id == action_id]
+    return sorted(found, key=lambda each: (state.steps[each].since, each))
+
+
+def lesson(trajectory: str, state: State, step: int, direction: Mapping[str, float], *, is_correction: bool) -> Lesson:
+    """Return what an outcome of a trajectory, the event of a step, teaches."""
+    outcome, known = state.steps[step].event, state.steps[step].since
+    assert isinstance(outcome, Resolved)
+    assert outcome.action_id is not None
+    taken = state.actions[outcome.action_id]
+    place = next(number for number, each in enumerate(state.steps) if each is taken)
+    action, begun = taken.event, state.begun
+    assert isinstance(action, Acted)
+    value = relative(outcome.value, action.reference)
+    assert value is not None
+    is_return = action.reference is not None
+    advised = (it.event for it in state.steps[:step] if isinstance(it.event, Advised) and it.since <= known)
+    return Lesson(
+        trajectory,
+        place,
+        action.type,
+        value * direction.get(action.type, 1.0) if is_return else value,
+        known,
+        begun.agent_id,
+        begun.task,
+        is_return,
+        situation(state, place),
+        tuple({each.pattern_id: each for it in advised for each in it.patterns}.values()),
+        is_correction,
+        (known, taken.since, state.steps[0].since, begun.agent_id, trajectory, place),
+    )
+
+
+def situation(state: State, place: int) -> NDArray[np.float32] | None:
+    """Return the embedding that was seen last before an action, the event of a step; None: there was none."""
+    limit = state.steps[place].since
+    for it in reversed(state.steps[:place]):
+        if it.since <= limit and isinstance(it.event, Seen) and it.event.embedding is not None:
+            return np.frombuffer(it.event.embedding, "<f4")
+    return None
+
+
+def is_learnt(state: State, pattern_id: str, is_done: Callable[[bytes], bool], trajectory: str) -> bool:
+    """Whether a trajectory that a pattern advised has an outcome that was learnt from: the pattern got its due then."""
+    advised = False
+    for step, it in enumerate(state.steps):
+        if isinstance(it.event, Advised):
+            advised = advised or any(each.pattern_id == pattern_id for each in it.event.patterns)
+        elif isinstance(it.event, Resolved) and advised and it.event.action_id is not None:
+            due = due_key(it.since, trajectory, step)
+            if is_done(due):
+                return True
+    return False
+
+
+class Draft:
+    """A cluster while it learns."""
+
+    def __init__(self, cluster: Cluster, working: Working, old: Cluster | None) -> None:
+        self.cluster = cluster
+        self.old = old  # as it is in the store
+        self.total = np.frombuffer(working.total, np.float64).copy()
+        self.tested = working.tested
+        self.drifted = working.drifted
+        self.outcomes = np.frombuffer(working.outcomes, OUTCOME)
+        self.new: list[tuple[str, int, int, float, int, int]] = []
+
+    @property
+    def cells_before(self) -> int:
+        """How many patterns it had."""
+        return 0 if self.old is None or self.old.is_gone else len(self.old.cells)
+
+    def learn(self, it: Lesson, direction: NDArray[np.float64], number: int) -> None:
+        """Take an outcome; `number` is its place among all."""
+        cluster = self.cluster
+        cell = cluster.cell(it.action)
+        if cell is None:
+            cell = Cell(it.action, Measure(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), first=it.known)
+            cluster.cells.append(cell)
+        cell.support += 1
+        cell.first, cell.last = min(cell.first, it.known), max(cell.last, it.known)
+        cell.evidence = [*cell.evidence, it.trajectory][-_EVIDENCE:]
+        if it.agent not in cell.agents:
+            cell.agents = [*cell.agents, it.agent][-_AGENTS:]
+        cluster.count += 1
+        self.total += direction
+        place = cluster.cells.index(cell)
+        self.new.append((it.trajectory, it.step, place, it.value, it.known, number))
+
+    def correct(self, it: Lesson) -> bool:
+        """Take an outcome in the place of an earlier one of its action; return whether that is here."""
+        self.gather()
+        name = it.trajectory.encode()
+        found = np.flatnonzero((self.outcomes["trajectory"] == name) & (self.outcomes["step"] == it.step))
+        for place in found:
+            if self.outcomes["known"][place] <= it.known:
+                self.outcomes = self.outcomes.copy()
+                self.outcomes["value"][place] = it.value
+                self.outcomes["known"][place] = it.known
+        return len(found) > 0
+
+    def gather(self) -> None:
+        """Put what was learnt behind what there was."""
+        if self.new:
+            self.outcomes = np.concatenate([self.outcomes, np.array(self.new, OUTCOME)])
+            self.new = []
+
+    def finish(self, scope: Scope, settings: Settings, now: int) -> None:
+        """Measure what actions earn here by the last outcomes."""
+        self.gather()
+        cluster = self.cluster
+        self.outcomes = self.outcomes[-settings.window :]
+        folded = fold(
+            self.outcomes["action"].tolist(), self.outcomes["value"].tolist(), len(cluster.cells), settings.keeps
+        )
+        if folded.drifts:
+            latest = int(self.outcomes["order"][folded.drifts[-1]])
+            if latest > self.drifted:
+                self.drifted = latest
+                cluster.drifts += 1
+                cluster.regime_since = int(self.outcomes["known"][folded.drifts[-1]])
+        found = measure(folded.totals, scope.usual, max(scope.tested, len(cluster.cells)))
+        for cell, measured in zip(cluster.cells, found, strict=True):
+            cell.measure = measured
+            cell.text = None
+            claims = 1 if measured.effect >= 0 else -1
+            if cell.claims != claims:
+                cell.claims, cell.moved, cell.recent, cell.quarantined = claims, 0.0, "", 0
+            elif cell.quarantined and measured.strength > 0.5 and cell.support >= cell.support_then + _AGAIN:
+                cell.recent, cell.quarantined = "", 0
+            cell.confidence = confidence(cell, now)
+        length = float(np.sqrt(self.total @ self.total))
+        centre = self.total / length if length > 0 else self.total
+        cluster.centroid = centre.astype("<f4").tobytes()
+        cluster.length = length / cluster.count
+        cluster.spread = spread(self.total, cluster.count)
+
+    def working(self) -> Working:
+        """Return what learning goes on from."""
+        return Working(self.total.tobytes(), self.tested, self.outcomes.tobytes(), self.drifted)
+
+    def divided(self, places: NDArray[np.int64], rows: NDArray[np.float64], name: str) -> tuple[Draft, Draft]:
+        """Return it and a new cluster of that name: each gets the outcomes of one half, and only the first what was
+        credited to it."""
+        self.gather()
+        parts = []
+        for half, kept in enumerate((self.cluster, None)):
+            mine = self.outcomes[places == half].copy()
+            cells: list[Cell] = []
+            numbers = {}
+            for place in sorted({int(each) for each in mine["action"]}):
+                was = self.cluster.cells[place]
+                own = mine[mine["action"] == place]
+                names = [each.decode() for each in own["trajectory"][-_EVIDENCE:]]
+                cell = Cell(was.action, was.measure, agents=[*was.agents], evidence=names)
+                cell.support, cell.first, cell.last = len(own), int(own["known"].min()), int(own["known"].max())
+                if kept is not None:
+                    cell.uses, cell.right, cell.wrong, cell.moved = was.uses, was.right, was.wrong, was.moved
+                    cell.claims, cell.recent, cell.quarantined = was.claims, was.recent, was.quarantined
+                numbers[place] = len(cells)
+                cells.append(cell)
+            mine["action"] = [numbers[int(each)] for each in mine["action"]]
+            total = rows[places == half].sum(axis=0)
+            now = self.cluster
+            made = Cluster(
+                now.id if kept is not None else name,
+                now.task,
+                now.is_return,
+                now.known,
+                len(mine),
+                0.0,
+                0.0,
+                b"",
+                cells,
+                now.drifts,
+                now.regime_since,
+            )
+            working = Working(total.tobytes(), 0, mine.tobytes(), self.drifted)
+            parts.append(Draft(made, working, self.old if kept is not None else None))
+        return parts[0], parts[1]
+
+
+def confidence(cell: Cell, now: int) -> float:
+    """Return how far a pattern is to be trusted: by its effect, by its credits, and less the older it is."""
+    trusted = max(0.0, min(sure(cell.measure.effect, cell.measure.error) + cell.moved, 1.0))
+    return 0.5 + (trusted - 0.5) * math.exp2(-max(now - cell.last, 0) / _AGES)
+
+
+def credit(cell: Cell, worth: float, now: int) -> None:
+    """Move the confidence of a pattern by what it was worth to a decision, from -1 to 1."""
+    before = cell.confidence
+    step = ETA * worth * (PRAISE if worth > 0 else BLAME)
+    after = max(0.0, min(before + step, 1.0))
+    cell.moved += after - before
+    cell.confidence = after
+    if worth > 0:
+        cell.right += 1
+    elif worth < 0:
+        cell.wrong += 1
+    if worth:
+        cell.recent = (cell.recent + ("+" if worth > 0 else "-"))[-_CREDITS:]
+        if not cell.quarantined and cell.recent.count("-") >= _CONTRADICTED:
+            cell.quarantined, cell.support_then = now, cell.support
+
+
+def worth(cell: Cell, action: str, value: float) -> float:
+    """Return what a pattern was worth to a decision: 1, -1, or 0 if it says nothing of the action that was taken."""
+    if action != cell.action or value == cell.measure.base or not cell.claims:
+        return 0.0
+    return 1.0 if (value > cell.measure.base) == (cell.claims > 0) else -1.0
+
+
+def learn_usual(usual: Totals, values: Sequence[float]) -> None:
+    """Let outcomes say what is usual in a scope."""
+    for each in values:
+        usual.keep(_FORGETS)
+        usual.add(each)
