@@ -152,7 +152,7 @@ class MemorySystem(DirectCalls):
     def close(self) -> None:
         """Flush and close; running calls of other threads end first. Closing twice is fine."""
         if self._bank is not None:
-            self._bank.distiller.stop()
+            self._bank.stop()
         self._live = None
         self._use(None)
         self._bus.forget()

@@ -1,18 +1,23 @@
-"""What agents saw, did and expected, what came of it, and how good that was."""
+"""What agents saw, did and expected, what came of it, how good that was, and what is to be learnt from it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .bank import ReasoningBank
 from .calibration import CalibrationReport, calibrate
-from .consolidation import ConsolidationReport
-from .distiller import Distiller
 from .events import Past
-from .explaining import Explanation, Used
 from .judges import RelativeErrorJudge, ScaledJudge
-from .learning import Settings
 from .patterns import DistilledPattern, Item, RecalledPattern, Rewrite
-from .recall import Choice, Option
 from .tracker import PendingOutcome, TrajectoryPage, TrajectoryTracker
 from .trajectory import Action, Observation, Outcome, Trajectory
 from .verdict import Case, Judge, Pair, Verdict, VerdictResult
+
+if TYPE_CHECKING:  # else by __getattr__ below
+    from .consolidation import ConsolidationReport
+    from .distiller import Distiller
+    from .explaining import Explanation, Used
+    from .learning import Settings
+    from .recall import Choice, Option
 
 __all__ = [
     "Action",
@@ -45,3 +50,17 @@ __all__ = [
     "VerdictResult",
     "calibrate",
 ]
+
+_LATER = {  # what needs numpy
+    **dict.fromkeys(("Choice", "Option"), "recall"),
+    **dict.fromkeys(("Explanation", "Used"), "explaining"),
+    "ConsolidationReport": "consolidation",
+    "Distiller": "distiller",
+    "Settings": "learning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..filters import compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, instant_ns, require_int
 from .checks import check_text, require_number
-from .consolidation import ConsolidationReport
-from .distiller import Distiller
 from .events import Advised, Judged
-from .explaining import Explanation, explain
 from .patterns import DistilledPattern, RecalledPattern, distilled
-from .recall import NEAR, Candidate, Choice, Criteria, candidates, direction_of, diverse, near, options, recall
 from .shelf import Shelf
 from .state import State
 from .tracker import PendingOutcome, TrajectoryTracker
@@ -30,6 +27,10 @@ if TYPE_CHECKING:
     from ..embedding import EmbeddingProvider
     from ..tiers.engine import LmdbEngine
     from ..tiers.vectors import VectorStore
+    from .consolidation import ConsolidationReport
+    from .distiller import Distiller
+    from .explaining import Explanation
+    from .recall import Candidate, Choice, Criteria
 
 
 _MOST_RECALLED = 1000
@@ -66,7 +67,8 @@ class ReasoningBank:
     ) -> None:
         self.trajectories = trajectories
         self._shelf = Shelf(engine, vectors, durable=trajectories.ledger.durable)
-        self.distiller = Distiller(trajectories.ledger, self._shelf)
+        self._distiller: Distiller | None = None
+        self._making = threading.Lock()
         self._embedder = embedder
         self._engine = engine
         self._default = judge
@@ -140,6 +142,22 @@ class ReasoningBank:
         return [self._judge(_there(each, name), chosen, records) for name, each in zip(ids, found, strict=True)]
 
     # -- learning
+
+    @property
+    def distiller(self) -> Distiller:
+        """What makes patterns of trajectories: its settings, and distilling in the background."""
+        found = self._distiller
+        if found is None:
+            from .distiller import Distiller
+
+            with self._making:
+                found = self._distiller = self._distiller or Distiller(self.trajectories.ledger, self._shelf)
+        return found
+
+    def stop(self) -> None:
+        """Stop what runs in the background. Called by the store when it is closed."""
+        if self._distiller is not None:
+            self._distiller.stop()
 
     def distill(self, *, since: Instant | None = None, as_of: AsOf = None) -> list[DistilledPattern]:
         """Learn from the outcomes that nothing was learnt from yet; see :meth:`Distiller.distill`."""
@@ -225,6 +243,8 @@ class ReasoningBank:
         -----
         **Complexity**: one search by similarity among the kinds of situations, and one look at each that may count.
         """
+        from .recall import recall
+
         require_int(k, "k", 1, _MOST_RECALLED)
         limit = self._limit(as_of)
         criteria = self._criteria(
@@ -276,6 +296,8 @@ class ReasoningBank:
         """
         import numpy as np
 
+        from .recall import NEAR, candidates, diverse, near, options
+
         names = _checked_actions(actions)
         require_int(k, "k", 1, _MOST_RECALLED)
         limit = self._limit(as_of)
@@ -323,12 +345,16 @@ class ReasoningBank:
 
     def explain(self, trajectory_id: str, *, as_of: AsOf = None) -> Explanation:
         """Return which patterns were recalled for a decision, as they were then, why, and whether they were right."""
+        from .explaining import explain
+
         return explain(self._shelf, self._get(trajectory_id, as_of))
 
     def _advise(self, trajectory_id: str, found: Sequence[Candidate]) -> None:
         _write_advice(self._get(trajectory_id, None), found)
 
     def _direction(self, query: ArrayLike | str) -> NDArray[np.float64]:
+        from .recall import direction_of
+
         if isinstance(query, str):
             embedder = self._embedder()
             if embedder is None:
@@ -345,6 +371,8 @@ class ReasoningBank:
         *,
         with_quarantined: bool,
     ) -> Criteria:
+        from .recall import Criteria
+
         if min_support is None:
             min_support = self.distiller.settings.min_trajectories
         require_int(min_support, "min_support", 0, 2**62)
