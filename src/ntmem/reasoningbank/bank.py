@@ -296,7 +296,7 @@ class ReasoningBank:
         """
         import numpy as np
 
-        from .recall import NEAR, candidates, diverse, near, options
+        from .recall import NEAR, Choice, candidates, diverse, near, options
 
         names = _checked_actions(actions)
         require_int(k, "k", 1, _MOST_RECALLED)
