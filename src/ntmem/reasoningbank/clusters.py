@@ -1,13 +1,14 @@
-"""Kinds of situations: which a situation is nearest to, and when one kind is really two.
+"""Kinds of situations: which a situation is nearest to, and when one kind is really several.
 
 Situations are directions: rows of length 1, compared by their cosine.
 
-A cluster is divided if two centres describe its situations better than one, *others than those they were made of*: its
-latest situations are dealt into two halves, 2-means is fitted to one, and the likelihood of the other under two
-spherical normal distributions, which has to pay for saying which of the two each situation belongs to, is compared with
-that under one; then the other way round. No number of clusters is given, and none of parameters counted: a direction
-that is noise does not help with what it was not made of. What is meant is after X-means (Pelleg and Moore, ICML 2000),
-with held-out situations in the place of their information criterion.
+A cluster is divided if several centres describe its situations better than one, *others than those they were made of*:
+its situations are dealt into two halves, k-means is fitted to one, and the likelihood of the other under k spherical
+normal distributions of one variance is compared with that under a single one; then the other way round. No number of
+clusters is given: of 2, 4, 8, ... it is the smallest whose gain is nearly the best, and centres that are alike become
+one again. No parameters are counted: a centre that was fitted to noise does not help with what it was not made of.
+After X-means (Pelleg and Moore, ICML 2000), with held-out situations in the place of their information criterion.
+k-means begins with the greedy k-means++ (Arthur and Vassilvitskii, SODA 2007), from always the same random numbers.
 """
 
 from __future__ import annotations
@@ -19,21 +20,26 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Rows = NDArray[np.floating]
+
 FEWEST = 16
 """Situations that a cluster has at least before it is divided."""
-_EACH = 4  # situations that each half has at least
+_EACH = 4  # situations that each part has at least
+_PER_CENTRE = 8  # situations for each centre that is tried
+_MOST_CENTRES = 64
 _GAIN, _ONCE = 0.1, 2.0  # nats of likelihood that a division gains at least, for each situation and in all
-_POWER, _STEPS = 8, 6
+_NEARLY = 0.9  # of the best gain
+_STEPS, _DRAWN, _SEED = 6, 3, 384
 
 
-class Halves(NamedTuple):
-    """A division: which half each row is in, 0 or 1, and the centres, shape (2, d)."""
+class Means(NamedTuple):
+    """Parts of rows: which part each is in, and the centres, shape (parts, d)."""
 
     places: NDArray[np.int64]
-    centres: NDArray[np.float64]
+    centres: Rows
 
 
-def normalised(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+def normalised(rows: Rows) -> NDArray[np.float64]:
     """Return rows of length 1, as float64; the shape (n, d) or (d,). Rows of zeros stay."""
     wide = np.asarray(rows, np.float64)
     largest = np.abs(wide).max(axis=-1, keepdims=True)
@@ -42,69 +48,108 @@ def normalised(rows: NDArray[np.floating]) -> NDArray[np.float64]:
     return wide / np.where(length > 0, length, 1.0)
 
 
-def divide(rows: NDArray[np.float64], alike: float) -> Halves | None:
-    """Return how a cluster of such situations is to be divided; None: it is one.
+def divide(rows: Rows, alike: float) -> NDArray[np.int64] | None:
+    """Return how a cluster of such situations is to be divided, as the number of the part of each; None: it is one.
 
     Parameters
     ----------
-    rows : ndarray of float64, shape (n, d)
+    rows : ndarray of float, shape (n, d)
         Of length 1, in the order in which they were seen.
     alike : float
-        What has centres of at least this cosine is one.
+        What has centres of at least this cosine is one part.
     """
+    most = min(len(rows) // _PER_CENTRE, _MOST_CENTRES)
     if len(rows) < FEWEST:
         return None
-    found = halves(rows)
-    if found is None or np.bincount(found.places, minlength=2).min() < _EACH:
+    gains = {count: gain(rows, count) for count in (2, 8) if count <= most}
+    if max(gains.values()) <= _GAIN * len(rows) + _ONCE:
         return None
-    one, other = normalised(found.centres)
-    if one @ other >= alike:
-        return None
-    gain = 0.0
+    for count in (4, 16, 32, 64):
+        if count <= most and (count < 16 or gains[count // 2] >= max(gains.values())):
+            gains[count] = gain(rows, count)
+    count = min(count for count, each in gains.items() if each >= _NEARLY * max(gains.values()))
+    places = _joined(means(rows, count), alike)
+    return places if places.max() > 0 else None
+
+
+def gain(rows: Rows, count: int) -> float:
+    """Return by how many nats so many centres describe rows better than one does, each half by what fits the other."""
+    whole = 0.0
     for first in (0, 1):
         fitted, held = rows[first::2], rows[1 - first :: 2]
-        parts = halves(fitted)
-        if parts is None:
-            return None
-        alone = _squares(held, fitted.mean(axis=0)[np.newaxis]).mean()
-        together = _squares(held, parts.centres).min(axis=1).mean()
-        share = parts.places.mean()
-        said = -(share * np.log(share) + (1 - share) * np.log(1 - share))
-        gain += len(held) * (rows.shape[1] / 2 * np.log(max(alone, 1e-12) / max(together, 1e-12)) - said)
-    return found if gain > _GAIN * len(rows) + _ONCE else None
+        parts = means(fitted, count)
+        shares = np.bincount(parts.places, minlength=len(parts.centres)) + 0.5
+        alone = float(squares(held, fitted.mean(axis=0)[np.newaxis]).mean())
+        distances = squares(held, parts.centres)
+        together = float(distances.min(axis=1).mean())
+        said = np.log(shares / shares.sum())[distances.argmin(axis=1)]
+        better = np.log(max(alone, 1e-12) / max(together, 1e-12))
+        whole += len(held) * rows.shape[1] / 2 * better + float(said.sum())
+    return whole
 
 
-def halves(rows: NDArray[np.float64]) -> Halves | None:
-    """Return 2-means of rows, begun along the direction in which they vary most; None: they are all equal."""
-    centred = rows - rows.mean(axis=0)
-    lengths = (centred * centred).sum(axis=1)
-    direction = centred[int(np.argmax(lengths))]
-    for _ in range(_POWER):
-        direction = (centred @ direction) @ centred
-        length = np.sqrt(direction @ direction)
-        if not length > 0:
-            return None
-        direction = direction / length
-    places = (centred @ direction > 0).astype(np.int64)
+def means(rows: Rows, count: int) -> Means:
+    """Return k-means of rows, of `count` parts at most."""
+    chance = np.random.Generator(np.random.PCG64(_SEED))
+    chosen = [rows[0]]
+    left = squares(rows, rows[:1])[:, 0]
+    while len(chosen) < count and (whole := float(left.sum())) > 1e-9 * len(rows):
+        drawn = np.minimum(np.searchsorted(np.cumsum(left), chance.random(_DRAWN) * whole), len(rows) - 1)
+        after = np.minimum(left[np.newaxis], squares(rows[drawn], rows))
+        best = int(after.sum(axis=1).argmin())
+        left = after[best]
+        chosen.append(rows[drawn[best]])
+    centres: Rows = np.stack(chosen)
+    places = squares(rows, centres).argmin(axis=1)
     for _ in range(_STEPS):
-        if places.min() == places.max():
-            return None
-        centres = np.stack([rows[places == half].mean(axis=0) for half in (0, 1)])
-        moved = np.argmin(_squares(rows, centres), axis=1)
+        centres, _ = centres_of(rows, places)
+        moved = squares(rows, centres).argmin(axis=1)
         if (moved == places).all():
-            return Halves(places, centres)
+            break
         places = moved
-    if places.min() == places.max():
-        return None
-    return Halves(places, np.stack([rows[places == half].mean(axis=0) for half in (0, 1)]))
+    centres, places = centres_of(rows, places)
+    return Means(places, centres)
 
 
-def _squares(rows: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
+def centres_of(rows: Rows, places: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
+    """Return the means of parts, without those that are empty, and the parts numbered so."""
+    numbers, numbered = np.unique(places, return_inverse=True)
+    parts = np.zeros((len(numbers), len(rows)), rows.dtype)
+    parts[numbered, np.arange(len(rows))] = 1
+    return parts @ rows / parts.sum(axis=1, keepdims=True), numbered.astype(np.int64)
+
+
+def _joined(found: Means, alike: float) -> NDArray[np.int64]:
+    """Return the parts, those that are alike in one, and in the nearest those that are too small."""
+    places = found.places.copy()
+    sums = found.centres * np.bincount(places)[:, np.newaxis]
+    counts = np.bincount(places).astype(float)
+    left = list(range(len(sums)))
+    while len(left) > 1:
+        directions = normalised(sums[left])
+        cosines = directions @ directions.T
+        np.fill_diagonal(cosines, -2.0)
+        smallest = int(np.argmin(counts[left]))
+        if counts[left[smallest]] < _EACH:
+            one, other = smallest, int(np.argmax(cosines[smallest]))
+        else:
+            one, other = divmod(int(np.argmax(cosines)), len(left))
+            if cosines[one, other] < alike:
+                break
+        into, gone = left[other], left[one]
+        sums[into] += sums[gone]
+        counts[into] += counts[gone]
+        places[places == gone] = into
+        left.remove(gone)
+    numbered: NDArray[np.int64] = np.unique(places, return_inverse=True)[1].astype(np.int64)
+    return numbered
+
+
+def squares(rows: Rows, centres: Rows) -> Rows:
     """Return squared distances, shape (rows, centres)."""
-    found: NDArray[np.float64] = (
-        (rows * rows).sum(axis=1)[:, np.newaxis] - 2 * rows @ centres.T + (centres * centres).sum(axis=1)
-    )
-    return np.maximum(found, 0.0)
+    lengths = (rows * rows).sum(axis=1)[:, np.newaxis] + (centres * centres).sum(axis=1)
+    found: Rows = np.maximum(lengths - 2 * rows @ centres.T, 0.0)
+    return found
 
 
 def spread(total: NDArray[np.float64], count: float) -> float:

@@ -289,22 +289,25 @@ class Distiller:
         return Draft(cluster, Working(nothing.tobytes()), old)
 
     def _divided(self, scope: Scope, draft: Draft, mine: dict[str, Draft]) -> list[Draft]:
-        """Divide a cluster if it is two kinds of situations; return what may be divided further."""
+        """Divide a cluster if it is several kinds of situations; return what may be divided further."""
         count = draft.cluster.count
         if count < FEWEST or count < _GROWN * draft.tested:
             return []
         draft.gather()
-        draft.outcomes = draft.outcomes[-self.settings.window :]
+        draft.outcomes = draft.outcomes[-learning.SAMPLE :]
         draft.tested = count
         rows = self._situations(draft.outcomes, scope.dimension)
-        found = divide(rows, self.settings.similarity_threshold)
-        if found is None:
+        places = divide(rows.astype(np.float32), self.settings.similarity_threshold)
+        if places is None:
             return []
-        name = cluster_id(scope.id, scope.clusters)
-        scope.clusters += 1
-        one, other = draft.divided(found.places, rows, name)
-        mine[one.cluster.id], mine[name] = one, other
-        return [one, other]
+
+        def new_name() -> str:
+            scope.clusters += 1
+            return cluster_id(scope.id, scope.clusters - 1)
+
+        parts = draft.divided(places, rows, new_name)
+        mine.update((each.cluster.id, each) for each in parts)
+        return parts
 
     # -- credits
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..instants import NS
 from .clusters import spread
@@ -31,6 +32,8 @@ _CREDITS, _CONTRADICTED = 10, 8  # so many of the last credits against it: quara
 _AGAIN = 10  # outcomes after which one that has strength comes back
 _AGES = 180 * 86_400 * NS  # after which half of the confidence is lost
 _EVIDENCE, _AGENTS = 16, 16
+SAMPLE = 1024
+"""Situations by which it is seen whether a cluster is to be divided; once it was, what is measured is enough."""
 _FORGETS = 0.998  # what an outcome counts, in what is usual, after the next
 
 
@@ -205,16 +208,16 @@ class Draft:
         """Measure what actions earn here by the last outcomes."""
         self.gather()
         cluster = self.cluster
-        self.outcomes = self.outcomes[-settings.window :]
-        folded = fold(
-            self.outcomes["action"].tolist(), self.outcomes["value"].tolist(), len(cluster.cells), settings.keeps
-        )
+        if self.tested >= SAMPLE:
+            self.outcomes = self.outcomes[-settings.window :]
+        last = self.outcomes[-settings.window :]
+        folded = fold(last["action"].tolist(), last["value"].tolist(), len(cluster.cells), settings.keeps)
         if folded.drifts:
-            latest = int(self.outcomes["order"][folded.drifts[-1]])
-            if latest > self.drifted:
-                self.drifted = latest
+            latest = last[folded.drifts[-1]]
+            if int(latest["order"]) > self.drifted:
+                self.drifted = int(latest["order"])
                 cluster.drifts += 1
-                cluster.regime_since = int(self.outcomes["known"][folded.drifts[-1]])
+                cluster.regime_since = int(latest["known"])
         found = measure(folded.totals, scope.usual, max(scope.tested, len(cluster.cells)))
         for cell, measured in zip(cluster.cells, found, strict=True):
             cell.measure = measured
@@ -235,31 +238,22 @@ class Draft:
         """Return what learning goes on from."""
         return Working(self.total.tobytes(), self.tested, self.outcomes.tobytes(), self.drifted)
 
-    def divided(self, places: NDArray[np.int64], rows: NDArray[np.float64], name: str) -> tuple[Draft, Draft]:
-        """Return it and a new cluster of that name: each gets the outcomes of one half, and only the first what was
-        credited to it."""
+    def divided(self, places: NDArray[np.int64], rows: NDArray[np.float64], new_name: Callable[[], str]) -> list[Draft]:
+        """Return a draft for each part, with the outcomes of its situations: the largest goes on as this cluster, and
+        only it has what was credited."""
         self.gather()
+        largest = int(np.bincount(places).argmax())
         parts = []
-        for half, kept in enumerate((self.cluster, None)):
-            mine = self.outcomes[places == half].copy()
+        for part in range(int(places.max()) + 1):
+            mine, is_this = self.outcomes[places == part].copy(), part == largest
             cells: list[Cell] = []
-            numbers = {}
-            for place in sorted({int(each) for each in mine["action"]}):
-                was = self.cluster.cells[place]
-                own = mine[mine["action"] == place]
-                names = [each.decode() for each in own["trajectory"][-_EVIDENCE:]]
-                cell = Cell(was.action, was.measure, agents=[*was.agents], evidence=names)
-                cell.support, cell.first, cell.last = len(own), int(own["known"].min()), int(own["known"].max())
-                if kept is not None:
-                    cell.uses, cell.right, cell.wrong, cell.moved = was.uses, was.right, was.wrong, was.moved
-                    cell.claims, cell.recent, cell.quarantined = was.claims, was.recent, was.quarantined
-                numbers[place] = len(cells)
-                cells.append(cell)
-            mine["action"] = [numbers[int(each)] for each in mine["action"]]
-            total = rows[places == half].sum(axis=0)
+            for was in sorted({int(each) for each in mine["action"]}):
+                is_own = self.outcomes["action"][places == part] == was
+                cells.append(_part_of(self.cluster.cells[was], mine[is_own], is_this=is_this))
+                mine["action"][is_own] = len(cells) - 1
             now = self.cluster
             made = Cluster(
-                now.id if kept is not None else name,
+                now.id if is_this else new_name(),
                 now.task,
                 now.is_return,
                 now.known,
@@ -271,9 +265,18 @@ class Draft:
                 now.drifts,
                 now.regime_since,
             )
-            working = Working(total.tobytes(), 0, mine.tobytes(), self.drifted)
-            parts.append(Draft(made, working, self.old if kept is not None else None))
-        return parts[0], parts[1]
+            working = Working(rows[places == part].sum(axis=0).tobytes(), 0, mine.tobytes(), self.drifted)
+            parts.append(Draft(made, working, self.old if is_this else None))
+        return parts
+
+
+def _part_of(cell: Cell, outcomes: NDArray[Any], *, is_this: bool) -> Cell:
+    """Return what a part of a cluster has of an action, by its outcomes."""
+    names = [each.decode() for each in outcomes["trajectory"][-_EVIDENCE:]]
+    first, last = int(outcomes["known"].min()), int(outcomes["known"].max())
+    if is_this:
+        return replace(cell, support=len(outcomes), first=first, last=last, evidence=names, support_then=0)
+    return Cell(cell.action, cell.measure, len(outcomes), first, last, evidence=names, agents=[*cell.agents])
 
 
 def confidence(cell: Cell, now: int) -> float:
