@@ -191,7 +191,7 @@ class ReasoningBank:
         criteria = self._criteria(None, where, -1.0, min_support, with_quarantined=True)
         for cluster in self._shelf.all(self._limit(as_of)):
             for cell in cluster.cells:
-                if cell.measure.strength >= min_strength and criteria.pass_(cluster, cell):
+                if cell.measure.strength >= min_strength and criteria.let_pass(cluster, cell):
                     yield distilled(cluster, cell)
 
     def recall(

@@ -65,7 +65,7 @@ def divide(rows: Rows, alike: float) -> NDArray[np.int64] | None:
     if max(gains.values()) <= _GAIN * len(rows) + _ONCE:
         return None
     for count in (4, 16, 32, 64):
-        if count <= most and (count < 16 or gains[count // 2] >= max(gains.values())):
+        if count <= most and (count < 16 or gains.get(count // 2, -np.inf) >= max(gains.values())):
             gains[count] = gain(rows, count)
     count = min(count for count, each in gains.items() if each >= _NEARLY * max(gains.values()))
     places = _joined(means(rows, count), alike)

@@ -22,7 +22,7 @@ from .._core.text import html_facts
 from ..errors import StorageError, VersionConflict
 from ..instants import MAX_INSTANT, NS
 from ..tiers.guards import PATTERNS
-from .learning import Draft, Settings, confidence
+from .learning import Draft, Settings, confidence, joined
 from .patterns import PROVEN, pattern_id
 from .recall import HALF_LIFE, near
 from .shelf import Cell, Cluster, Shelf, Update, copied, past_key
@@ -200,7 +200,7 @@ def _add(own: Cell, cell: Cell) -> None:
     own.support_then += cell.support if own.quarantined else 0
     own.first, own.last = min(own.first, cell.first), max(own.last, cell.last)
     own.uses, own.right, own.wrong = own.uses + cell.uses, own.right + cell.right, own.wrong + cell.wrong
-    own.evidence = sorted({*own.evidence, *cell.evidence})[-16:]
+    own.evidence = joined(own.evidence, cell.evidence)
     own.agents = sorted({*own.agents, *cell.agents})[-16:]
 
 

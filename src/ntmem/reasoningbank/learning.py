@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ..instants import NS
 from .clusters import spread
-from .events import Acted, Advice, Advised, Resolved, Seen, due_key
+from .events import ID_SIZE, Acted, Advice, Advised, Resolved, Seen, due_key
 from .evidence import Measure, Totals, fold, measure, sure
 from .shelf import Cell, Cluster, Scope, Working
 from .state import State
@@ -178,7 +178,7 @@ class Draft:
             cluster.cells.append(cell)
         cell.support += 1
         cell.first, cell.last = min(cell.first, it.known), max(cell.last, it.known)
-        cell.evidence = [*cell.evidence, it.trajectory][-_EVIDENCE:]
+        cell.evidence = (cell.evidence + it.trajectory)[-_EVIDENCE * ID_SIZE :]
         if it.agent not in cell.agents:
             cell.agents = [*cell.agents, it.agent][-_AGENTS:]
         cluster.count += 1
@@ -272,11 +272,18 @@ class Draft:
 
 def _part_of(cell: Cell, outcomes: NDArray[Any], *, is_this: bool) -> Cell:
     """Return what a part of a cluster has of an action, by its outcomes."""
-    names = [each.decode() for each in outcomes["trajectory"][-_EVIDENCE:]]
+    names = b"".join(outcomes["trajectory"][-_EVIDENCE:]).decode()
     first, last = int(outcomes["known"].min()), int(outcomes["known"].max())
     if is_this:
         return replace(cell, support=len(outcomes), first=first, last=last, evidence=names, support_then=0)
     return Cell(cell.action, cell.measure, len(outcomes), first, last, evidence=names, agents=[*cell.agents])
+
+
+def joined(one: str, other: str) -> str:
+    """Return the latest of the trajectories that two patterns were learnt from, by their ids."""
+    both = one + other
+    names = {both[each : each + ID_SIZE] for each in range(0, len(both), ID_SIZE)}
+    return "".join(sorted(names)[-_EVIDENCE:])
 
 
 def confidence(cell: Cell, now: int) -> float:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from .._core.text import html_facts
 from .checks import check_text
+from .events import ID_SIZE
 from .shelf import Cell, Cluster
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def facts_of(cluster: Cluster, cell: Cell) -> dict[str, Any]:
         "pattern_type": "success" if found.effect >= 0 else "failure",
         "action": cell.action,
         "centroid": np.frombuffer(cluster.centroid, "<f4"),
-        "trajectory_ids": tuple(cell.evidence),
+        "trajectory_ids": tuple(cell.evidence[each : each + ID_SIZE] for each in range(0, len(cell.evidence), ID_SIZE)),
         "support": cell.support,
         "strength": found.strength,
         "confidence": cell.confidence,

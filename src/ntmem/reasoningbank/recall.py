@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 COSINE, RECENCY, RELIABILITY = 0.65, 0.15, 0.20
 HALF_LIFE = 45 * 86_400 * NS
 _DIVERSE = 0.3  # what MMR counts against what was chosen
-_CANDIDATES, _EACH = 8, 2  # clusters that are looked at first, and for each pattern that is asked for
+_CANDIDATES = 4  # clusters that are looked at first, beside one for each pattern that is asked for
 _MOST = 4096
 NEAR = 8  # kinds of situations that a choice weighs
 EXPLORES = 0.45
@@ -50,13 +50,16 @@ class Criteria(NamedTuple):
     least: int
     with_quarantined: bool
 
-    def pass_(self, cluster: Cluster, cell: Cell) -> bool:
+    def let_pass(self, cluster: Cluster, cell: Cell) -> bool:
+        """Whether a pattern may be recalled; its similarity is not looked at."""
         if cell.support < self.least or (cell.quarantined and not self.with_quarantined):
             return False
         if self.agent_id is not None and self.agent_id not in cell.agents:
             return False
-        if self.where is None:
-            return True
+        return self.where is None or self.where.matches(self._facts(cluster, cell))
+
+    @staticmethod
+    def _facts(cluster: Cluster, cell: Cell) -> dict[str, Any]:
         facts = {
             "action": cell.action,
             "pattern_type": "success" if cell.measure.effect >= 0 else "failure",
@@ -65,7 +68,7 @@ class Criteria(NamedTuple):
             "confidence": cell.confidence,
             "outcome_mean": cell.measure.mean,
         }
-        return self.where.matches(metadata_of(cluster, cell) | facts)
+        return metadata_of(cluster, cell) | facts
 
 
 class Candidate(NamedTuple):
@@ -127,7 +130,7 @@ def candidates(found: Near, criteria: Criteria, now: int) -> list[Candidate]:
         if similarity < criteria.floor:
             break
         for cell in cluster.cells:
-            if criteria.pass_(cluster, cell):
+            if criteria.let_pass(cluster, cell):
                 recency = 0.5 ** (max(now - cell.last, 0) / HALF_LIFE)
                 score = COSINE * similarity + RECENCY * recency + RELIABILITY * cell.confidence
                 made.append(Candidate(cluster, cell, similarity, recency, score))
@@ -136,30 +139,37 @@ def candidates(found: Near, criteria: Criteria, now: int) -> list[Candidate]:
 
 def diverse(found: Sequence[Candidate], k: int) -> list[Candidate]:
     """Return `k` of the candidates at most, the best first, that do not all say the same."""
-    left = sorted(found, key=lambda it: (-it.score, it.cluster.id, it.cell.action))
-    if len(left) <= 1:
+    left = sorted(found, key=_by_score)
+    if len(left) <= 1 or k == 1:
         return left[:k]
-    rows = {it.cluster.id: np.frombuffer(it.cluster.centroid, "<f4") for it in left}
-    said = [0.0] * len(left)
+    numbers = {it.cluster.id: number for number, it in enumerate(left)}  # of one candidate of each cluster
+    clusters = {name: place for place, name in enumerate(numbers)}
+    table = np.frombuffer(b"".join([left[each].cluster.centroid for each in numbers.values()]), "<f4")
+    rows = table.reshape(len(clusters), -1)
+    said = np.maximum(rows @ rows.T, 0.0) * _DIVERSE  # what a pattern of each says of what one of each other does
+    mine = np.array([clusters[it.cluster.id] for it in left])
+    names = {name: number for number, name in enumerate({it.cell.action for it in left})}
+    action = np.array([names[it.cell.action] for it in left])
+    scores = np.array([it.score for it in left])
+    again = np.zeros(len(left))
     chosen: list[Candidate] = []
-    while left and len(chosen) < k:
-        worth = [it.score - _DIVERSE * max(again, 0.0) for it, again in zip(left, said, strict=True)]
-        best = worth.index(max(worth))
-        taken = left.pop(best)
-        said.pop(best)
-        chosen.append(taken)
-        row = rows[taken.cluster.id]
-        for place, it in enumerate(left):
-            if it.cell.action == taken.cell.action:
-                said[place] = max(said[place], float(rows[it.cluster.id] @ row))
+    while len(chosen) < min(k, len(left)):
+        best = int((scores - again).argmax())
+        chosen.append(left[best])
+        scores[best] = -np.inf
+        again = np.maximum(again, np.where(action == action[best], said[mine[best]][mine], 0.0))
     return chosen
+
+
+def _by_score(it: Candidate) -> tuple[float, str, str]:
+    return -it.score, it.cluster.id, it.cell.action
 
 
 def recall(
     shelf: Shelf, query: NDArray[np.float64], k: int, criteria: Criteria, limit: int, now: int, *, is_now: bool
 ) -> list[Candidate]:
     """Return the patterns that speak of a situation, the best first."""
-    count = _CANDIDATES + _EACH * k
+    count = _CANDIDATES + k
     while True:
         nearest = near(shelf, query, count, limit, is_now=is_now)
         found = candidates(nearest, criteria, now)

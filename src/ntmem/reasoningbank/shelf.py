@@ -66,7 +66,7 @@ class Cell(Struct, array_like=True):
     recent: str = ""  # of the last credits, the latest last: "+" or "-"
     quarantined: int = 0  # since when
     support_then: int = 0  # when it was quarantined
-    evidence: list[str] = field(default_factory=list)
+    evidence: str = ""  # ids of trajectories, one behind the other
     agents: list[str] = field(default_factory=list)
     contradicts: list[str] = field(default_factory=list)
     text: tuple[str, str, str] | None = None
