@@ -13,6 +13,7 @@ k-means begins with the greedy k-means++ (Arthur and Vassilvitskii, SODA 2007), 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,6 +43,9 @@ class Means(NamedTuple):
 def normalised(rows: Rows) -> NDArray[np.float64]:
     """Return rows of length 1, as float64; the shape (n, d) or (d,). Rows of zeros stay."""
     wide = np.asarray(rows, np.float64)
+    square = float(wide @ wide) if wide.ndim == 1 else 0.0
+    if 1e-200 < square < 1e200:
+        return wide / math.sqrt(square)
     largest = np.abs(wide).max(axis=-1, keepdims=True)
     wide = wide / np.where(largest > 0, largest, 1.0)  # else squares of large numbers are infinite
     length = np.sqrt((wide * wide).sum(axis=-1, keepdims=True))

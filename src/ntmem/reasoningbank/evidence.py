@@ -115,7 +115,7 @@ def _deviation(totals: Sequence[Totals]) -> float:
     return max(math.sqrt(math.fsum(each.scatter for each in totals) / weight), 1e-12)
 
 
-class Measure(Struct, array_like=True, frozen=True):
+class Measure(Struct, array_like=True, gc=False, frozen=True):
     """What an action earns in a cluster: shrunk mean, its deviation, and the effect against the base rate."""
 
     count: float

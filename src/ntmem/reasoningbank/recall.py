@@ -107,9 +107,10 @@ def near(
     shelf: Shelf, query: NDArray[np.float64], count: int, limit: int, *, is_now: bool, task: str | None = None
 ) -> Near:
     """Return the clusters that are nearest to a situation of length 1, as they were known by an instant."""
+    numbers = query.astype(np.float32)
     hits = shelf.vectors().search(
         Situations(len(query), PATTERNS),
-        query.astype(np.float32),
+        numbers,
         count,
         where=None if task is None else {"task": task},
         as_of=None if is_now else limit if limit < MAX_INSTANT else LATEST,
@@ -117,10 +118,14 @@ def near(
     found = list(shelf.seen([hit.id for hit in hits], limit).values())
     if not found:
         return Near([], [])
-    centres = np.frombuffer(b"".join(each.centroid for each in found), "<f4").reshape(len(found), -1)
-    cosines = (centres @ query.astype(np.float32)).tolist()
-    order = sorted(range(len(found)), key=lambda each: (-cosines[each], found[each].id))
-    return Near([found[each] for each in order], [cosines[each] for each in order])
+    centres = np.frombuffer(b"".join([each.centroid for each in found]), "<f4").reshape(len(found), -1)
+    cosines = (centres @ numbers).tolist()
+    pairs = sorted(zip(cosines, found, strict=True), key=_nearest_first)
+    return Near([each for _, each in pairs], [cosine for cosine, _ in pairs])
+
+
+def _nearest_first(it: tuple[float, Cluster]) -> tuple[float, str]:
+    return -it[0], it[1].id
 
 
 def candidates(found: Near, criteria: Criteria, now: int) -> list[Candidate]:
@@ -142,22 +147,27 @@ def diverse(found: Sequence[Candidate], k: int) -> list[Candidate]:
     left = sorted(found, key=_by_score)
     if len(left) <= 1 or k == 1:
         return left[:k]
-    numbers = {it.cluster.id: number for number, it in enumerate(left)}  # of one candidate of each cluster
-    clusters = {name: place for place, name in enumerate(numbers)}
-    table = np.frombuffer(b"".join([left[each].cluster.centroid for each in numbers.values()]), "<f4")
-    rows = table.reshape(len(clusters), -1)
-    said = np.maximum(rows @ rows.T, 0.0) * _DIVERSE  # what a pattern of each says of what one of each other does
-    mine = np.array([clusters[it.cluster.id] for it in left])
-    names = {name: number for number, name in enumerate({it.cell.action for it in left})}
-    action = np.array([names[it.cell.action] for it in left])
-    scores = np.array([it.score for it in left])
-    again = np.zeros(len(left))
+    clusters = {it.cluster.id: it.cluster.centroid for it in left}
+    rows = np.frombuffer(b"".join(clusters.values()), "<f4").reshape(len(clusters), -1)
+    said = dict(zip(clusters, (np.maximum(rows @ rows.T, 0.0) * _DIVERSE).tolist(), strict=True))
+    place = {name: number for number, name in enumerate(clusters)}
+    by_action: dict[str, list[int]] = {}
+    for number, it in enumerate(left):
+        by_action.setdefault(it.cell.action, []).append(number)
+    where = [place[it.cluster.id] for it in left]
+    again = [0.0] * len(left)
+    worth = [it.score for it in left]
     chosen: list[Candidate] = []
     while len(chosen) < min(k, len(left)):
-        best = int((scores - again).argmax())
-        chosen.append(left[best])
-        scores[best] = -np.inf
-        again = np.maximum(again, np.where(action == action[best], said[mine[best]][mine], 0.0))
+        best = worth.index(max(worth))
+        taken = left[best]
+        chosen.append(taken)
+        says = said[taken.cluster.id]
+        for number in by_action[taken.cell.action]:
+            again[number] = max(again[number], says[where[number]])
+            worth[number] = left[number].score - again[number]
+        by_action[taken.cell.action].remove(best)
+        worth[best] = -math.inf
     return chosen
 
 

@@ -49,7 +49,7 @@ _HEAD = b"h"
 _MOVED = 0.999  # cosine of two centres from which on they are in one place
 
 
-class Cell(Struct, array_like=True):
+class Cell(Struct, array_like=True, gc=False):
     """What was learnt of an action in one kind of situation; instants are those from which something was known."""
 
     action: str
@@ -72,7 +72,7 @@ class Cell(Struct, array_like=True):
     text: tuple[str, str, str] | None = None
 
 
-class Cluster(Struct, array_like=True):
+class Cluster(Struct, array_like=True, gc=False):
     """One kind of situation: where it is, and what was learnt of actions there."""
 
     id: str
