@@ -218,7 +218,8 @@ class Draft:
                 self.drifted = int(latest["order"])
                 cluster.drifts += 1
                 cluster.regime_since = int(latest["known"])
-        found = measure(folded.totals, scope.usual, max(scope.tested, len(cluster.cells)))
+        totals = [*folded.totals, Totals()]
+        *found, cluster.untried = measure(totals, scope.usual, max(scope.tested, len(cluster.cells)))
         for cell, measured in zip(cluster.cells, found, strict=True):
             cell.measure = measured
             cell.text = None
@@ -262,6 +263,7 @@ class Draft:
                 0.0,
                 b"",
                 cells,
+                None,
                 now.drifts,
                 now.regime_since,
             )

@@ -264,15 +264,9 @@ def options(found: Near, actions: Sequence[str], chance: np.random.Generator) ->
 
 
 def _expected(cluster: Cluster, cell: Cell | None) -> tuple[float, float, float]:
-    """Return mean and deviation of what an action earns, and how many outcomes say so: what was never tried there is
-    taken to be as what was, and to be known by a single outcome."""
-    if cell is not None:
-        return cell.measure.mean, cell.measure.deviation, cell.measure.count
-    if not cluster.cells:
-        return 0.0, 1.0, 0.0
-    weight = math.fsum(each.measure.count for each in cluster.cells)
-    mean = math.fsum(each.measure.count * each.measure.mean for each in cluster.cells) / weight if weight else 0.0
-    return mean, max(each.measure.deviation * math.sqrt(each.measure.count + 1) for each in cluster.cells), 0.0
+    """Return mean and deviation of what an action earns, and how many outcomes say so."""
+    found = cluster.untried if cell is None else cell.measure
+    return (0.0, 1.0, 0.0) if found is None else (found.mean, found.deviation, found.count)
 
 
 def direction_of(query: Any) -> NDArray[np.float64]:

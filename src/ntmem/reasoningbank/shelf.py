@@ -84,6 +84,7 @@ class Cluster(Struct, array_like=True, gc=False):
     length: float  # of the mean of its situations
     centroid: bytes  # of length 1, float32
     cells: list[Cell]
+    untried: Measure | None = None  # what is to be expected of any other action
     drifts: int = 0
     regime_since: int = 0
     into: str = ""  # the cluster it has become part of
