@@ -83,33 +83,33 @@ def gain(rows: Rows, count: int) -> float:
         fitted, held = rows[first::2], rows[1 - first :: 2]
         parts = means(fitted, count)
         shares = np.bincount(parts.places, minlength=len(parts.centres)) + 0.5
-        alone = float(squares(held, fitted.mean(axis=0)[np.newaxis]).mean())
-        distances = squares(held, parts.centres)
-        together = float(distances.min(axis=1).mean())
-        said = np.log(shares / shares.sum())[distances.argmin(axis=1)]
-        better = np.log(max(alone, 1e-12) / max(together, 1e-12))
+        middle = fitted.mean(axis=0)
+        alone = 1.0 - float(held.mean(axis=0) @ middle) * 2 + float(middle @ middle)
+        near = _nearness(held, parts.centres)
+        together = 1.0 - float(near.max(axis=1).mean())
+        said = np.log(shares / shares.sum())[near.argmax(axis=1)]
+        better = math.log(max(alone, 1e-12) / max(together, 1e-12))
         whole += len(held) * rows.shape[1] / 2 * better + float(said.sum())
     return whole
 
 
 def means(rows: Rows, count: int) -> Means:
-    """Return k-means of rows, of `count` parts at most."""
+    """Return k-means of rows of length 1, of `count` parts at most."""
     chance = np.random.Generator(np.random.PCG64(_SEED))
     chosen = [rows[0]]
-    left = squares(rows, rows[:1])[:, 0]
-    while len(chosen) < count and (whole := float(left.sum())) > 1e-9 * len(rows):
+    left = np.maximum(2 - 2 * (rows @ rows[0]), 0.0)  # squared distances to the nearest that was chosen
+    while len(chosen) < count and (whole := float(left.sum())) > 1e-6 * len(rows):
         drawn = np.minimum(np.searchsorted(np.cumsum(left), chance.random(_DRAWN) * whole), len(rows) - 1)
-        after = np.minimum(left[np.newaxis], squares(rows[drawn], rows))
+        after = np.minimum(left, np.maximum(2 - 2 * (rows[drawn] @ rows.T), 0.0))
         best = int(after.sum(axis=1).argmin())
         left = after[best]
         chosen.append(rows[drawn[best]])
-    centres: Rows = np.stack(chosen)
-    places = squares(rows, centres).argmin(axis=1)
+    places = _nearness(rows, np.stack(chosen)).argmax(axis=1)
     for _ in range(_STEPS):
-        centres, _ = centres_of(rows, places)
-        moved = squares(rows, centres).argmin(axis=1)
+        centres, places = centres_of(rows, places)
+        moved = _nearness(rows, centres).argmax(axis=1)
         if (moved == places).all():
-            break
+            return Means(places, centres)
         places = moved
     centres, places = centres_of(rows, places)
     return Means(places, centres)
@@ -117,10 +117,22 @@ def means(rows: Rows, count: int) -> Means:
 
 def centres_of(rows: Rows, places: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]]:
     """Return the means of parts, without those that are empty, and the parts numbered so."""
-    numbers, numbered = np.unique(places, return_inverse=True)
-    parts = np.zeros((len(numbers), len(rows)), rows.dtype)
-    parts[numbered, np.arange(len(rows))] = 1
-    return parts @ rows / parts.sum(axis=1, keepdims=True), numbered.astype(np.int64)
+    counts = np.bincount(places)
+    there = np.flatnonzero(counts)
+    if len(there) < len(counts):
+        places, counts = np.searchsorted(there, places), counts[there]
+    parts = np.zeros((len(counts), len(rows)), rows.dtype)
+    parts[places, np.arange(len(rows))] = 1
+    centres: Rows = parts @ rows
+    centres /= counts[:, np.newaxis]
+    return centres, places
+
+
+def _nearness(rows: Rows, centres: Rows) -> Rows:
+    """Return 1 less squared distances, shape (rows, centres); rows have length 1."""
+    found: Rows = 2 * (rows @ centres.T)
+    found -= (centres * centres).sum(axis=1)
+    return found
 
 
 def _joined(found: Means, alike: float) -> NDArray[np.int64]:
@@ -147,13 +159,6 @@ def _joined(found: Means, alike: float) -> NDArray[np.int64]:
         left.remove(gone)
     numbered: NDArray[np.int64] = np.unique(places, return_inverse=True)[1].astype(np.int64)
     return numbered
-
-
-def squares(rows: Rows, centres: Rows) -> Rows:
-    """Return squared distances, shape (rows, centres)."""
-    lengths = (rows * rows).sum(axis=1)[:, np.newaxis] + (centres * centres).sum(axis=1)
-    found: Rows = np.maximum(lengths - 2 * rows @ centres.T, 0.0)
-    return found
 
 
 def spread(total: NDArray[np.float64], count: float) -> float:

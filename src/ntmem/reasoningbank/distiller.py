@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import threading
+from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,8 +42,9 @@ _ATTEMPTS = 100
 _COMPARED = 2048  # clusters of a scope up to which each is compared
 _LOOKED = 64  # clusters of a scope in which an outcome that is corrected is looked for
 _FEW = 4  # hits among which the nearest cluster of a scope is looked for
-_GROWN = 1.3  # after which it is seen again whether a cluster is to be divided
-_MOST_ROWS = 16 << 20  # bytes of situations that are kept at hand
+_GROWN, _FIRMLY = 1.3, 1.6  # after which it is seen again whether a small, a large cluster is to be divided
+_LARGE = 64
+_MOST_ROWS = 16 << 20  # bytes of situations that are kept at hand, and of those from before
 _REWRITES = 32  # patterns that are put into other words after one distillation
 
 
@@ -69,6 +71,7 @@ class Distiller:
         self._places: dict[str, Places] = {}
         self._changes = -1  # of the head, that `_places` belong to
         self._rows: dict[tuple[str, int], NDArray[np.float32]] = {}
+        self._older_rows: dict[tuple[str, int], NDArray[np.float32]] = {}
         self._rows_bytes = 0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -291,7 +294,8 @@ class Distiller:
     def _divided(self, scope: Scope, draft: Draft, mine: dict[str, Draft]) -> list[Draft]:
         """Divide a cluster if it is several kinds of situations; return what may be divided further."""
         count = draft.cluster.count
-        if count < FEWEST or count < _GROWN * draft.tested:
+        grown = _GROWN if count < _LARGE else _FIRMLY
+        if count < FEWEST or count < grown * draft.tested:
             return []
         draft.gather()
         draft.outcomes = draft.outcomes[-learning.SAMPLE :]
@@ -435,31 +439,30 @@ class Distiller:
 
     def _remember(self, trajectory: str, step: int, row: NDArray[np.float32] | None) -> None:
         if row is not None:
-            if self._rows_bytes > _MOST_ROWS:
-                self._rows.clear()
-                self._rows_bytes = 0
             self._rows[trajectory, step] = row
             self._rows_bytes += row.nbytes
+            if self._rows_bytes > _MOST_ROWS:
+                self._rows, self._older_rows, self._rows_bytes = {}, self._rows, 0
 
     def _situations(self, outcomes: NDArray[Any], dimension: int) -> NDArray[np.float64]:
         """Return the situations of outcomes, of length 1."""
         wanted = [
             (each.decode(), int(step)) for each, step in zip(outcomes["trajectory"], outcomes["step"], strict=True)
         ]
-        missing = list(dict.fromkeys(name for name, step in wanted if (name, step) not in self._rows))
+        held = ChainMap(self._rows, self._older_rows)
+        missing = list(dict.fromkeys(name for name, step in wanted if (name, step) not in held))
         found = dict(self._ledger.load(missing)) if missing else {}
-        rows = []
-        for name, step in wanted:
-            row = self._rows.get((name, step)) if name not in found else learning.situation(found[name], step)
+        rows = [
+            learning.situation(found[name], step) if name in found else held.get((name, step)) for name, step in wanted
+        ]
+        for (name, step), row in zip(wanted, rows, strict=True):
             if row is None or len(row) != dimension:
                 raise CorruptionError(
-                    f"step {step} of trajectory {name} had a situation once and has none; restore a backup"
+                    f"trajectory {name} has no situation before step {step} any more; restore a backup"
                 )
-            rows.append(row)
-        for (name, step), row in zip(wanted, rows, strict=True):
             if name in found:
                 self._remember(name, step, row)
-        return normalised(np.stack(rows))
+        return normalised(np.stack([row for row in rows if row is not None]))
 
     # -- after learning
 

@@ -161,6 +161,7 @@ class Draft:
         self.total = np.frombuffer(working.total, np.float64).copy()
         self.tested = working.tested
         self.drifted = working.drifted
+        self.placed = working.placed
         self.outcomes = np.frombuffer(working.outcomes, OUTCOME)
         self.new: list[tuple[str, int, int, float, int, int]] = []
 
@@ -237,7 +238,7 @@ class Draft:
 
     def working(self) -> Working:
         """Return what learning goes on from."""
-        return Working(self.total.tobytes(), self.tested, self.outcomes.tobytes(), self.drifted)
+        return Working(self.total.tobytes(), self.tested, self.outcomes.tobytes(), self.drifted, self.placed)
 
     def divided(self, places: NDArray[np.int64], rows: NDArray[np.float64], new_name: Callable[[], str]) -> list[Draft]:
         """Return a draft for each part, with the outcomes of its situations: the largest goes on as this cluster, and
@@ -267,7 +268,8 @@ class Draft:
                 now.drifts,
                 now.regime_since,
             )
-            working = Working(rows[places == part].sum(axis=0).tobytes(), 0, mine.tobytes(), self.drifted)
+            placed = self.placed if is_this else b""
+            working = Working(rows[places == part].sum(axis=0).tobytes(), 0, mine.tobytes(), self.drifted, placed)
             parts.append(Draft(made, working, self.old if is_this else None))
         return parts
 

@@ -110,6 +110,7 @@ class Working(Struct, array_like=True):
     tested: int = 0  # situations when it was last seen whether it is to be divided
     outcomes: bytes = b""
     drifted: int = 0  # when the latest drift was noticed
+    placed: bytes = b""  # where it is among the vectors
 
 
 class Scope(Struct, array_like=True):
@@ -207,8 +208,10 @@ class Update:
             self.delete(DISTILLING, _key("w", new.id))
             self.gone.append(new)
         elif working is not None:
+            if _has_moved(working.placed, new.centroid):
+                working.placed = new.centroid
+                self.moved.append(new)
             self.put(DISTILLING, _key("w", new.id), encode(working))
-            self.moved.append(new)
 
     def scope(self, scope: Scope) -> None:
         self.scopes[scope.id] = scope
@@ -263,25 +266,10 @@ class Shelf:
             by_dimension.setdefault(each.dimension, {})[each.id] = each
         vectors = self.vectors()
         for dimension, named in by_dimension.items():
+            centres = np.stack([np.frombuffer(each.centroid, "<f4") for each in named.values()])
+            facts = [{"task": each.task} for each in named.values()]
             labels = Situations(dimension, PATTERNS)
-            new = np.stack([np.frombuffer(each.centroid, "<f4") for each in named.values()])
-            old = self._places(labels, [*named])
-            is_moved = [
-                was is None or float(was @ now) < _MOVED for was, now in zip(old, new.astype(np.float64), strict=True)
-            ]
-            if any(is_moved):
-                moved = [name for name, is_so in zip(named, is_moved, strict=True) if is_so]
-                facts = [{"task": named[name].task} for name in moved]
-                vectors.add_many(labels, moved, new[is_moved], facts, ts_event=known, ts_known=known)
-
-    def _places(self, labels: Situations, names: Sequence[str]) -> list[Any]:
-        import numpy as np
-
-        vectors, found = self.vectors(), []
-        for name in names:
-            stored = vectors.get(labels, name)
-            found.append(None if stored is None else np.asarray(stored.vector, np.float64))
-        return found
+            vectors.add_many(labels, [*named], centres, facts, ts_event=known, ts_known=known)
 
     # -- reading
 
@@ -339,6 +327,12 @@ class Shelf:
             found: Cluster = decode(value, Cluster, f"cluster {cluster}")
             return found
         return None
+
+
+def _has_moved(placed: bytes, centroid: bytes) -> bool:
+    import numpy as np
+
+    return not placed or float(np.frombuffer(placed, "<f4") @ np.frombuffer(centroid, "<f4")) < _MOVED
 
 
 def copied(cluster: Cluster) -> Cluster:
