@@ -43,7 +43,7 @@ _COMPARED = 2048  # clusters of a scope up to which each is compared
 _LOOKED = 64  # clusters of a scope in which an outcome that is corrected is looked for
 _FEW = 4  # hits among which the nearest cluster of a scope is looked for
 _GROWN, _FIRMLY = 1.3, 1.6  # after which it is seen again whether a small, a large cluster is to be divided
-_LARGE = 64
+_LARGE = 512
 _MOST_ROWS = 16 << 20  # bytes of situations that are kept at hand, and of those from before
 _REWRITES = 32  # patterns that are put into other words after one distillation
 

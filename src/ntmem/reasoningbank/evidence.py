@@ -3,14 +3,18 @@
 Statistics are a pure function of the last outcomes of a cluster, in the order in which they were learnt, so nothing can
 be counted twice. Formulas:
 
-- An outcome counts ``keeps`` as much after each later one of its cluster: with 0.985 the last 65 count most.
+- **For choosing** an outcome counts ``keeps`` as much after each later one of its cluster: with 0.985 the last 65 count
+  most, and what was not tried for long becomes uncertain again. **For claims** it counts so much after each later one
+  of the *same action*: that something is done all the time is no reason to forget what else there was.
 - **Drift**: each action has two sums of Page's (1954), of how far its outcomes lie above and below its mean in units of
   their deviation, less 1/2, each outcome 3 at most. Where one passes 8, what earlier outcomes of the cluster said
   counts a tenth from then on, and of this action nothing.
 - **Shrinkage**: what an action earns is (sum + base) / (n + 1): one outcome at the base rate is in it from the start,
   and one at the usual variance.
-- **Effect**: its mean less the cluster's base rate, that is of all other actions' outcomes there, with `_USUAL` ones at
-  the mean of the scope. Deviations are those of the two, each shrunk to the scope's (Welch's t).
+- **Base rate**: the mean of all other actions' outcomes in the cluster, with some at the mean of the scope: 8 for
+  choosing, 1 for claims.
+- **Effect**: the mean of an action less its base rate. Deviations are those of the two, each shrunk to the scope's
+  (Welch's t).
 - **Strength** is the probability that the effect is real, B / (B + `SCEPTICISM` m). B is the Bayes factor of the two
   sample t test with a normal prior of variance 1 on the effect in deviations (Gonen, Johnson, Lu and Westfall, The
   American Statistician 2005), m the number of effects that are looked at in the scope: so many chances to be wrong.
@@ -20,21 +24,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
+from .._core import outcomes
+
 if TYPE_CHECKING:
-    pass
+    import numpy as np
+    from numpy.typing import NDArray
 
 SCEPTICISM = 300.0
 """Odds against any pattern of a scope being real, before its outcomes are looked at."""
 _PRIOR = 1.0  # outcomes at the base rate that each action begins with
-_USUAL = 8.0  # outcomes at the scope's mean in the base rate of a cluster
+_USUAL, _CLAIMED = 8.0, 1.0  # outcomes at the scope's mean in the base rate of a cluster: for choosing, for claims
 _FIRM = 4.0  # outcomes that the scope's variance counts for
-_SLACK, _DRIFTED, _LARGEST = 0.5, 8.0, 3.0
-_ENOUGH = 4.0  # outcomes that a mean needs before others can drift from it
-_FORGETS = 0.1
 
 
 class Totals(Struct, array_like=True):
@@ -71,6 +75,22 @@ class Totals(Struct, array_like=True):
         """How many outcomes of equal weight say as much (Kish 1965)."""
         return self.weight * self.weight / self.weights if self.weights else 0.0
 
+    @property
+    def variance(self) -> float:
+        """The mean of squared distances from the mean."""
+        return self.scatter / max(self.weight, 1.0)
+
+    def less(self, other: Totals) -> Totals:
+        """Return what is left without a part."""
+        if other.weight >= self.weight:
+            return Totals()
+        return Totals(
+            self.weight - other.weight,
+            self.weights - other.weights,
+            self.total - other.total,
+            self.squares - other.squares,
+        )
+
     def plus(self, other: Totals) -> Totals:
         return Totals(
             self.weight + other.weight,
@@ -80,87 +100,77 @@ class Totals(Struct, array_like=True):
         )
 
 
-class Folded(Struct):
+class Folded(NamedTuple):
     """The outcomes of a cluster, by the number of their action; `drifts` are places in their order."""
 
-    totals: list[Totals]
+    now: list[Totals]
+    ever: list[Totals]
     drifts: list[int]
 
 
-def fold(actions: Sequence[int], values: Sequence[float], kinds: int, keeps: float) -> Folded:
+def fold(actions: NDArray[np.uint16], values: NDArray[np.float64], kinds: int, keeps: float) -> Folded:
     """Add up the outcomes of a cluster, the first one first. O(outcomes x actions)."""
-    totals = [Totals() for _ in range(kinds)]
-    above, below = [0.0] * kinds, [0.0] * kinds
-    drifts = []
-    for place, (action, value) in enumerate(zip(actions, values, strict=True)):
-        own = totals[action]
-        if own.weight >= _ENOUGH:
-            away = max(-_LARGEST, min((value - own.mean) / _deviation(totals), _LARGEST))
-            above[action] = max(0.0, above[action] + away - _SLACK)
-            below[action] = max(0.0, below[action] - away - _SLACK)
-            if above[action] > _DRIFTED or below[action] > _DRIFTED:
-                drifts.append(place)
-                for each in totals:
-                    each.keep(_FORGETS)
-                totals[action] = own = Totals()
-                above, below = [0.0] * kinds, [0.0] * kinds
-        for each in totals:
-            each.keep(keeps)
-        own.add(value)
-    return Folded(totals, drifts)
-
-
-def _deviation(totals: Sequence[Totals]) -> float:
-    weight = math.fsum(each.weight for each in totals)
-    return max(math.sqrt(math.fsum(each.scatter for each in totals) / weight), 1e-12)
+    now, ever, drifts = outcomes.fold(actions, values, kinds, keeps)
+    return Folded([Totals(*each) for each in now], [Totals(*each) for each in ever], drifts)
 
 
 class Measure(Struct, array_like=True, gc=False, frozen=True):
-    """What an action earns in a cluster: shrunk mean, its deviation, and the effect against the base rate."""
+    """What an action earns in a cluster.
 
-    count: float
-    mean: float
-    deviation: float
-    base: float
-    effect: float
-    error: float
-    strength: float
+    `expected` and its `uncertainty` are for choosing, `weight` is how many outcomes say so; the rest is for claims:
+    shrunk mean and its deviation, by `count` outcomes, the base rate, the effect and its standard error.
+    """
+
+    expected: float = 0.0
+    uncertainty: float = 1.0
+    weight: float = 0.0
+    mean: float = 0.0
+    deviation: float = 1.0
+    count: float = 0.0
+    base: float = 0.0
+    effect: float = 0.0
+    error: float = 1.0
+    strength: float = 0.0
 
 
-def measure(totals: Sequence[Totals], usual: Totals, tested: int) -> list[Measure]:
+def measure(folded: Folded, usual: Totals, tested: int) -> list[Measure]:
     """Return what each action earns in a cluster, beside what is usual in its scope, of `tested` effects there."""
-    usual_variance = usual.scatter / max(usual.weight, 1.0)
-    usual_mean = usual.mean
-    everything = Totals()
+    now, ever = _whole(folded.now), _whole(folded.ever)
+    return [
+        Measure(*_earned(own, now.less(own), usual, _USUAL), *_claimed(past, ever.less(past), usual, tested))
+        for own, past in zip(folded.now, folded.ever, strict=True)
+    ]
+
+
+def _whole(totals: Sequence[Totals]) -> Totals:
+    found = Totals()
     for each in totals:
-        everything = everything.plus(each)
-    found = []
-    for own in totals:
-        others = Totals(
-            everything.weight - own.weight,
-            everything.weights - own.weights,
-            everything.total - own.total,
-            everything.squares - own.squares,
-        )
-        base = (others.total + _USUAL * usual_mean) / (others.weight + _USUAL)
-        mine, theirs = own.count, others.count + _USUAL
-        mean = (own.total + _PRIOR * base) / (own.weight + _PRIOR)
-        variance = (own.scatter + _PRIOR * usual_variance) / (own.weight + _PRIOR)
-        deviation = math.sqrt(variance / (mine + _PRIOR))
-        if mine < 1e-9:
-            found.append(Measure(0.0, mean, deviation, base, 0.0, deviation, 0.0))
-            continue
-        effect = own.mean - base
-        firm = (own.scatter + _FIRM * usual_variance) / (own.weight + _FIRM)
-        between = _USUAL * others.weight / (others.weight + _USUAL) * (others.mean - usual_mean) ** 2
-        rest = (others.scatter + between + _USUAL * usual_variance) / (others.weight + _USUAL)
-        error = math.sqrt(max(firm / mine + rest / theirs, 1e-300))
-        freedom = max(mine + theirs - 2.0, 1.0)
-        size = mine * theirs / (mine + theirs)
-        found.append(
-            Measure(mine, mean, deviation, base, effect, error, strength(effect / error, size, freedom, tested))
-        )
+        found = found.plus(each)
     return found
+
+
+def _earned(own: Totals, others: Totals, usual: Totals, prior: float) -> tuple[float, float, float]:
+    """Return what an action earns, how uncertain that is, and how many outcomes say so."""
+    base = (others.total + prior * usual.mean) / (others.weight + prior)
+    mean = (own.total + _PRIOR * base) / (own.weight + _PRIOR)
+    variance = (own.scatter + _PRIOR * usual.variance) / (own.weight + _PRIOR)
+    return mean, math.sqrt(variance / (own.count + _PRIOR)), own.count
+
+
+def _claimed(own: Totals, others: Totals, usual: Totals, tested: int) -> tuple[float, ...]:
+    """Return the rest of a :class:`Measure`."""
+    mean, deviation, count = _earned(own, others, usual, _CLAIMED)
+    base = (others.total + _CLAIMED * usual.mean) / (others.weight + _CLAIMED)
+    if count < 1e-9:
+        return mean, deviation, 0.0, base, 0.0, deviation, 0.0
+    effect = own.mean - base
+    mine = (own.scatter + _FIRM * usual.variance) / (own.weight + _FIRM) / count
+    theirs = others.count + _CLAIMED
+    apart = _CLAIMED * others.weight / (others.weight + _CLAIMED) * (others.mean - usual.mean) ** 2
+    rest = (others.scatter + apart + _FIRM * usual.variance) / (others.weight + _FIRM) / theirs
+    error = math.sqrt(max(mine + rest, 1e-300))
+    freedom, size = max(count + theirs - 2.0, 1.0), count * theirs / (count + theirs)
+    return mean, deviation, count, base, effect, error, strength(effect / error, size, freedom, tested)
 
 
 def strength(t: float, size: float, freedom: float, tested: int) -> float:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OUTCOME = np.dtype(
-    [("trajectory", "S26"), ("step", "<u4"), ("action", "<u2"), ("value", "<f8"), ("known", "<i8"), ("order", "<u8")]
+    [("known", "<i8"), ("order", "<u8"), ("value", "<f8"), ("step", "<u4"), ("action", "<u2"), ("trajectory", "S26")]
 )
 """An outcome that a cluster has learnt: step and cell of the action, what came, from when on it was known."""
 ETA, PRAISE, BLAME = 0.05, 1.0, 0.5
@@ -32,6 +32,7 @@ _CREDITS, _CONTRADICTED = 10, 8  # so many of the last credits against it: quara
 _AGAIN = 10  # outcomes after which one that has strength comes back
 _AGES = 180 * 86_400 * NS  # after which half of the confidence is lost
 _EVIDENCE, _AGENTS = 16, 16
+_SHARE = 8  # of the window, that is kept of each action
 SAMPLE = 1024
 """Situations by which it is seen whether a cluster is to be divided; once it was, what is measured is enough."""
 _FORGETS = 0.998  # what an outcome counts, in what is usual, after the next
@@ -163,7 +164,7 @@ class Draft:
         self.drifted = working.drifted
         self.placed = working.placed
         self.outcomes = np.frombuffer(working.outcomes, OUTCOME)
-        self.new: list[tuple[str, int, int, float, int, int]] = []
+        self.new: list[tuple[int, int, float, int, int, str]] = []
 
     @property
     def cells_before(self) -> int:
@@ -175,7 +176,7 @@ class Draft:
         cluster = self.cluster
         cell = cluster.cell(it.action)
         if cell is None:
-            cell = Cell(it.action, Measure(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), first=it.known)
+            cell = Cell(it.action, Measure(), first=it.known)
             cluster.cells.append(cell)
         cell.support += 1
         cell.first, cell.last = min(cell.first, it.known), max(cell.last, it.known)
@@ -185,7 +186,7 @@ class Draft:
         cluster.count += 1
         self.total += direction
         place = cluster.cells.index(cell)
-        self.new.append((it.trajectory, it.step, place, it.value, it.known, number))
+        self.new.append((it.known, number, it.value, it.step, place, it.trajectory))
 
     def correct(self, it: Lesson) -> bool:
         """Take an outcome in the place of an earlier one of its action; return whether that is here."""
@@ -210,17 +211,16 @@ class Draft:
         self.gather()
         cluster = self.cluster
         if self.tested >= SAMPLE:
-            self.outcomes = self.outcomes[-settings.window :]
-        last = self.outcomes[-settings.window :]
-        folded = fold(last["action"].tolist(), last["value"].tolist(), len(cluster.cells), settings.keeps)
+            self.outcomes = _latest(self.outcomes, settings.window)
+        kinds = len(cluster.cells)
+        folded = fold(self.outcomes["action"], self.outcomes["value"], kinds + 1, settings.keeps)
         if folded.drifts:
-            latest = last[folded.drifts[-1]]
+            latest = self.outcomes[folded.drifts[-1]]
             if int(latest["order"]) > self.drifted:
                 self.drifted = int(latest["order"])
                 cluster.drifts += 1
                 cluster.regime_since = int(latest["known"])
-        totals = [*folded.totals, Totals()]
-        *found, cluster.untried = measure(totals, scope.usual, max(scope.tested, len(cluster.cells)))
+        *found, cluster.untried = measure(folded, scope.usual, max(scope.tested, kinds))
         for cell, measured in zip(cluster.cells, found, strict=True):
             cell.measure = measured
             cell.text = None
@@ -272,6 +272,15 @@ class Draft:
             working = Working(rows[places == part].sum(axis=0).tobytes(), 0, mine.tobytes(), self.drifted, placed)
             parts.append(Draft(made, working, self.old if is_this else None))
         return parts
+
+
+def _latest(outcomes: NDArray[Any], window: int) -> NDArray[Any]:
+    """Return the last outcomes, and the last of each action."""
+    is_kept = np.zeros(len(outcomes), bool)
+    is_kept[-window:] = True
+    for action in np.unique(outcomes["action"]):
+        is_kept[np.flatnonzero(outcomes["action"] == action)[-window // _SHARE :]] = True
+    return outcomes[is_kept]
 
 
 def _part_of(cell: Cell, outcomes: NDArray[Any], *, is_this: bool) -> Cell:

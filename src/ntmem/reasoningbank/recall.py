@@ -266,7 +266,7 @@ def options(found: Near, actions: Sequence[str], chance: np.random.Generator) ->
 def _expected(cluster: Cluster, cell: Cell | None) -> tuple[float, float, float]:
     """Return mean and deviation of what an action earns, and how many outcomes say so."""
     found = cluster.untried if cell is None else cell.measure
-    return (0.0, 1.0, 0.0) if found is None else (found.mean, found.deviation, found.count)
+    return (0.0, 1.0, 0.0) if found is None else (found.expected, found.uncertainty, found.weight)
 
 
 def direction_of(query: Any) -> NDArray[np.float64]:
