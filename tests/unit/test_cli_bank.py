@@ -197,6 +197,15 @@ def test_a_trajectory_as_it_was_known(store: Path) -> None:
         (["ls", "--pending", "--status", "open"], 2, "--pending takes --agent, --task, --as-of and --limit"),
         (["ls", "--limit", "0"], 2, "--limit"),
         (["ls", "--as-of", "-1"], 2, "--as-of"),
+        (["explain", "01KB8Y2F0W7M3C5T9XJ4QZRDNE"], 3, "there is no trajectory '01KB8Y2F0W7M3C5T9XJ4QZRDNE'"),
+        (["explain", "x\x1b"], 3, r"there is no trajectory 'x\x1b'"),
+        (["explain"], 2, "Missing argument 'ID'"),
+        (["patterns", "--min-strength", "2"], 2, "--min-strength"),
+        (["patterns", "--limit", "0"], 2, "--limit"),
+        (["patterns", "--as-of", "x"], 2, "--as-of"),
+        (["report"], 2, "Missing argument 'FILE'"),
+        (["report", "/none/page.html"], 1, "there is no directory /none"),
+        (["report", "/"], 2, "path must name a file"),
     ],
 )
 def test_what_cannot_be_shown_is_said(store: Path, arguments: list[str], code: int, message: str) -> None:
@@ -212,8 +221,129 @@ def test_a_store_without_trajectories(tmp_path: Path) -> None:
     assert run(path, "ls", "--pending").stdout == "nothing is pending\n"
     assert page(path) == {"trajectories": [], "cursor": None}
     assert page(path, "--pending") == []
-    for said in ("ls", "show"):
+    assert run(path, "patterns").stdout == "there are no such patterns\n"
+    assert run(path, "distill").stdout == "no pattern has changed\n"
+    assert json.loads(run(path, "distill", "--json").stdout) == []
+    assert "0 trajectories, 0 decisions, 0 patterns" in run(path, "report", str(tmp_path / "page.html")).stdout
+    assert "Nothing is known yet" in (tmp_path / "page.html").read_text()
+    for said in ("ls", "show", "patterns", "explain", "distill", "consolidate", "report"):
         assert "Exit codes" in CliRunner().invoke(cli, ["bank", said, "--help"]).stdout
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A store in which "b\x1buy" pays, as the last decision was told; its outcome is known and not learnt from."""
+    path = tmp_path / "learnt"
+    clock = ntmem.SimulatedClock(START)
+    with ntmem.open(path, clock=clock) as memory:
+
+        def decide(action: str, outcome: float | None, asks: bool = False, task: str = "market") -> None:
+            t = memory.bank.begin("agent_1", task)
+            t.add_observation({}, embedding=[1.0, 0.5])
+            if asks:
+                memory.bank.recall([1.0, 0.5], trajectory_id=t.id)
+            t.add_action(action, {"quantity": 1})
+            clock.set(clock.now() + SECOND)
+            if outcome is not None:
+                memory.bank.resolve(t.id, outcome)
+
+        decide("hold", None, asks=True)
+        for number in range(60):
+            decide(("b\x1buy", "hold")[number % 2], (number % 2 == 0) + 0.01 * (number % 7))
+        memory.bank.distill()
+        clock.set(START + 100 * SECOND)
+        decide("hold", 0.5, task="another")
+        decide("b\x1buy", 1.5, asks=True)
+    return path
+
+
+def learnt(path: Path, *arguments: str) -> Any:
+    return json.loads(run(path, "patterns", *arguments, "--json").stdout)
+
+
+@pytest.mark.only("shared")
+def test_what_was_learnt(desk: Path) -> None:
+    buy, hold = learnt(desk)
+    assert (buy["action"], buy["pattern_type"], buy["support"]) == ("b\x1buy", "success", 30)
+    assert (hold["action"], hold["pattern_type"]) == ("hold", "failure")
+    assert buy["strength"] >= hold["strength"] > 0.5
+    assert (buy["metadata"]["task"], len(buy["outcome_interval"]), "centroid" in buy) == ("market", 2, False)
+    with ntmem.open(desk, read_only=True) as memory:
+        [same] = [it for it in memory.bank.patterns() if it.id == buy["id"]]
+        assert (same.strength, same.title, same.metadata) == (buy["strength"], buy["title"], buy["metadata"])
+    assert learnt(desk, "--task", "market") == [buy, hold]
+    assert learnt(desk, "--task", "another") == learnt(desk, "--as-of", str(START)) == []
+    assert learnt(desk, "--limit", "1") == [buy]
+    assert learnt(desk, "--min-strength", str((buy["strength"] + hold["strength"]) / 2)) in ([buy], [buy, hold])
+    lines = run(desk, "patterns", "--limit", "1").stdout.splitlines()
+    header = ["strength", "confidence", "support", "mean", "low", "high", "uses", "right", "wrong", "id", "title"]
+    assert lines[0].split() == header
+    assert lines[1].split()[2] == "30"
+    assert lines[2:] == ["1 more: ntmem bank patterns --limit 2"]
+    assert "\x1b" not in run(desk, "patterns").stdout
+    assert run(desk, "patterns", "--task", "another").stdout == "there are no such patterns\n"
+
+
+@pytest.mark.only("shared")
+def test_why_it_was_done(desk: Path) -> None:
+    *_, unasked, first = page(desk, "--limit", "100")["trajectories"]
+    last, other = page(desk, "--limit", "2")["trajectories"]
+    found = json.loads(run(desk, "explain", last["id"], "--json").stdout)
+    assert (found["id"], found["agent"], found["task"]) == (last["id"], "agent_1", "market")
+    assert (found["outcomes"], found["was_asked"]) == ({"a1": 1.5}, True)
+    assert found["actions"][0]["parameters"] == {"quantity": 1}
+    advice = {it["pattern"]["action"]: it for it in found["patterns"]}
+    assert (advice["b\x1buy"]["was_right"], advice["hold"]["was_right"]) == (True, None)
+    assert advice["b\x1buy"]["similarity"] == pytest.approx(1.0, abs=1e-3)
+    assert advice["b\x1buy"]["ts"] == START + 101 * SECOND
+    lines = run(desk, "explain", last["id"]).stdout.splitlines()
+    assert lines[0].split() == ["id", last["id"]]
+    assert lines[3] == r"a1: 'b\x1buy', 1.5 came of it"
+    assert lines[5].split() == ["score", "similarity", "recency", "reliability", "was", "recalled", "id", "pattern"]
+    assert sorted(line.split()[4] for line in lines[6:]) == ["-", "right"]
+    assert "\x1b" not in "".join(lines)
+    early = json.loads(run(desk, "explain", last["id"], "--as-of", str(START + 101 * SECOND), "--json").stdout)
+    assert (early["outcomes"], [it["was_right"] for it in early["patterns"]]) == ({}, [None, None])
+    assert "or it was not known then" in run(desk, "explain", last["id"], "--as-of", str(START), code=3).stderr
+    assert run(desk, "explain", other["id"]).stdout.splitlines()[-1] == "no memory was asked"
+    assert run(desk, "explain", unasked["id"]).stdout.splitlines()[-1] == "no memory was asked"
+    assert run(desk, "explain", first["id"]).stdout.splitlines()[-3:] == [
+        "a1: hold, nothing came of it yet",
+        "",
+        "memory was asked, and knew nothing of such situations",
+    ]
+
+
+@pytest.mark.only("shared")
+def test_learning_and_tidying_up(desk: Path) -> None:
+    changed = json.loads(run(desk, "distill", "--json").stdout)
+    assert {it["id"] for it in changed} == {it["id"] for it in learnt(desk)}
+    [buy] = [it for it in learnt(desk) if it["action"] == "b\x1buy"]
+    assert (buy["support"], buy["metadata"]["uses"], buy["metadata"]["right"]) == (31, 1, 1)
+    assert run(desk, "distill").stdout == "no pattern has changed\n"
+    done = json.loads(run(desk, "consolidate", "--json").stdout)
+    assert (done["merged"], done["patterns"], done["clusters"]) == (0, 3, 2)
+    assert "clusters        2" in run(desk, "consolidate").stdout.splitlines()
+    with ntmem.open(desk) as memory:
+        t = memory.bank.begin("agent_1", "market")
+        t.add_observation({}, embedding=[1.0, 0.5])
+        t.add_action("hold")
+        memory.bank.resolve(t.id, 0.0)
+    lines = run(desk, "distill").stdout.splitlines()
+    assert lines[0].split()[:3] == ["strength", "confidence", "support"]
+    assert len(lines) == 3
+
+
+@pytest.mark.only("shared")
+def test_a_report(desk: Path, tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    said = run(desk, "report", str(target)).stdout
+    assert said == f"63 trajectories, 62 decisions, 2 patterns: {target}\n"
+    assert target.read_text().startswith("<!DOCTYPE html>")
+    figures = json.loads(run(desk, "report", str(target), "--json").stdout)
+    assert (figures["path"], figures["totals"]["decisions"]) == (str(target), 62)
+    early = json.loads(run(desk, "report", str(target), "--as-of", str(START + SECOND // 2), "--json").stdout)
+    assert (early["totals"]["trajectories"], early["totals"]["decisions"]) == (1, 0)
 
 
 def test_it_does_without_numpy(store: Path) -> None:

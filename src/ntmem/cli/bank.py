@@ -12,9 +12,10 @@ import msgspec
 
 import ntmem
 from ntmem._core.text import iso
-from ntmem.instants import MAX_INSTANT, NS
+from ntmem.instants import NS
 from ntmem.values import CODECS
 
+from .learning import as_of_option, consolidate, distill, explain, patterns, report
 from .output import (
     EXIT_CODES,
     EXIT_MISSING,
@@ -75,14 +76,14 @@ Columns:
     + EXIT_CODES
 )
 
-_as_of_option = click.option(
-    "--as-of", type=click.IntRange(0, MAX_INSTANT), help="As it was known at this time, ns UTC."
-)
-
 
 @click.group(epilog=EXIT_CODES)
 def bank() -> None:
-    """Show what agents tried, what they expected, and how good it was. It changes nothing."""
+    """Show what agents tried, how good it was, and what is learnt from it. Only distill and consolidate change it."""
+
+
+for learnt in (patterns, explain, distill, consolidate, report):
+    bank.add_command(learnt)
 
 
 @bank.command(epilog=_LS)
@@ -95,7 +96,7 @@ def bank() -> None:
 )
 @click.option("--status", type=click.Choice(["open", "complete", "failed"]), help="Only those with this status.")
 @click.option("--pending", is_flag=True, help="The actions that wait for their outcome, instead.")
-@_as_of_option
+@as_of_option
 @click.option("--limit", type=click.IntRange(1, _MOST), default=20, show_default=True, help="At most so many.")
 @click.option("--cursor", help="Where to go on: what the page before has said.")
 @store_option
@@ -226,7 +227,7 @@ def _print_pending(found: Sequence[PendingOutcome], limit: int, as_json: bool) -
 
 @bank.command(epilog=_SHOW)
 @click.argument("trajectory_id", metavar="ID")
-@_as_of_option
+@as_of_option
 @store_option
 @json_option
 @verb

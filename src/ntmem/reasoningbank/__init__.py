@@ -18,9 +18,11 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .explaining import Explanation, Used
     from .learning import Settings
     from .recall import Choice, Option
+    from .report import BankReport
 
 __all__ = [
     "Action",
+    "BankReport",
     "CalibrationReport",
     "Case",
     "Choice",
@@ -54,6 +56,7 @@ __all__ = [
 _LATER = {  # what needs numpy
     **dict.fromkeys(("Choice", "Option"), "recall"),
     **dict.fromkeys(("Explanation", "Used"), "explaining"),
+    "BankReport": "report",
     "ConsolidationReport": "consolidation",
     "Distiller": "distiller",
     "Settings": "learning",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from .distiller import Distiller
     from .explaining import Explanation
     from .recall import Candidate, Choice, Criteria
+    from .report import BankReport
 
 
 _MOST_RECALLED = 1000
+_NEAR = 0.3  # the lowest cosine at which a pattern speaks of a situation
 
 
 class ReasoningBank:
@@ -203,7 +206,7 @@ class ReasoningBank:
         agent_id: str | None = None,
         where: Mapping[str, Any] | None = None,
         as_of: AsOf = None,
-        min_similarity: float = 0.3,
+        min_similarity: float = _NEAR,
         min_support: int | None = None,
         with_quarantined: bool = False,
     ) -> list[RecalledPattern]:
@@ -311,7 +314,7 @@ class ReasoningBank:
         if found.clusters:
             made = options(found, names, chance)
             best = max(made, key=lambda it: it.sampled).action
-            criteria = self._criteria(None, {"action": best}, -1.0, None, with_quarantined=False)
+            criteria = self._criteria(None, {"action": best}, _NEAR, None, with_quarantined=False)
             chosen = diverse(candidates(found, criteria, now), k)
         else:
             made, best = [], names[int(chance.integers(len(names)))]
@@ -347,7 +350,33 @@ class ReasoningBank:
         """Return which patterns were recalled for a decision, as they were then, why, and whether they were right."""
         from .explaining import explain
 
-        return explain(self._shelf, self._get(trajectory_id, as_of))
+        return explain(self._shelf, self._get(trajectory_id, as_of), self.distiller.settings.direction)
+
+    def report(self, path: str | os.PathLike[str], *, as_of: AsOf = None) -> BankReport:
+        """Write what is known as one page of HTML, with pictures, that needs nothing else; return its figures.
+
+        What came of decisions with memory and without, over time; whether confidence holds; where patterns are, which
+        are used, where what pays has changed; the strongest patterns.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, written whole or not at all; what was there is replaced.
+        as_of : instant, optional
+            As it was known then.
+
+        Raises
+        ------
+        ValueError, OSError
+            It names no file, or one that cannot be written.
+
+        Notes
+        -----
+        **Complexity**: O(patterns), and one look at each of the latest 20,000 trajectories.
+        """
+        from .report import write_report
+
+        return write_report(path, self.trajectories, self._shelf, self.distiller.settings, self._limit(as_of))
 
     def _advise(self, trajectory_id: str, found: Sequence[Candidate]) -> None:
         _write_advice(self._get(trajectory_id, None), found)

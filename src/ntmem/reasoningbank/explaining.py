@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
-from .._core.text import html_facts
-from .learning import worth
+from .._core.text import html_facts, html_rows
+from .learning import earned, worth
 from .patterns import DistilledPattern, distilled
 from .shelf import Shelf, cluster_of
 from .trajectory import Action, Outcome, Trajectory
-from .verdict import relative
+
+_CAME = {None: "-", True: "right", False: "wrong"}
 
 
 class Used(Struct, frozen=True, eq=False):
@@ -68,12 +71,26 @@ class Explanation(Struct, frozen=True, eq=False):
         return f"<Explanation {self.trajectory_id} patterns={len(self.patterns)}>"
 
     def _repr_html_(self) -> str:
-        shown = {"trajectory_id": self.trajectory_id, "agent_id": self.agent_id, "task": self.task, "why": self.text}
-        return html_facts(shown.items())
+        shown = {"trajectory_id": self.trajectory_id, "agent_id": self.agent_id, "task": self.task}
+        did = {
+            f"{it.id}, {it.type}": f"{self.outcomes[it.id].value:.6g}" if it.id in self.outcomes else "-"
+            for it in self.actions
+        }
+        table = [
+            (
+                it.pattern_id if it.pattern is None else it.pattern.title,
+                *(f"{each:.3f}" for each in (it.score, it.similarity, it.recency, it.reliability)),
+                _CAME[it.was_right],
+            )
+            for it in self.patterns
+        ]
+        header = ("pattern", "score", "similarity", "recency", "reliability", "was")
+        caption = "recalled" if table else "nothing was known" if self.was_asked else "no memory was asked"
+        return html_facts((shown | did).items()) + html_rows(caption, header, table)
 
 
-def explain(shelf: Shelf, trajectory: Trajectory) -> Explanation:
-    """Return why a decision was taken, by what is seen of its trajectory."""
+def explain(shelf: Shelf, trajectory: Trajectory, direction: Mapping[str, float]) -> Explanation:
+    """Return why a decision was taken, by what is seen of its trajectory; `direction` as of :class:`Settings`."""
     actions = trajectory.actions
     came = {name: it for name, it in trajectory.latest_outcomes().items() if name is not None}
     advised = trajectory.advice
@@ -90,8 +107,7 @@ def explain(shelf: Shelf, trajectory: Trajectory) -> Explanation:
                 pattern = distilled(cluster, cell)
                 for each in actions:
                     if each.id in came and each.type == action:
-                        value = relative(came[each.id].value, each.reference)
-                        assert value is not None
+                        value = earned(came[each.id].value, each.type, each.reference, direction)
                         moved = worth(cell, each.type, value)
                         right = moved > 0 if moved else right
             ts, scores = asked.ts_known, (it.score, it.similarity, it.recency, it.reliability)

@@ -35,6 +35,7 @@ _EVIDENCE, _AGENTS = 16, 16
 _SHARE = 8  # of the window, that is kept of each action
 SAMPLE = 1024
 """Situations by which it is seen whether a cluster is to be divided; once it was, what is measured is enough."""
+_MOST = 1e100
 _FORGETS = 0.998  # what an outcome counts, in what is usual, after the next
 
 
@@ -95,6 +96,15 @@ class Lesson(NamedTuple):
     order: tuple[int, int, int, str, str, int]
 
 
+def earned(value: float, action: str, reference: float | None, direction: Mapping[str, float]) -> float:
+    """Return what an action earned, as patterns count it; beyond 1e100 it is that: its square is a number, too."""
+    found = relative(value, reference)
+    assert found is not None
+    if reference is not None:
+        found *= direction.get(action, 1.0)
+    return max(-_MOST, min(found, _MOST))
+
+
 def outcomes_of(state: State, action_id: str) -> list[int]:
     """Return the steps that say what came of an action, what holds last: the latest known, of those the last."""
     steps = enumerate(state.steps)
@@ -111,15 +121,13 @@ def lesson(trajectory: str, state: State, step: int, direction: Mapping[str, flo
     place = next(number for number, each in enumerate(state.steps) if each is taken)
     action, begun = taken.event, state.begun
     assert isinstance(action, Acted)
-    value = relative(outcome.value, action.reference)
-    assert value is not None
     is_return = action.reference is not None
     advised = (it.event for it in state.steps[:step] if isinstance(it.event, Advised) and it.since <= known)
     return Lesson(
         trajectory,
         place,
         action.type,
-        value * direction.get(action.type, 1.0) if is_return else value,
+        earned(outcome.value, action.type, action.reference, direction),
         known,
         begun.agent_id,
         begun.task,

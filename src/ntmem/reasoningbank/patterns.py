@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from .._core.text import html_facts
+from .._core.text import html_facts, iso
 from .checks import check_text
 from .events import ID_SIZE
 from .shelf import Cell, Cluster
@@ -86,8 +86,8 @@ class DistilledPattern(Struct, frozen=True, eq=False):
     def _repr_html_(self) -> str:
         facts = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("centroid", "metadata")}
         low, high = self.outcome_interval
-        shown = {"outcome_interval": f"{low:.6g} to {high:.6g}", "trajectory_ids": len(self.trajectory_ids)}
-        return html_facts((facts | shown | self.metadata).items())
+        own = {"outcome_interval": f"{low:.6g} to {high:.6g}", "trajectory_ids": len(self.trajectory_ids)}
+        return html_facts((name, _shown(name, fact)) for name, fact in (facts | own | self.metadata).items())
 
 
 class RecalledPattern(DistilledPattern, frozen=True, eq=False):
@@ -107,6 +107,15 @@ class RecalledPattern(DistilledPattern, frozen=True, eq=False):
 
 Rewrite: TypeAlias = Callable[[DistilledPattern], "Item | tuple[str, str, str]"]
 """Returns the title, description and content of a pattern in other words."""
+
+
+def _shown(name: str, fact: Any) -> object:
+    """Return a fact of a pattern as people read it."""
+    if name.startswith("ts_") or name == "regime_since":
+        return iso(fact) if fact else "-"
+    if isinstance(fact, list):
+        return ", ".join(fact) or "-"
+    return f"{fact:.6g}" if isinstance(fact, float) else fact
 
 
 def facts_of(cluster: Cluster, cell: Cell) -> dict[str, Any]:

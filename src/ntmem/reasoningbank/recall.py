@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from msgspec import Struct
 
+from .._core.text import html_rows
 from ..instants import LATEST, MAX_INSTANT, NS
 from ..tiers.guards import PATTERNS, Situations
 from .clusters import normalised
@@ -231,6 +232,15 @@ class Choice(Struct, frozen=True):
     is_known: bool
     options: tuple[Option, ...]
     patterns: tuple[RecalledPattern, ...]
+
+    def _repr_html_(self) -> str:
+        table = [
+            (it.action, *(f"{each:.6g}" for each in (it.mean, it.deviation, it.sampled, it.support)))
+            for it in self.options
+        ]
+        header = ("action", "mean", "deviation", "sampled", "support")
+        known = f"by {len(self.patterns)} patterns" if self.is_known else "by chance: nothing was known"
+        return html_rows(f"{self.action}, {known}", header, table)
 
 
 def weights(found: Near) -> list[float]:

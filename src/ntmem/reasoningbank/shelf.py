@@ -323,7 +323,7 @@ class Shelf:
 
     def _before(self, cluster: str, limit: int) -> Cluster | None:
         stem = _key("v", cluster)
-        for _, value in self.engine().scan(PATTERNS, stem, stem + newest_first(limit).encode(), 1):
+        for _, value in self.engine().scan(PATTERNS, stem, stem + newest_first(limit).encode(), 1, page=1):
             found: Cluster = decode(value, Cluster, f"cluster {cluster}")
             return found
         return None
