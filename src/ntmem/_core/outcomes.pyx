@@ -8,9 +8,9 @@ from libc.math cimport fmax, fmin, sqrt
 from libc.stdlib cimport calloc, free
 
 cdef double SLACK = 0.5
-cdef double DRIFTED = 8.0
+cdef double DRIFTED = 6.0
 cdef double LARGEST = 3.0
-cdef double ENOUGH = 4.0
+cdef double ENOUGH = 16.0
 cdef double FORGETS = 0.1
 
 

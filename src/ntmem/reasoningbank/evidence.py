@@ -7,8 +7,8 @@ be counted twice. Formulas:
   most, and what was not tried for long becomes uncertain again. **For claims** it counts so much after each later one
   of the *same action*: that something is done all the time is no reason to forget what else there was.
 - **Drift**: each action has two sums of Page's (1954), of how far its outcomes lie above and below its mean in units of
-  their deviation, less 1/2, each outcome 3 at most. Where one passes 8, what earlier outcomes of the cluster said
-  counts a tenth from then on, and of this action nothing.
+  their deviation, less 1/2, each outcome 3 at most, once the mean rests on 16. Where one passes 6, what earlier outcomes
+  of the cluster said counts a tenth from then on, and of this action nothing.
 - **Shrinkage**: what an action earns is (sum + base) / (n + 1): one outcome at the base rate is in it from the start,
   and one at the usual variance.
 - **Base rate**: the mean of all other actions' outcomes in the cluster, with some at the mean of the scope: 8 for
