@@ -191,6 +191,7 @@ class ReasoningBank:
         as_of : instant, optional
             As they were known then.
         """
+        require_number(min_strength, "min_strength")
         criteria = self._criteria(None, where, -1.0, min_support, with_quarantined=True)
         for cluster in self._shelf.all(self._limit(as_of)):
             for cell in cluster.cells:
@@ -309,6 +310,8 @@ class ReasoningBank:
         asked = None if trajectory_id is None else self._get(trajectory_id, None)
         if task is None and asked is not None:
             task = asked.task
+        if task is not None:
+            check_text(task, "task", 4096, least=0)
         found = near(self._shelf, self._direction(query), NEAR, limit, is_now=as_of is None, task=task)
         chosen: list[Candidate] = []
         if found.clusters:
@@ -402,6 +405,8 @@ class ReasoningBank:
     ) -> Criteria:
         from .recall import Criteria
 
+        if agent_id is not None:
+            check_text(agent_id, "agent_id", 255)
         if min_support is None:
             min_support = self.distiller.settings.min_trajectories
         require_int(min_support, "min_support", 0, 2**62)

@@ -43,7 +43,8 @@ class Means(NamedTuple):
 def normalised(rows: Rows) -> NDArray[np.float64]:
     """Return rows of length 1, as float64; the shape (n, d) or (d,). Rows of zeros stay."""
     wide = np.asarray(rows, np.float64)
-    square = float(wide @ wide) if wide.ndim == 1 else 0.0
+    with np.errstate(over="ignore"):
+        square = float(wide @ wide) if wide.ndim == 1 else 0.0
     if 1e-200 < square < 1e200:
         return wide / math.sqrt(square)
     largest = np.abs(wide).max(axis=-1, keepdims=True)
@@ -79,6 +80,7 @@ def divide(rows: Rows, alike: float) -> NDArray[np.int64] | None:
 def gain(rows: Rows, count: int) -> float:
     """Return by how many nats so many centres describe rows better than one does, each half by what fits the other."""
     whole = 0.0
+    rows = rows[np.argsort(np.random.Generator(np.random.PCG64(_SEED)).random(len(rows)))]  # kinds may take turns
     for first in (0, 1):
         fitted, held = rows[first::2], rows[1 - first :: 2]
         parts = means(fitted, count)

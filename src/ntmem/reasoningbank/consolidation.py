@@ -109,10 +109,10 @@ def _retried(shelf: Shelf, change: Callable[[Update], Any]) -> Any:
     """Do a change on what there is, as often as it takes; one that has nothing to write is not written."""
     for _ in range(_ATTEMPTS):
         update = shelf.update()
-        result = change(update)
-        if not update.changes:
-            return result
         try:
+            result = change(update)
+            if not update.changes:
+                return result
             shelf.commit(update)
         except VersionConflict:
             continue
@@ -162,7 +162,7 @@ def contradicting(one: Cluster, other: Cluster) -> list[str]:
 
 
 def _merge(shelf: Shelf, settings: Settings, update: Update, first: Cluster, second: Cluster) -> None:
-    working = shelf.working([first.id, second.id])
+    working = shelf.worked([first.id, second.id])
     one, other = Draft(copied(first), working[first.id], first), Draft(copied(second), working[second.id], second)
     numbers = []
     for cell in other.cluster.cells:
@@ -193,11 +193,12 @@ def _merge(shelf: Shelf, settings: Settings, update: Update, first: Cluster, sec
 
 def _add(own: Cell, cell: Cell) -> None:
     """Let a pattern have what was counted of its twin."""
+    added = min(own.support, cell.support)
     if cell.support > own.support:
         own.moved, own.claims, own.recent = cell.moved, cell.claims, cell.recent
         own.quarantined, own.support_then = cell.quarantined, cell.support_then
     own.support += cell.support
-    own.support_then += cell.support if own.quarantined else 0
+    own.support_then += added if own.quarantined else 0
     own.first, own.last = min(own.first, cell.first), max(own.last, cell.last)
     own.uses, own.right, own.wrong = own.uses + cell.uses, own.right + cell.right, own.wrong + cell.wrong
     own.evidence = joined(own.evidence, cell.evidence)
@@ -266,7 +267,7 @@ def _drop(shelf: Shelf, settings: Settings, update: Update, old: Cluster, action
     if not kept:
         update.cluster(replace(old, cells=[], is_gone=True), old, None)
         return
-    draft = Draft(copied(old), shelf.working([old.id])[old.id], old)
+    draft = Draft(copied(old), shelf.worked([old.id])[old.id], old)
     mine = draft.outcomes[np.isin(draft.outcomes["action"], kept)].copy()
     mine["action"] = np.searchsorted(kept, mine["action"])
     draft.cluster.cells = [draft.cluster.cells[place] for place in kept]

@@ -135,7 +135,7 @@ class Distiller:
 
     def start(self, every: float = 60.0) -> None:
         """Distil in the background every so many seconds, until :meth:`stop` or the store is closed. Twice: once."""
-        every = require_number(every, "every", above=0)
+        every = require_number(every, "every", above=0, most=threading.TIMEOUT_MAX)
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
@@ -186,7 +186,7 @@ class Distiller:
     def _attempt(self, limit: int, first: int) -> _Learnt | None:
         update = self.shelf.update(limit)
         due = self._ledger.due(limit, _BATCH)
-        if not due:
+        if not due and first <= update.head.since:
             return None
         if update.head.changes != self._changes:
             self._places.clear()
@@ -259,6 +259,7 @@ class Distiller:
             self._remember(it.trajectory, it.step, it.situation)
             if not (it.is_correction and self._corrects(it, mine, scope)):
                 mine[each].learn(it, direction, number + place + 1)
+        mine = {each: draft for each, draft in mine.items() if draft.cluster.count}  # some were only to be corrected
         left = list(mine.values())
         while left:
             left += self._divided(scope, left.pop(), mine)
@@ -327,7 +328,9 @@ class Distiller:
             cell = None if draft is None else draft.cluster.cell(cluster_of(pattern)[1])
             if cell is not None:
                 cell.uses += 1
-                learning.credit(cell, learning.worth(cell, it.action, it.value), update.known)
+                was = cell if draft is None or draft.old is None else draft.old.cell(cell.action) or cell
+                if was.claims == cell.claims:  # else what was advised is not claimed any more
+                    learning.credit(cell, learning.worth(was, it.action, it.value), update.known)
 
     def _draft(self, name: str, drafts: dict[str, Draft]) -> Draft | None:
         """Return the draft of a cluster, or of what it has become part of."""
@@ -338,7 +341,7 @@ class Distiller:
             if found is None:
                 return None
             if not found.is_gone:
-                working = self.shelf.working([name])[name]
+                working = self.shelf.worked([name])[name]
                 drafts[name] = Draft(copied(found), working, found)
                 return drafts[name]
             name = found.into
@@ -350,7 +353,10 @@ class Distiller:
         for _ in range(_ATTEMPTS):
             with self._lock:
                 update, drafts = self.shelf.update(), dict[str, Draft]()
-                draft = self._draft(name, drafts)
+                try:
+                    draft = self._draft(name, drafts)
+                except VersionConflict:
+                    continue
                 cell = None if draft is None else draft.cluster.cell(action)
                 if draft is None or cell is None:
                     raise KeyError(f"there is no pattern {pattern_id!r} in this store, or it was pruned")
@@ -429,6 +435,8 @@ class Distiller:
             was = self._places.get(name)
             if was is not None:
                 new = {each: it.cluster for each, it in drafts.items() if each.startswith(name)}
+                if not new:
+                    continue
                 table = dict(zip(was.names, was.centres, strict=True))
                 table.update({each: np.frombuffer(it.centroid, "<f4") for each, it in new.items()})
                 names = sorted(table)

@@ -7,8 +7,8 @@ be counted twice. Formulas:
   most, and what was not tried for long becomes uncertain again. **For claims** it counts so much after each later one
   of the *same action*: that something is done all the time is no reason to forget what else there was.
 - **Drift**: each action has two sums of Page's (1954), of how far its outcomes lie above and below its mean in units of
-  their deviation, less 1/2, each outcome 3 at most, once the mean rests on 16. Where one passes 6, what earlier outcomes
-  of the cluster said counts a tenth from then on, and of this action nothing.
+  their deviation, less 1/2, each outcome 3 at most, once the mean rests on 16. Where one passes 6, what earlier
+  outcomes of the cluster said counts a tenth from then on, and of this action nothing.
 - **Shrinkage**: what an action earns is (sum + base) / (n + 1): one outcome at the base rate is in it from the start,
   and one at the usual variance.
 - **Base rate**: the mean of all other actions' outcomes in the cluster, with some at the mean of the scope: 8 for
@@ -175,6 +175,7 @@ def _claimed(own: Totals, others: Totals, usual: Totals, tested: int) -> tuple[f
 
 def strength(t: float, size: float, freedom: float, tested: int) -> float:
     """Return the probability that an effect is real, by its t statistic; `tested` effects were looked at."""
+    t = max(-1e100, min(t, 1e100))  # its square is finite
     spread = 1.0 + size
     square = t * t / freedom
     log_factor = -0.5 * math.log(spread) + (freedom + 1) / 2 * (math.log1p(square) - math.log1p(square / spread))

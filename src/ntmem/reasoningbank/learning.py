@@ -75,6 +75,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         require_number(self.keeps, "keeps", above=0, most=1)
         require_int(self.window, "window", 16, 65_536)
         require_int(self.max_patterns, "max_patterns", 1, 10_000_000)
+        if not isinstance(self.direction, Mapping):
+            raise TypeError(f"direction must be a mapping, was {type(self.direction).__name__}")
         for each in self.direction.values():
             require_number(each, "a direction")
 
@@ -296,7 +298,8 @@ def _part_of(cell: Cell, outcomes: NDArray[Any], *, is_this: bool) -> Cell:
     names = b"".join(outcomes["trajectory"][-_EVIDENCE:]).decode()
     first, last = int(outcomes["known"].min()), int(outcomes["known"].max())
     if is_this:
-        return replace(cell, support=len(outcomes), first=first, last=last, evidence=names, support_then=0)
+        then = cell.support_then + len(outcomes) - cell.support  # what is left of a quarantine is left
+        return replace(cell, support=len(outcomes), first=first, last=last, evidence=names, support_then=then)
     return Cell(cell.action, cell.measure, len(outcomes), first, last, evidence=names, agents=[*cell.agents])
 
 

@@ -21,7 +21,7 @@ PROVEN = 0.5
 """Strength above which a pattern is more than chance."""
 _SIGMAS = 1.959964  # of 95 %
 _MOST_TITLE, _MOST_TEXT = 255, 65_536
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBER = re.compile(r"(?:(?<!\w)[-\u2212])?\d+(?:[.,]\d+)*")
 
 
 class Item(NamedTuple):
@@ -226,7 +226,8 @@ def rewritten(pattern: DistilledPattern, rewrite: Rewrite) -> Item:
     for name, text, most in zip(Item._fields, item, (_MOST_TITLE, _MOST_TEXT, _MOST_TEXT), strict=True):
         check_text(text, f"the {name} that rewrite returned", most)
     given = f"{pattern.title} {pattern.description} {pattern.content}"
-    new = set(_NUMBER.findall(" ".join(item))) - set(_NUMBER.findall(given))
+    numbers = set(_NUMBER.findall(given))
+    new = set(_NUMBER.findall(" ".join(item))) - numbers - {each.lstrip("-") for each in numbers}
     if new:
         raise ValueError(
             f"rewrite must keep to the numbers of a pattern; {', '.join(sorted(new)[:5])} is in its words and not in "

@@ -33,7 +33,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from ..errors import CorruptionError, ReadOnlyError
+from ..errors import CorruptionError, ReadOnlyError, VersionConflict
 from ..records import Change
 from ..tiers.engine import LmdbEngine
 from ..tiers.guards import DISTILLING, PATTERNS, Situations
@@ -252,7 +252,12 @@ class Shelf:
         head.known = update.known
         first = Change("put", DISTILLING, _HEAD, encode(head), if_version=update.version, own=True)
         self._place(update.moved, update.known)
-        outcomes = self.engine().commit([first, *update.changes], self._durable)
+        try:
+            outcomes = self.engine().commit([first, *update.changes], self._durable)
+        except VersionConflict:  # nor are clusters where they were to be
+            latest = self.latest([each.id for each in update.moved]).values()
+            self._place([each for each in latest if not each.is_gone], update.known)
+            raise
         for each in update.gone:
             self.vectors().delete(Situations(each.dimension, PATTERNS), each.id, ts_known=update.known)
         return outcomes[0].version
@@ -287,6 +292,19 @@ class Shelf:
         keys = [(each, _key("w", each)) for each in clusters]
         found = self.engine().fetch(DISTILLING, keys)
         return {each: decode(value, Working, f"what cluster {each} learns from") for each, value in found.items()}
+
+    def worked(self, clusters: Sequence[str]) -> dict[str, Working]:
+        """Return what learning goes on from, of clusters that were there when they were read.
+
+        Raises
+        ------
+        VersionConflict
+            One has gone since.
+        """
+        found = self.working(clusters)
+        if len(found) < len(clusters):
+            raise VersionConflict("others changed the patterns meanwhile", expected=len(clusters), found=len(found))
+        return found
 
     def latest(self, clusters: Iterable[str]) -> dict[str, Cluster]:
         """Return clusters as they are; some may be gone."""
