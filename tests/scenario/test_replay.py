@@ -35,7 +35,7 @@ def agents(folder, monkeypatch):
 
 def command(*arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "ntmem", "replay", *map(str, arguments)],
+        [sys.executable, "-m", "ntmem", "replay", "--no-decide", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -393,7 +393,7 @@ def test_the_json_document(folder):
     report = json.loads(result.stdout)
     assert report.keys() == {
         *("format", "ok", "market", "replay", "operations", "kill", "agents", "prediction", "memory", "disk"),
-        *("problems", "notes", "error", "zombie", "locks", "polls", "observations", "judging"),
+        *("problems", "notes", "error", "zombie", "locks", "polls", "observations", "judging", "deciding"),
     }
     assert report["ok"] is True
     assert report["notes"] == []

@@ -23,8 +23,9 @@ _EPILOG = """
 Exit codes:
   0  done, every check passed
   1  a check failed (an acknowledged write was lost, the write of an agent that
-     had been replaced was not refused, the book does not add up), an agent
-     raised or ended, or the store could not be used
+     had been replaced was not refused, the book does not add up, data that
+     were not known yet changed a decision), an agent raised or ended, or the
+     store could not be used
   2  wrong usage, or market data that cannot be replayed
   130  interrupted (Ctrl-C, SIGTERM, SIGHUP) and no check failed; the report so
      far is printed, unless no agent had been started yet
@@ -75,12 +76,14 @@ Examples:
 )
 @click.option("--strict", is_flag=True, help="Refuse a bad row instead of skipping it.")
 @click.option("--no-kill", is_flag=True, help="Kill no agent, and stop none.")
+@click.option("--no-decide", is_flag=True, help="Play no scenes afterwards: decisions with memory and without.")
 @json_option
 @verb
-def replay(file: Path | None, no_kill: bool, as_json: bool, **options: Any) -> None:
+def replay(file: Path | None, no_kill: bool, no_decide: bool, as_json: bool, **options: Any) -> None:
     """Replay market data through a team of agents, kill one of them, and stop another while it holds its lock.
 
-    Without FILE it replays six minutes of Binance BTCUSDT quotes and trades that ship with the package.
+    Without FILE it replays six minutes of Binance BTCUSDT quotes and trades that ship with the package. Afterwards it
+    shows what decisions earn with memory and without, on a simulated market and on the data.
     """
     from ..replay import ReplayOptions, run
 
@@ -89,7 +92,7 @@ def replay(file: Path | None, no_kill: bool, as_json: bool, **options: Any) -> N
             signal.signal(number, signal.default_int_handler)  # ends like Ctrl-C: with the report so far
     try:
         with _progress() as progress:
-            report = run(ReplayOptions(file=file, kill=not no_kill, **options), progress)
+            report = run(ReplayOptions(file=file, kill=not no_kill, decide=not no_decide, **options), progress)
     except KeyboardInterrupt:
         fail("interrupted, there is no report", EXIT_INTERRUPTED)
     if as_json:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BATCH = 1024  # outcomes that one group learns from
+_AT_ONCE = 16_384  # of one instant that are put into an order: beyond it their ids, which are chance, decide
 _ATTEMPTS = 100
 _COMPARED = 2048  # clusters of a scope up to which each is compared
 _LOOKED = 64  # clusters of a scope in which an outcome that is corrected is looked for
@@ -73,6 +74,7 @@ class Distiller:
         self._rows: dict[tuple[str, int], NDArray[np.float32]] = {}
         self._older_rows: dict[tuple[str, int], NDArray[np.float32]] = {}
         self._rows_bytes = 0
+        self._waiting: list[_Due] = []  # read, and not learnt from; what came meanwhile is not in it
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self.settings = Settings()
@@ -185,13 +187,17 @@ class Distiller:
 
     def _attempt(self, limit: int, first: int) -> _Learnt | None:
         update = self.shelf.update(limit)
-        due = self._ledger.due(limit, _BATCH)
-        if not due and first <= update.head.since:
-            return None
         if update.head.changes != self._changes:
             self._places.clear()
+            self._waiting.clear()
+        if not self._waiting or self._waiting[-1].known > limit:
+            self._waiting = self._read(limit)
+        now, later = self._waiting[:_BATCH], self._waiting[_BATCH:]
+        if not now and first <= update.head.since:
+            return None
         update.head.since = max(update.head.since, first)
-        lessons = self._read([each for each in due if int(each[0][1:17], 16) >= update.head.since])
+        self._waiting = []
+        lessons = [it.lesson for it in now if it.lesson is not None and it.known >= update.head.since]
         drafts: dict[str, Draft] = {}
         scopes: dict[str, Scope] = {}
         by_scope: dict[str, list[Lesson]] = {}
@@ -206,33 +212,35 @@ class Distiller:
             update.cluster(draft.cluster, draft.old, draft.working())
         for scope in scopes.values():
             update.scope(scope)
-        for key, _, _ in due:
-            update.delete(TRAJECTORY_INDEX, key)
+        for due in now:
+            for key in due.keys:
+                update.delete(TRAJECTORY_INDEX, key)
         self.shelf.commit(update)
         self._keep_places(update.head.changes, scopes, drafts)
+        self._waiting = later
         return _Learnt(list(drafts))
 
-    def _read(self, due: Sequence[tuple[bytes, str, int]]) -> list[Lesson]:
-        """Return what outcomes teach, one lesson for each action, in the order in which it is learnt."""
+    def _read(self, limit: int) -> list[_Due]:
+        """Return what is to be learnt from, an action at a time, in the order in which it is learnt."""
+        due = self._ledger.due(limit, _BATCH, _AT_ONCE)
         states = dict(self._ledger.load(list(dict.fromkeys(name for _, name, _ in due))))
-        by_action: dict[tuple[str, str], list[int]] = {}
-        for _, name, step in due:
+        by_action: dict[tuple[str, str], dict[int, bytes]] = {}
+        for key, name, step in due:
             event = states[name].steps[step].event if step < len(states[name].steps) else None
             if not isinstance(event, Resolved) or event.action_id is None:
-                raise CorruptionError(
-                    f"step {step} of trajectory {name} is no outcome, as the index says; restore a backup"
-                )
-            by_action.setdefault((name, event.action_id), []).append(step)
+                raise CorruptionError(f"step {step} of trajectory {name} should be an outcome; restore a backup")
+            by_action.setdefault((name, event.action_id), {})[step] = key
         found = []
-        for (name, action_id), steps in by_action.items():
+        for (name, action_id), keys in by_action.items():
             state = states[name]
             all_steps = learning.outcomes_of(state, action_id)
-            learnt = [each for each in all_steps if each not in steps and self._is_learnt(name, state, each)]
-            latest = [each for each in all_steps if each in steps or each in learnt][-1]
+            learnt = [each for each in all_steps if each not in keys and self._is_learnt(name, state, each)]
+            latest = [each for each in all_steps if each in keys or each in learnt][-1]
+            taught, direction = None, self.settings.direction
             if latest not in learnt:
-                direction = self.settings.direction
-                found.append(learning.lesson(name, state, latest, direction, is_correction=bool(learnt)))
-        return sorted(found, key=lambda it: it.order)
+                taught = learning.lesson(name, state, latest, direction, is_correction=bool(learnt))
+            found.append(_Due(state.steps[latest].since, list(keys.values()), taught))
+        return sorted(found, key=lambda it: (it.known, it.lesson is not None, it.lesson and it.lesson.order))
 
     def _is_learnt(self, name: str, state: State, step: int) -> bool:
         key = due_key(state.steps[step].since, name, step)
@@ -516,6 +524,14 @@ class Distiller:
         with self._lock:
             self._changes = -1
             return consolidate(self.shelf, self.settings, self._ledger.now())
+
+
+class _Due(NamedTuple):
+    """Outcomes of an action that nothing was learnt from yet, and what they teach; None: nothing new."""
+
+    known: int
+    keys: list[bytes]
+    lesson: Lesson | None
 
 
 class _Learnt(NamedTuple):

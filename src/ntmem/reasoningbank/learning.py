@@ -95,7 +95,7 @@ class Lesson(NamedTuple):
     situation: NDArray[np.float32] | None
     advice: tuple[Advice, ...]
     is_correction: bool
-    order: tuple[int, int, int, str, str, int]
+    order: tuple[int, int, int, str, str, str, float, bytes, str, int]
 
 
 def earned(value: float, action: str, reference: float | None, direction: Mapping[str, float]) -> float:
@@ -124,20 +124,26 @@ def lesson(trajectory: str, state: State, step: int, direction: Mapping[str, flo
     action, begun = taken.event, state.begun
     assert isinstance(action, Acted)
     is_return = action.reference is not None
+    value = earned(outcome.value, action.type, action.reference, direction)
+    seen = situation(state, place)
     advised = (it.event for it in state.steps[:step] if isinstance(it.event, Advised) and it.since <= known)
     return Lesson(
         trajectory,
         place,
         action.type,
-        earned(outcome.value, action.type, action.reference, direction),
+        value,
         known,
         begun.agent_id,
         begun.task,
         is_return,
-        situation(state, place),
+        seen,
         tuple({each.pattern_id: each for it in advised for each in it.patterns}.values()),
         is_correction,
-        (known, taken.since, state.steps[0].since, begun.agent_id, trajectory, place),
+        # of what is known at one instant, what it is goes before ids, which are chance
+        (
+            *(known, taken.since, state.steps[0].since, begun.agent_id, begun.task, action.type, value),
+            *(b"" if seen is None else seen.tobytes(), trajectory, place),
+        ),
     )
 
 

@@ -222,15 +222,19 @@ class Ledger:
                 return
             yield tail
 
-    def due(self, limit: int, most: int) -> list[tuple[bytes, str, int]]:
+    def due(self, limit: int, most: int, at_once: int) -> list[tuple[bytes, str, int]]:
         """Return the outcomes known by an instant that nothing was learnt from yet, as key, trajectory and step.
 
-        `most` of them, the first known first.
+        `most` of them, the first known first, and what was known at the same instant as the last of these, but not more
+        than `at_once`: which of one instant come first is chance.
         """
-        found = []
-        for key, _ in self.engine().scan(TRAJECTORY_INDEX, b"d", b"", most, page=most):
-            if int(key[1:17], 16) > limit:
+        found: list[tuple[bytes, str, int]] = []
+        last = ""
+        for key, _ in self.engine().scan(TRAJECTORY_INDEX, b"d", b"", at_once, page=most + 1):
+            known = key[1:17]
+            if int(known, 16) > limit or (len(found) >= most and known != last):
                 break
+            last = known
             found.append((key.encode(), key[17 : 17 + ID_SIZE], int(key[17 + ID_SIZE :], 16)))
         return found
 

@@ -3,7 +3,8 @@
 A feeder drives the store's clock and writes what is known of the market by then; N agents, each a process of its
 own, recall similar situations, predict, decide, and commit every step, under the lock of their book. In the middle one
 is killed with ``kill -9`` and started again. Later another one is stopped while it holds its lock, replaced, and
-continued: its write is refused. At the end everything is read back from the store and checked.
+continued: its write is refused. At the end everything is read back from the store and checked. Then scenes are played:
+do decisions get better by what a bank has learnt, and does anything that was not known yet change them?
 
 ===================== ================================================================
 :mod:`~.market`       a CSV file to rows (:mod:`~.columns`, :mod:`~.times`)
@@ -20,6 +21,9 @@ continued: its write is refused. At the end everything is read back from the sto
 :mod:`~.zombie`       an agent that is stopped, replaced, and continued
 :mod:`~.book`         fills to a position, and the same again in another way
 :mod:`~.accounts`     from the store to the report (:mod:`~.intervals`)
+:mod:`~.scenes`       situations, and what each action would have earned
+:mod:`~.deciding`     scenes played with memory and without
+:mod:`~.poison`       trajectories from a future that nobody may know of
 :mod:`~.report`       the figures; :mod:`~.cards`: on the screen
 ===================== ================================================================
 """

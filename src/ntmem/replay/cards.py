@@ -30,6 +30,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_observations(report.observations))
     if report.judging.get("trajectories"):
         console.print(_judging(report.judging))
+    if report.deciding.get("scenes"):
+        console.print(_deciding(report.deciding))
     _print_lines(report, console)
 
 
@@ -195,6 +197,29 @@ def _judging(judging: dict[str, Any]) -> Table:
     return table
 
 
+def _deciding(deciding: dict[str, Any]) -> Table:
+    table = _table(
+        "Decisions (what one earns: with memory, by chance, and always in one way)",
+        *("scene", "decisions", "with memory", "by chance", "long", "flat", "short", "gain", "95 %", "best", "poison"),
+    )
+    for column in table.columns:
+        column.no_wrap, column.overflow = True, "fold"
+    for one in deciding["scenes"]:
+        gain, best = one["against_chance"], one["best"]
+        interval = gain["interval"]
+        table.add_row(
+            one["name"] + f" ({one['unit']})" * bool(one["unit"]),
+            f"{one['decisions']:,}",
+            *(f"{one[name]:+.3f}" for name in ("with_memory", "by_chance")),
+            *(f"{one['always'][name]:+.3f}" for name in ("long", "flat", "short")),
+            f"{gain['difference']:+.3f}",
+            "-" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}",
+            "-" if best is None else f"{best['share']:.0%}",
+            "[green]no effect[/]" if one["exact"] else "[bold red]differs[/]",
+        )
+    return table
+
+
 def _print_lines(report: Report, console: Console) -> None:
     observed, polls, judging = report.observations, report.polls, report.judging
     if observed.get("series") and observed["exact"]:
@@ -220,6 +245,16 @@ def _print_lines(report: Report, console: Console) -> None:
         proposed, approved = polls["proposals"], polls["approved"]
         _say(console, f"Votes: that all go flat was proposed {proposed} times, and approved {approved} times.")
     _say(console, report.prediction["conclusion"])
+    deciding = report.deciding
+    for one in deciding.get("scenes", []):
+        _say(console, one["conclusion"])
+    if deciding.get("exact"):
+        _say(
+            console,
+            f"Poisoned future: with {deciding['poison']} trajectories and {deciding['corrected']} corrections in the "
+            "store of which the outcomes are known after the end, all decisions were the same bit for bit, and so was "
+            f"what is known as of {deciding['instants']} instants, asked then, at the end, and when more had come.",
+        )
     processes = report.memory["processes"]
     workers = [figures for name, figures in processes.items() if name != "feeder"]
     if workers:

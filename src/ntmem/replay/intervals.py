@@ -54,6 +54,36 @@ def compare_errors(
     return result
 
 
+def compare_rewards(
+    with_memory: NDArray[np.float64], without: NDArray[np.float64], overlap: int, seed: int
+) -> dict[str, Any]:
+    """Compare what decisions earned with memory and without, decision by decision.
+
+    Parameters
+    ----------
+    with_memory, without : ndarray of float64, shape (decisions,)
+        Rewards, in order of time.
+    overlap : int
+        Decisions over which outcomes overlap.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        ``difference`` of the means (above 0: memory helps), its 95 % ``interval``, None if there are fewer than five
+        blocks, and the length ``block`` of those.
+    """
+    count = len(with_memory)
+    block = overlap + int(np.ceil(count ** (1 / 3)))
+    difference = with_memory - without
+    interval = None
+    if count >= LEAST_BLOCKS * block:
+        means = _block_means(difference[np.newaxis], block, seed)[0]
+        interval = [float(each) for each in np.quantile(means, (0.025, 0.975))]
+    return {"difference": float(difference.mean()) if count else None, "interval": interval, "block": block}
+
+
 def _block_means(series: NDArray[np.float64], block: int, seed: int) -> NDArray[np.float64]:
     """Return the means of resampled series, shape (series, RESAMPLES); the same blocks for each series."""
     count = series.shape[1]

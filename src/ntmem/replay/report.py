@@ -41,6 +41,8 @@ class Report:
         all rows as arrays, on disk as rows that stand alone, and distilled.
     judging : dict
         See :func:`ntmem.replay.judging.account_for_judging`. Errors are in units of what such outcomes vary by.
+    deciding : dict
+        See :func:`ntmem.replay.deciding.account_for_deciding`; empty if no scene was played.
     agents : list of dict
         Per agent: steps, book, its check, prediction errors, a digest of all it has in the store.
     prediction : dict
@@ -65,6 +67,7 @@ class Report:
     polls: dict[str, Any] = field(default_factory=dict)
     observations: dict[str, Any] = field(default_factory=dict)
     judging: dict[str, Any] = field(default_factory=dict)
+    deciding: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

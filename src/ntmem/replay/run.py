@@ -12,19 +12,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..clock import SimulatedClock
+from ..errors import StorageError
 from ..system import MemorySystem
 from ..system import open as open_store
 from ..values import codec_named
 from .accounts import Durations, Run, account_for, process_memory
 from .agent import MARKET, step_key
+from .deciding import account_for_deciding
 from .desk import book_lock
 from .killing import Acknowledged, KillCard
 from .loading import load_agent
@@ -32,6 +34,7 @@ from .market import MarketError, MarketFile
 from .observing import Observing
 from .polls import propose
 from .report import Report
+from .scenes import market, shipped_scenes, simulator
 from .steps import Step, Steps, shipped, symbol_label, symbol_of
 from .swarm import AgentFailed, Swarm
 from .tape import Tape
@@ -78,6 +81,9 @@ class ReplayOptions:
         Seconds into the step at which; by default a random moment of a usual step.
     timeout : float
         Seconds an agent may take for a step.
+    decide : bool
+        Play scenes afterwards, of `file` or of what ships with the package; see :mod:`ntmem.replay.deciding`. It takes
+        some 20 seconds; ``ntmem replay`` does it.
     """
 
     file: Path | None = None
@@ -97,6 +103,7 @@ class ReplayOptions:
     kill: bool = True
     kill_delay: float | None = None
     timeout: float = 60.0
+    decide: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.agents <= MAX_AGENTS:
@@ -147,10 +154,37 @@ def run(options: ReplayOptions, progress: Progress = lambda what, done, total: N
         ) as memory:
             replay = _Replay(options, memory, clock, files, steps, tape, progress)
             replay.feed()
-            return replay.report(began)
+            report = replay.report(began)
     finally:
         if options.store is None:
             shutil.rmtree(directory, ignore_errors=True)
+    if not options.decide or replay.interrupted or replay.failure is not None:
+        return report
+    return _decide(options, report, steps, began, progress)
+
+
+def _decide(options: ReplayOptions, report: Report, steps: Sequence[Step], began: float, progress: Progress) -> Report:
+    """Play scenes; return the report with what came of it."""
+    notes = list(report.notes)
+    figures, problems = dict[str, Any](), list[str]()
+    try:
+        progress("reading the scenes", 0, 0)
+        if options.file is None:
+            scenes = shipped_scenes(options.seed)
+        else:
+            scenes = [simulator(seed=options.seed)]
+            found = market(report.replay["symbol"], steps)
+            if found is None:
+                notes.append(f"no decisions were made on {report.replay['symbol']}: it has too few steps, or one price")
+            else:
+                scenes.append(found)
+        figures, problems = account_for_deciding(scenes, options.seed, progress)
+    except KeyboardInterrupt:
+        report.replay["interrupted"] = True
+    except StorageError as error:  # the replay has been done all the same
+        problems = [f"no decisions were made: {error}"]
+    report.replay["seconds"] = time.monotonic() - began
+    return replace(report, deciding=figures, problems=[*report.problems, *problems], notes=notes)
 
 
 def read_market(options: ReplayOptions) -> tuple[list[MarketFile], list[Step], Tape]:
