@@ -374,7 +374,7 @@ def test_a_file_that_is_too_short_to_decide_on_is_named(small, bars):
 
 def test_a_replay_with_a_poisoned_decision_has_failed(small, bars, monkeypatch):
     due = Ledger.due
-    monkeypatch.setattr(Ledger, "due", lambda self, limit, most: due(self, MAX_INSTANT, most))
+    monkeypatch.setattr(Ledger, "due", lambda self, limit, most, at_once: due(self, MAX_INSTANT, most, at_once))
     report = run(ReplayOptions(file=bars, agents=1, kill=False, decide=True))
     assert not report.ok
     assert "simulator: a poisoned future changed" in report.problems[0]

@@ -82,29 +82,28 @@ def test_drift_is_noticed_and_seldom_imagined() -> None:
         after = [each - 60 for each in fold([0] * 100, changed, 1, 0.985).drifts if each >= 60]
         late.append(after[0] if after else 99)
         for shifted in (-3.0, 3.0):  # either way, and whatever the scale
-            values = [0.0, 1.0] * 5 + [0.5 + shifted] * 9
-            assert (
-                fold([0] * 19, [each * 1e6 for each in values], 1, 1.0).drifts == fold([0] * 19, values, 1, 1.0).drifts
-            )
-            assert fold([0] * 19, values, 1, 1.0).drifts
+            values = [0.0, 1.0] * 8 + [0.5 + shifted] * 9
+            found = fold([0] * 25, values, 1, 1.0).drifts
+            assert found
+            assert fold([0] * 25, [each * 1e6 for each in values], 1, 1.0).drifts == found
     assert sorted(late)[20] <= 8
     assert sorted(late)[36] <= 15
     assert imagined <= 12
 
 
 def test_what_was_before_a_drift_counts_a_tenth() -> None:
-    values = [0.0, 1.0] * 10 + [9.0] * 4
-    found = fold([0, 1] * 10 + [0] * 4, values, 2, 1.0)
-    assert found.drifts == [23]  # the fourth: each is 3 at most, less 1/2
+    values = [0.0, 1.0] * 20 + [9.0] * 3
+    found = fold([0, 1] * 20 + [0] * 3, values, 2, 1.0)
+    assert found.drifts == [42]  # the third: each is 3 at most, less 1/2
     own, other = found.now
     assert found.ever[0] == own
     assert (own.weight, own.total) == (1.0, 9.0)
-    assert (other.weight, other.total, other.count) == (pytest.approx(1.0), pytest.approx(1.0), pytest.approx(10.0))
+    assert (other.weight, other.total, other.count) == (pytest.approx(2.0), pytest.approx(2.0), pytest.approx(20.0))
 
 
 def test_one_outlier_is_no_drift() -> None:
-    assert fold([0] * 12, [0.0, 1.0] * 5 + [1e9, 0.5], 1, 1.0).drifts == []
-    assert fold([0] * 3, [0.0, 1e3, -1e6], 1, 1.0).drifts == []  # nobody knows yet what is usual
+    assert fold([0] * 22, [0.0, 1.0] * 10 + [1e9, 0.5], 1, 1.0).drifts == []
+    assert fold([0] * 15, [0.0] * 7 + [1e6] * 8, 1, 1.0).drifts == []  # nobody knows yet what is usual
 
 
 def test_page_sums() -> None:

@@ -808,8 +808,8 @@ def test_quarantine_and_its_end(bank: ReasoningBank, memory: ntmem.MemorySystem,
     assert bank.consolidate().quarantined == 1
     choice = bank.choose(EAST, ["buy", "hold"], seed=1)
     assert (choice.action, choice.patterns) == ("buy", ())
-    for _ in range(9):
-        decide(bank, "buy", 1.0)
+    for number in range(9):
+        decide(bank, "buy", 1.0 + number % 3 / 10)
     bank.distill()
     assert pattern(bank).metadata["quarantined"]
     decide(bank, "buy", 1.0)
@@ -947,12 +947,13 @@ def test_what_contradicts_is_not_merged(memory: ntmem.MemorySystem) -> None:
     check_learnt(memory)
 
 
-def test_merging_keeps_quarantine(memory: ntmem.MemorySystem) -> None:
+@pytest.mark.parametrize("way", [1, -1])
+def test_merging_keeps_quarantine(memory: ntmem.MemorySystem, way: int) -> None:
     """Ten further outcomes end it, after a merger as well."""
     bank = memory.bank
     two_kinds(memory)
     for _ in range(2):
-        decide(bank, "buy", 1.0, [1.0, 0.3, 0.0])
+        decide(bank, "buy", 1.0, [1.0, way * 0.3, 0.0])
     bank.distill()
     larger = max(bank.patterns(where={"action": "buy"}), key=lambda it: it.support)
     for _ in range(8):
@@ -961,7 +962,7 @@ def test_merging_keeps_quarantine(memory: ntmem.MemorySystem) -> None:
     assert pattern(bank).metadata["quarantined"]
     for number in range(10):
         assert pattern(bank).metadata["quarantined"], number
-        decide(bank, "buy", 1.0, [1.0, 0.0, 0.0])
+        decide(bank, "buy", 1.0 + number % 3 / 10, [1.0, 0.0, 0.0])
         bank.distill()
     assert not pattern(bank).metadata["quarantined"]
 

@@ -315,6 +315,7 @@ class ReasoningBank:
         found = near(self._shelf, self._direction(query), NEAR, limit, is_now=as_of is None, task=task)
         chosen: list[Candidate] = []
         if found.clusters:
+            found = found.of_one_unit()
             made = options(found, names, chance)
             best = max(made, key=lambda it: it.sampled).action
             criteria = self._criteria(None, {"action": best}, _NEAR, None, with_quarantined=False)
@@ -336,8 +337,9 @@ class ReasoningBank:
         reward : float
             From -1, it misled, to 1, it helped. Its confidence moves by 0.05 of it, by half of that if it is negative.
         trajectory_id : str, optional
-            The decision. A pattern gets its due of a decision once: what was said before, or has followed from an
-            outcome, stands, and the outcomes that come later do not count again.
+            The decision. What was said before of the pattern and this decision, or has followed from an outcome,
+            stands; what is said now stands against the outcomes that come later. (By itself, a decision of several
+            actions gives a pattern its due for each of their outcomes.)
 
         Raises
         ------

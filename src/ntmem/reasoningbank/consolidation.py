@@ -22,7 +22,7 @@ from .._core.text import html_facts
 from ..errors import StorageError, VersionConflict
 from ..instants import MAX_INSTANT, NS
 from ..tiers.guards import PATTERNS
-from .learning import Draft, Settings, confidence, joined
+from .learning import Draft, Settings, confidence, evidence
 from .patterns import PROVEN, pattern_id
 from .recall import HALF_LIFE, near
 from .shelf import Cell, Cluster, Shelf, Update, copied, past_key
@@ -131,7 +131,7 @@ def _merge_nearest(shelf: Shelf, settings: Settings, name: str, update: Update) 
     query = np.frombuffer(mine.centroid, "<f4").astype(np.float64)
     found = near(shelf, query, _NEIGHBOURS, MAX_INSTANT, is_now=False, task=mine.task)
     against: dict[str, set[str]] = {cell.action: set() for cell in mine.cells}
-    for other, cosine in zip(*found, strict=True):
+    for other, cosine in zip(found.clusters, found.similarities, strict=True):
         if other.id == name or other.id[:12] != name[:12] or cosine < settings.similarity_threshold:
             continue
         differing = contradicting(mine, other)
@@ -177,6 +177,8 @@ def _merge(shelf: Shelf, settings: Settings, update: Update, first: Cluster, sec
     theirs["action"] = [numbers[int(each)] for each in theirs["action"]]
     both = np.concatenate([one.outcomes, theirs])
     one.outcomes = both[np.argsort(both["order"], kind="stable")]
+    for place, cell in enumerate(one.cluster.cells):
+        cell.evidence = evidence(one.outcomes[one.outcomes["action"] == place]) or cell.evidence
     one.total += other.total
     one.cluster.count += other.cluster.count
     one.cluster.drifts = max(first.drifts, second.drifts)
@@ -201,7 +203,6 @@ def _add(own: Cell, cell: Cell) -> None:
     own.support_then += added if own.quarantined else 0
     own.first, own.last = min(own.first, cell.first), max(own.last, cell.last)
     own.uses, own.right, own.wrong = own.uses + cell.uses, own.right + cell.right, own.wrong + cell.wrong
-    own.evidence = joined(own.evidence, cell.evidence)
     own.agents = sorted({*own.agents, *cell.agents})[-16:]
 
 

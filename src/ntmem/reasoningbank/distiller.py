@@ -240,7 +240,8 @@ class Distiller:
             if latest not in learnt:
                 taught = learning.lesson(name, state, latest, direction, is_correction=bool(learnt))
             found.append(_Due(state.steps[latest].since, list(keys.values()), taught))
-        return sorted(found, key=lambda it: (it.known, it.lesson is not None, it.lesson and it.lesson.order))
+        places = {id(it): place for place, it in enumerate(learning.ordered(it.lesson for it in found if it.lesson))}
+        return sorted(found, key=lambda it: (it.known, places.get(id(it.lesson), -1)))
 
     def _is_learnt(self, name: str, state: State, step: int) -> bool:
         key = due_key(state.steps[step].since, name, step)

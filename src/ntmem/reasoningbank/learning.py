@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,7 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     keeps : float
         What an outcome counts after each later one in its kind of situation, at most 1.
     window : int
-        How many of the last outcomes of a kind are learnt from.
+        How many of the last outcomes of a kind are learnt from, once 1,024 have shown that it is one.
     max_patterns : int
         Beyond it the least useful go.
     direction : mapping
@@ -95,7 +97,8 @@ class Lesson(NamedTuple):
     situation: NDArray[np.float32] | None
     advice: tuple[Advice, ...]
     is_correction: bool
-    order: tuple[int, int, int, str, str, str, float, bytes, str, int]
+    order: tuple[int, int, int, str]  # instants, the agent
+    content: bytes  # equal for what is equal
 
 
 def earned(value: float, action: str, reference: float | None, direction: Mapping[str, float]) -> float:
@@ -139,12 +142,29 @@ def lesson(trajectory: str, state: State, step: int, direction: Mapping[str, flo
         seen,
         tuple({each.pattern_id: each for it in advised for each in it.patterns}.values()),
         is_correction,
-        # of what is known at one instant, what it is goes before ids, which are chance
-        (
-            *(known, taken.since, state.steps[0].since, begun.agent_id, begun.task, action.type, value),
-            *(b"" if seen is None else seen.tobytes(), trajectory, place),
-        ),
+        (known, taken.since, state.steps[0].since, begun.agent_id),
+        _content(begun.task, action.type, value, seen),
     )
+
+
+def _content(task: str, action: str, value: float, seen: NDArray[np.float32] | None) -> bytes:
+    said = f"{task}\0{action}\0{value!r}\0".encode()
+    return hashlib.blake2b(said + (b"" if seen is None else seen.tobytes()), digest_size=16).digest()
+
+
+def ordered(lessons: Iterable[Lesson]) -> list[Lesson]:
+    """Return lessons in the order in which they are learnt.
+
+    Those of one instant are shuffled by what they are: ids are chance, and to sort by what came, or to put equal ones
+    side by side, would look like a drift.
+    """
+    times: Counter[bytes] = Counter()
+
+    def drawn(it: Lesson) -> tuple[int, int, int, str, bytes]:
+        times[it.content] += 1
+        return (*it.order, hashlib.blake2b(it.content + times[it.content].to_bytes(8), digest_size=16).digest())
+
+    return sorted(lessons, key=drawn)
 
 
 def situation(state: State, place: int) -> NDArray[np.float32] | None:
@@ -301,7 +321,7 @@ def _latest(outcomes: NDArray[Any], window: int) -> NDArray[Any]:
 
 def _part_of(cell: Cell, outcomes: NDArray[Any], *, is_this: bool) -> Cell:
     """Return what a part of a cluster has of an action, by its outcomes."""
-    names = b"".join(outcomes["trajectory"][-_EVIDENCE:]).decode()
+    names = evidence(outcomes)
     first, last = int(outcomes["known"].min()), int(outcomes["known"].max())
     if is_this:
         then = cell.support_then + len(outcomes) - cell.support  # what is left of a quarantine is left
@@ -309,11 +329,9 @@ def _part_of(cell: Cell, outcomes: NDArray[Any], *, is_this: bool) -> Cell:
     return Cell(cell.action, cell.measure, len(outcomes), first, last, evidence=names, agents=[*cell.agents])
 
 
-def joined(one: str, other: str) -> str:
-    """Return the latest of the trajectories that two patterns were learnt from, by their ids."""
-    both = one + other
-    names = {both[each : each + ID_SIZE] for each in range(0, len(both), ID_SIZE)}
-    return "".join(sorted(names)[-_EVIDENCE:])
+def evidence(outcomes: NDArray[Any]) -> str:
+    """Return the ids of the latest trajectories among outcomes, one behind the other."""
+    return b"".join(outcomes["trajectory"][-_EVIDENCE:]).decode()
 
 
 def confidence(cell: Cell, now: int) -> float:

@@ -102,6 +102,17 @@ class Near(NamedTuple):
 
     clusters: list[Cluster]
     similarities: list[float]
+    is_all: bool
+    """Whether there are no others."""
+
+    def of_one_unit(self) -> Near:
+        """Return those that have to do with rewards, or with returns, as the nearest has."""
+        pairs = [
+            (each, cosine)
+            for each, cosine in zip(self.clusters, self.similarities, strict=True)
+            if each.is_return == self.clusters[0].is_return
+        ]
+        return Near([each for each, _ in pairs], [cosine for _, cosine in pairs], self.is_all)
 
 
 def near(
@@ -118,11 +129,11 @@ def near(
     )
     found = list(shelf.seen([hit.id for hit in hits], limit).values())
     if not found:
-        return Near([], [])
+        return Near([], [], len(hits) < count)
     centres = np.frombuffer(b"".join([each.centroid for each in found]), "<f4").reshape(len(found), -1)
     cosines = (centres @ numbers).tolist()
     pairs = sorted(zip(cosines, found, strict=True), key=_nearest_first)
-    return Near([each for _, each in pairs], [cosine for cosine, _ in pairs])
+    return Near([each for _, each in pairs], [cosine for cosine, _ in pairs], len(hits) < count)
 
 
 def _nearest_first(it: tuple[float, Cluster]) -> tuple[float, str]:
@@ -132,7 +143,7 @@ def _nearest_first(it: tuple[float, Cluster]) -> tuple[float, str]:
 def candidates(found: Near, criteria: Criteria, now: int) -> list[Candidate]:
     """Return the patterns of clusters that pass, with their scores."""
     made = []
-    for cluster, similarity in zip(*found, strict=True):
+    for cluster, similarity in zip(found.clusters, found.similarities, strict=True):
         if similarity < criteria.floor:
             break
         for cell in cluster.cells:
@@ -184,7 +195,7 @@ def recall(
     while True:
         nearest = near(shelf, query, count, limit, is_now=is_now)
         found = candidates(nearest, criteria, now)
-        is_all = len(nearest.clusters) < count or nearest.similarities[-1] < criteria.floor
+        is_all = nearest.is_all or (len(nearest.clusters) > 0 and nearest.similarities[-1] < criteria.floor)
         if len(found) >= k or is_all or count >= _MOST:
             return diverse(found, k)
         count = min(4 * count, _MOST)
