@@ -137,6 +137,13 @@ def check_learnt(memory: Any, *, lost: int = 0, is_placed: bool = True) -> Kept:
     return kept
 
 
+def _direction(events: dict[str, list[Event]], row: Any) -> np.ndarray:
+    where = situation_of(events[row["trajectory"].decode()], int(row["step"]))
+    assert where is not None
+    wide = where.astype(float)
+    return wide / np.sqrt(wide @ wide)
+
+
 def check_cluster(
     kept: Kept,
     name: str,
@@ -157,10 +164,12 @@ def check_cluster(
         assert where is not None
         assert (begun.task, len(where)) == (cluster.task, cluster.dimension)
     counts = Counter(int(each) for each in outcomes["action"])
-    total = np.frombuffer(kept.working[name].total, np.float64)
-    if total @ total > 1e-12:
-        assert np.frombuffer(cluster.centroid, "<f4") == pytest.approx(total / np.sqrt(total @ total), abs=1e-6)
-        assert cluster.length == pytest.approx(np.sqrt(total @ total) / cluster.count)
+    centre = np.frombuffer(cluster.centroid, "<f4").astype(float)
+    if cluster.length > 1e-6:
+        assert centre @ centre == pytest.approx(1.0, abs=1e-5)
+        if len(outcomes) == cluster.count:  # all of its situations are at hand
+            whole = np.sum([_direction(events, row) for row in outcomes], axis=0)
+            assert centre * cluster.length * cluster.count == pytest.approx(whole, abs=1e-4 * cluster.count)
     for place, cell in enumerate(cluster.cells):
         assert cell.support >= counts[place]
         assert 0 <= cell.confidence <= 1

@@ -296,10 +296,10 @@ class Distiller:
         return True
 
     def _first(self, scope: Scope, name: str, old: Cluster | None) -> Draft:
-        nothing = np.zeros(scope.dimension)
+        nowhere = np.zeros(scope.dimension, "<f4").tobytes()
         scope.clusters = max(scope.clusters, int(name[-8:], 16) + 1)
-        cluster = Cluster(name, scope.task, scope.is_return, 0, 0, 0.0, 0.0, b"", [])
-        return Draft(cluster, Working(nothing.tobytes()), old)
+        cluster = Cluster(name, scope.task, scope.is_return, 0, 0, 0.0, 0.0, nowhere, [])
+        return Draft(cluster, Working(), old)
 
     def _divided(self, scope: Scope, draft: Draft, mine: dict[str, Draft]) -> list[Draft]:
         """Divide a cluster if it is several kinds of situations; return what may be divided further."""

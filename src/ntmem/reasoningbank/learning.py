@@ -195,10 +195,10 @@ class Draft:
     def __init__(self, cluster: Cluster, working: Working, old: Cluster | None) -> None:
         self.cluster = cluster
         self.old = old  # as it is in the store
-        self.total = np.frombuffer(working.total, np.float64).copy()
+        self.total = np.frombuffer(cluster.centroid, "<f4").astype(np.float64) * (cluster.length * cluster.count)
         self.tested = working.tested
         self.drifted = working.drifted
-        self.placed = working.placed
+        self.away = working.away
         self.outcomes = np.frombuffer(working.outcomes, OUTCOME)
         self.new: list[tuple[int, int, float, int, int, str]] = []
 
@@ -268,20 +268,21 @@ class Draft:
             cell.confidence = confidence(cell, now)
         length = float(np.sqrt(self.total @ self.total))
         centre = self.total / length if length > 0 else self.total
+        self.away += float(np.sqrt(np.square(centre - np.frombuffer(cluster.centroid, "<f4")).sum()))
         cluster.centroid = centre.astype("<f4").tobytes()
         cluster.length = length / cluster.count
         cluster.spread = spread(self.total, cluster.count)
 
     def working(self) -> Working:
         """Return what learning goes on from."""
-        return Working(self.total.tobytes(), self.tested, self.outcomes.tobytes(), self.drifted, self.placed)
+        return Working(self.tested, self.outcomes.tobytes(), self.drifted, self.away)
 
     def divided(self, places: NDArray[np.int64], rows: NDArray[np.float64], new_name: Callable[[], str]) -> list[Draft]:
         """Return a draft for each part, with the outcomes of its situations: the largest goes on as this cluster, and
         only it has what was credited."""
         self.gather()
         largest = int(np.bincount(places).argmax())
-        parts = []
+        parts: list[Draft] = []
         for part in range(int(places.max()) + 1):
             mine, is_this = self.outcomes[places == part].copy(), part == largest
             cells: list[Cell] = []
@@ -289,24 +290,11 @@ class Draft:
                 is_own = self.outcomes["action"][places == part] == was
                 cells.append(_part_of(self.cluster.cells[was], mine[is_own], is_this=is_this))
                 mine["action"][is_own] = len(cells) - 1
-            now = self.cluster
-            made = Cluster(
-                now.id if is_this else new_name(),
-                now.task,
-                now.is_return,
-                now.known,
-                len(mine),
-                0.0,
-                0.0,
-                b"",
-                cells,
-                None,
-                now.drifts,
-                now.regime_since,
-            )
-            placed = self.placed if is_this else b""
-            working = Working(rows[places == part].sum(axis=0).tobytes(), 0, mine.tobytes(), self.drifted, placed)
-            parts.append(Draft(made, working, self.old if is_this else None))
+            now, name = self.cluster, self.cluster.id if is_this else new_name()
+            made = replace(now, id=name, count=len(mine), cells=cells, untried=None, length=0.0)
+            part_of = Draft(made, Working(0, mine.tobytes(), self.drifted), self.old if is_this else None)
+            part_of.total = rows[places == part].sum(axis=0)
+            parts.append(part_of)
         return parts
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 SCOPE_SIZE, NUMBER_SIZE = 12, 8
 CLUSTER_SIZE = SCOPE_SIZE + NUMBER_SIZE
 _HEAD = b"h"
-_MOVED = 0.999  # cosine of two centres from which on they are in one place
+_AWAY = 0.04  # by which centres, of length 1, are apart that are in one place
 
 
 class Cell(Struct, array_like=True, gc=False):
@@ -106,11 +106,10 @@ class Cluster(Struct, array_like=True, gc=False):
 class Working(Struct, array_like=True):
     """What learning goes on from: the sum of the situations, and the last outcomes (`learning.OUTCOME`)."""
 
-    total: bytes  # float64
     tested: int = 0  # situations when it was last seen whether it is to be divided
     outcomes: bytes = b""
     drifted: int = 0  # when the latest drift was noticed
-    placed: bytes = b""  # where it is among the vectors
+    away: float = 1.0  # how far it is, at most, from where it is among the vectors
 
 
 class Scope(Struct, array_like=True):
@@ -208,8 +207,8 @@ class Update:
             self.delete(DISTILLING, _key("w", new.id))
             self.gone.append(new)
         elif working is not None:
-            if _has_moved(working.placed, new.centroid):
-                working.placed = new.centroid
+            if working.away > _AWAY:
+                working.away = 0.0
                 self.moved.append(new)
             self.put(DISTILLING, _key("w", new.id), encode(working))
 
@@ -345,12 +344,6 @@ class Shelf:
             found: Cluster = decode(value, Cluster, f"cluster {cluster}")
             return found
         return None
-
-
-def _has_moved(placed: bytes, centroid: bytes) -> bool:
-    import numpy as np
-
-    return not placed or float(np.frombuffer(placed, "<f4") @ np.frombuffer(centroid, "<f4")) < _MOVED
 
 
 def copied(cluster: Cluster) -> Cluster:
