@@ -92,7 +92,7 @@ def test_distilling(benchmark, tmp_path, count, kinds):
 
         def add(many, seed):
             rows, which = directions(many, centres, 1.0, seed)
-            chance = np.random.default_rng(seed)
+            chance = np.random.default_rng(seed + 100)  # not that of the situations
             actions, noise = chance.integers(0, 4, many), chance.standard_normal(many)
             for number in range(many):
                 it = ntmem.Trajectory(f"agent {number % 8}", "trade")
