@@ -266,7 +266,9 @@ class Distiller:
         number = update.head.changes * _BATCH
         for place, (it, direction, each) in enumerate(zip(lessons, directions, nearest, strict=True)):
             self._remember(it.trajectory, it.step, it.situation)
-            if not (it.is_correction and self._corrects(it, mine, scope)):
+            if it.is_correction:
+                self._correct(it, mine, scope)
+            else:
                 mine[each].learn(it, direction, number + place + 1)
         mine = {each: draft for each, draft in mine.items() if draft.cluster.count}  # some were only to be corrected
         left = list(mine.values())
@@ -278,13 +280,13 @@ class Distiller:
         drafts.update(mine)
         return scope
 
-    def _corrects(self, it: Lesson, mine: dict[str, Draft], scope: Scope) -> bool:
+    def _correct(self, it: Lesson, mine: dict[str, Draft], scope: Scope) -> None:
         """Put an outcome in the place of the earlier one of its action, wherever that is by now.
 
         One that no cluster has among its last outcomes counts for nothing any more, nor does what corrects it.
         """
         if any(draft.correct(it) for draft in mine.values()):
-            return True
+            return
         near = [each for each in self._near(scope, it) if each not in mine]
         there, working = self.shelf.latest(near), self.shelf.working(near)
         for each in near:
@@ -292,8 +294,7 @@ class Distiller:
                 draft = Draft(copied(there[each]), working[each], there[each])
                 if draft.correct(it):
                     mine[each] = draft
-                    return True
-        return True
+                    return
 
     def _first(self, scope: Scope, name: str, old: Cluster | None) -> Draft:
         nowhere = np.zeros(scope.dimension, "<f4").tobytes()
