@@ -295,8 +295,9 @@ class ReasoningBank:
 
         Notes
         -----
-        If nothing is known of such situations each action is as probable as the others. Quarantine is of no matter
-        here: what an action earns is taken from the outcomes alone.
+        If nothing is known in this task each action is as probable as the others; if something is, the nearest kinds of
+        situations count, however far they are. Only those with a cosine of 0.3 and more are said to have advised.
+        Quarantine is of no matter for the choice: what an action earns is taken from the outcomes alone.
         """
         import numpy as np
 

@@ -232,7 +232,7 @@ class Choice(Struct, frozen=True):
     ----------
     action : str
     is_known : bool
-        Whether anything was known of such situations; if not, the action is one of all, by chance.
+        Whether anything was known in this task; if not, the action is one of all, by chance.
     options : tuple of Option
         In the order of the actions that were given; empty if nothing was known.
     patterns : tuple of RecalledPattern
