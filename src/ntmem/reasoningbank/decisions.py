@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from .calibration import wilson
 from .events import Acted, Advised, Begun, Event, Judged, Resolved
 from .figures import Facet, Group, Mean, Period, Share
-from .learning import worth
+from .learning import earned, worth
 from .shelf import Cluster, cluster_of
-from .verdict import Verdict, relative
+from .verdict import Verdict
 
 if TYPE_CHECKING:
     from .tracker import TrajectoryTracker
@@ -73,7 +73,11 @@ class Reading:
         assert isinstance(begun, Begun)
         actions = {each.id: each for each in events if isinstance(each, Acted)}
         latest = it.latest_outcomes()
-        came = {name: self._earned(each, latest[name].value) for name, each in actions.items() if name in latest}
+        came = {
+            name: earned(latest[name].value, each.type, each.reference, self._direction)
+            for name, each in actions.items()
+            if name in latest
+        }
         judged = [each for each in events if isinstance(each, Judged)]
         asked = [each for each in events if isinstance(each, Advised)]
         self.agents.add(it.agent_id)
@@ -103,12 +107,6 @@ class Reading:
             decision = Decision(begun.ts_known, mean, any(was for _, was in its), verdict)
             self.decisions.setdefault((it.task, unit), []).append(decision)
         self._credit(events, actions, came, first)
-
-    def _earned(self, action: Acted, value: float) -> float:
-        """Return what an action earned, as patterns count it."""
-        found = relative(value, action.reference)
-        assert found is not None
-        return found if action.reference is None else found * self._direction.get(action.type, 1.0)
 
     def _credit(
         self,

@@ -104,7 +104,7 @@ class Cluster(Struct, array_like=True, gc=False):
 
 
 class Working(Struct, array_like=True):
-    """What learning goes on from: the sum of the situations, and the last outcomes (`learning.OUTCOME`)."""
+    """What learning goes on from, beside the cluster itself: the last outcomes (`learning.OUTCOME`)."""
 
     tested: int = 0  # situations when it was last seen whether it is to be divided
     outcomes: bytes = b""
