@@ -86,6 +86,10 @@ if LINETRACE:  # from 3.12 on Cython would trace through sys.monitoring, which c
 class StrictBuild(build_ext):
     """Run Cython here, not at import: egg_info instantiates this command without building anything."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or len(os.sched_getaffinity(0))
+
     def run(self) -> None:
         from Cython.Build import cythonize
         from Cython.Compiler import Options
