@@ -59,8 +59,10 @@ class MemoryConfig(Struct, frozen=True):
     enable_compression : bool
         Whether observations are distilled in the background; `memory.observations.distill()` does it either way.
     max_memory_bytes : int
-        Budget of everything kept in shared memory: the hot tier gets what log and messages leave of it. The LMDB engine
-        keeps nothing but the kernel's page cache.
+        Of everything that the store keeps in memory: log, messages, positions, locks, the hot tier, vectors, and a
+        handle's own arrays of observations. docs/design/budget.md says what each part gets, and what it does when it
+        has no more; ``stats().memory`` what it has taken. Graphs of vectors and the data file are files, whose pages
+        the kernel keeps as it likes.
     engine : {"shared", "lmdb"}, optional
         "shared": a commit log in shared memory before LMDB, for every process of this machine. "lmdb": every write is
         a synced LMDB transaction; slow, and needs no shared memory. By default what the environment variable
@@ -76,11 +78,13 @@ class MemoryConfig(Struct, frozen=True):
         :class:`ntmem.StorageError`.
     max_storage_bytes : int
         Limit of the data file; a write past it raises :class:`ntmem.MapFull` and keeps nothing of itself.
-    log_bytes : int
-        Size of the commit log in shared memory, a power of two: how much may be acknowledged before it is on disk.
-    bus_bytes : int
+    log_bytes : int, optional
+        Size of the commit log in shared memory, a power of two: how much may be acknowledged before it is on disk. By
+        default a sixteenth of `max_memory_bytes` and 16 MiB at most.
+    bus_bytes : int, optional
         Size of the ring of messages in shared memory, a power of two: how far a subscriber may fall behind before it
-        misses some. A message is at most a quarter of it. The memory is taken by the first who publishes.
+        misses some. A message is at most a quarter of it. The memory is taken by the first who publishes. By default a
+        32nd of `max_memory_bytes` and 8 MiB at most.
     graph_share : float
         Of one core, at lowest priority, for graphs of large collections of vectors, which a process that writes to them
         makes in the background; 0: only ``memory.vectors.compact()`` makes graphs.
@@ -96,8 +100,8 @@ class MemoryConfig(Struct, frozen=True):
     flush_interval: float | timedelta = 0.05
     max_flush_lag: float | timedelta = 5.0
     max_storage_bytes: int = 1 << 40
-    log_bytes: int = 16 << 20
-    bus_bytes: int = 8 << 20
+    log_bytes: int | None = None
+    bus_bytes: int | None = None
     graph_share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -117,12 +121,8 @@ class MemoryConfig(Struct, frozen=True):
         require_int(self.max_storage_bytes, "max_storage_bytes", 1 << 20)
         duration_ns(self.flush_interval, "flush_interval")
         duration_ns(self.max_flush_lag, "max_flush_lag")
-        require_int(self.log_bytes, "log_bytes", 4096)
-        if self.log_bytes & (self.log_bytes - 1) or self.log_bytes > 1 << 32:
-            raise ValueError(f"log_bytes must be a power of two from 4096 to 2**32, was {self.log_bytes}")
-        require_int(self.bus_bytes, "bus_bytes", 1 << 16)
-        if self.bus_bytes & (self.bus_bytes - 1) or self.bus_bytes > 1 << 32:
-            raise ValueError(f"bus_bytes must be a power of two from 65536 to 2**32, was {self.bus_bytes}")
+        _require_power(self.log_bytes, "log_bytes", 4096)
+        _require_power(self.bus_bytes, "bus_bytes", 1 << 16)
         if self.engine is not None and self.engine not in get_args(EngineName):
             raise ValueError(f"engine must be 'shared', 'lmdb' or None, was {self.engine!r}")
         require_bool(self.enable_compression, "enable_compression")
@@ -130,3 +130,10 @@ class MemoryConfig(Struct, frozen=True):
             raise TypeError(f"graph_share must be a number from 0 to 1, was {type(self.graph_share).__name__}")
         if not 0 <= self.graph_share <= 1:
             raise ValueError(f"graph_share must be a number from 0 to 1, was {self.graph_share}")
+
+
+def _require_power(size: int | None, name: str, least: int) -> None:
+    if size is not None:
+        require_int(size, name, least)
+        if size & (size - 1) or size > 1 << 32:
+            raise ValueError(f"{name} must be a power of two from {least} to 2**32, was {size}")

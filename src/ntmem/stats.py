@@ -10,6 +10,16 @@ from msgspec.structs import asdict
 from ._core.text import html_facts
 
 
+class MemoryPart(Struct, frozen=True):
+    """What a part of a store has taken of memory, in bytes."""
+
+    used: int
+    limit: int
+    """0: none, these are pages of files."""
+    where: str
+    """"shared": once for all processes; "process": in this one alone; "file": mapped, and the kernel's to give up."""
+
+
 class MemoryStats(Struct, frozen=True):
     """A snapshot of a store's accounts; sizes in bytes, times in nanoseconds unless named otherwise.
 
@@ -68,9 +78,22 @@ class MemoryStats(Struct, frozen=True):
     graph_bytes: int = 0
     """and of graphs of them, in files that all processes map."""
 
+    memory: dict[str, MemoryPart] = {}
+    """What each part has taken of memory: "log", "hot", "locks", "positions", "bus", "vectors", "columns"
+    (observations, in arrays of this handle), "graphs"."""
+    memory_limit: int = 0
+    """``max_memory_bytes`` of this handle."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What all parts have taken, without pages of files."""
+        return sum(part.used for part in self.memory.values() if part.where != "file")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
-        return asdict(self)
+        facts = asdict(self)
+        facts["memory"] = {name: asdict(part) for name, part in self.memory.items()}
+        return facts | {"memory_bytes": self.memory_bytes}
 
     def _repr_html_(self) -> str:
         return html_facts(self.to_dict().items())

@@ -29,9 +29,10 @@ from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, 
 from .namespace import encode_key, labels_of
 from .records import Change, Fence, FenceLike, Policy, Record, fence_of
 from .stats import MemoryStats, VerifyReport
+from .tiers.budget import accounts, plan
 from .tiers.cold import ColdStore
 from .tiers.engine import LmdbEngine, Outcome
-from .tiers.engines import cache_of, open_engine
+from .tiers.engines import open_engine
 from .tiers.fills import Order, commit_fills
 from .tiers.guards import check_free
 from .tiers.log import LogEngine
@@ -121,7 +122,8 @@ class MemorySystem(DirectCalls):
         self.agent_id = agent_id
         self.read_only = read_only
         writer = _writer(agent_id)
-        engine = open_engine(self.config, clock, writer, read_only=read_only)
+        self._plan = plan(self.config)
+        engine = open_engine(self.config, self._plan, clock, writer, read_only=read_only)
         unbind = clock.attach(engine) if isinstance(clock, SimulatedClock) else None
         self._live: LmdbEngine | None = engine
         self._use(engine.direct)
@@ -674,7 +676,8 @@ class MemorySystem(DirectCalls):
 
         engine = self._engine()
         if self._seen is None:
-            self._seen = Observations(engine, self._engine, distills=self.config.enable_compression)
+            distills, most = self.config.enable_compression, self._plan.columns
+            self._seen = Observations(engine, self._engine, distills=distills, max_bytes=most)
         return self._seen
 
     # -- vectors
@@ -688,11 +691,10 @@ class MemorySystem(DirectCalls):
         engine = self._engine()
         found = self._vectors
         if found is None:
-            taken = engine.log.region.size if isinstance(engine, LogEngine) else 0
-            most = max(self.config.max_memory_bytes - taken, 1 << 20)
+            limits = Limits(self._plan.vectors, self.config.graph_share)
             with self._making:
                 found = self._vectors = self._vectors or VectorStore(
-                    engine, self._engine, limits=Limits(most, self.config.graph_share), embedder=self.embedder
+                    engine, self._engine, limits=limits, embedder=self.embedder
                 )
         return found
 
@@ -794,19 +796,23 @@ class MemorySystem(DirectCalls):
     @property
     def cache(self) -> StoreCache:
         """The hot tier: what it has, how well it does, and room for values that are in no store."""
-        return StoreCache.of(self._engine().store, cache_of(self.config))
+        return StoreCache.of(self._engine().store, self._plan.cache)
 
     def stats(self) -> MemoryStats:
         """Return a snapshot of the store's accounts."""
         engine = self._engine()
         sizes = engine.store.sizes()
+        columns = 0 if self._seen is None else self._seen.nbytes
+        vectors, graphs = self.vectors.nbytes, self.vectors.graph_bytes
         kind, now, ahead = engine.clock_facts()
         return MemoryStats(
             **engine.hot_facts(),
             **engine.lock_facts(),
-            observation_bytes=0 if self._seen is None else self._seen.nbytes,
-            vector_bytes=self.vectors.nbytes,
-            graph_bytes=self.vectors.graph_bytes,
+            observation_bytes=columns,
+            vector_bytes=vectors,
+            graph_bytes=graphs,
+            memory=accounts(engine, self._plan, columns=columns, vectors=vectors, graphs=graphs),
+            memory_limit=self._plan.total,
             l3_size_bytes=sizes["file"],
             total_trajectories=self.trajectories.count(),
             engine=engine.name,

@@ -16,7 +16,6 @@ from ntmem._core.log import Log, crc32c
 from ntmem._core.region import Region
 from ntmem._core.ring import Pattern, Ring, RingReader
 from ntmem.errors import CorruptionError
-from ntmem.tiers.engines import cache_of
 from ntmem.tiers.region import message_ring
 
 
@@ -33,19 +32,14 @@ def test_sizes_that_cannot_be(value: int) -> None:
 
 
 def test_the_ring_is_as_large_as_it_was_opened_with(ram: Path) -> None:
-    assert ntmem.MemoryConfig().bus_bytes == 8 << 20
+    with ntmem.open(engine="shared") as memory:
+        assert ring_of(memory).capacity == 8 << 20
     with ntmem.open(ram / "s", engine="shared", bus_bytes=1 << 17) as memory:
         assert ring_of(memory).capacity == 1 << 17
         with ntmem.open(ram / "s", engine="shared") as second:  # who comes first decides
             assert ring_of(second).capacity == 1 << 17
     with ntmem.open(None, engine="shared", bus_bytes=1 << 16) as memory:
         assert ring_of(memory).publish(b"t", b"x", b"s") == ring_of(memory).last
-
-
-def test_messages_count_against_the_memory_of_the_hot_table() -> None:
-    config = {"max_memory_bytes": 64 << 20, "log_bytes": 16 << 20, "cache_config": ntmem.CacheConfig(max_bytes=1 << 30)}
-    assert cache_of(ntmem.MemoryConfig(bus_bytes=16 << 20, **config)).max_bytes == 32 << 20  # type: ignore[arg-type]
-    assert cache_of(ntmem.MemoryConfig(bus_bytes=1 << 26, **config)).max_bytes == 1  # type: ignore[arg-type]
 
 
 def test_a_store_that_nobody_publishes_in_takes_no_memory_for_messages(ram: Path) -> None:

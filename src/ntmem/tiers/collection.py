@@ -62,6 +62,7 @@ _GROUP = 4096
 _LEAST_SLOTS, _MOST_SLOTS = 1024, 1 << 24
 _WORTH = 65_536  # changes that are written as a segment while the store is open
 _ROOM_CHECKED = 512  # changes between two looks at what all memory comes to
+_MOST_SPARE = 2 << 20  # that memory is taken ahead: vectors.h has VECTORS_SPARE for each of its sections
 _FILTERS = 16  # whose bits are kept
 
 
@@ -437,7 +438,7 @@ class Collection:
         """Write changes as one group; raise :class:`ValueTooLarge` if the log does not take so many at once."""
         for _ in range(_ATTEMPTS):
             tail = self.tail()
-            self._require_room(tail)
+            self._require_room(tail, points)
             with patience(), tail.held(PATIENCE):
                 mark = self._catch_up(tail)
                 with _memory(self.path):
@@ -496,15 +497,18 @@ class Collection:
         """Return the bytes of memory that all collections take."""
         return memory_of(self.engine) if self.path is not None else self.nbytes
 
-    def _require_room(self, tail: VectorTail) -> None:
-        """Raise :class:`VectorError` if vectors take all the memory they may."""
-        if tail.count - self._checked < _ROOM_CHECKED and self._checked:
+    def _require_room(self, tail: VectorTail, points: Sequence[Point] = ()) -> None:
+        """Raise :class:`VectorError` if vectors take all the memory they may, or would with `points`."""
+        if not points and tail.count - self._checked < _ROOM_CHECKED and self._checked:
             return
         taken, most = self._taken(), self._limits.bytes
-        if taken > most:
+        beside = sum(len(point.id) + len(point.metadata) for point in points)
+        wanted = len(points) * slot_bytes(self.row.dimension, self.row.dtype) + beside
+        spare = min((taken + wanted) // 8, max((taken + wanted) // 256, _MOST_SPARE))
+        if taken + wanted + spare > most:
             raise VectorError(
-                f"vectors take {taken} bytes of memory, all that max_memory_bytes leaves for them ({most}); "
-                "open the store with more, or drop a collection"
+                f"vectors take {taken} bytes of memory and {wanted} more, with {spare} to spare, are wanted; "
+                f"max_memory_bytes leaves {most} for them: open the store with more, or drop a collection"
             )
         self._checked = max(tail.count, 1)
 

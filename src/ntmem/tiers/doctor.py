@@ -34,6 +34,7 @@ from .._core.region import Region, RegionDamaged, RegionMismatch
 from ..config import MemoryConfig
 from ..errors import NtmemError, StorageError
 from . import region as regions
+from .budget import plan
 from .datafile import DATA_FILE
 from .engines import open_engine
 from .region import region_path
@@ -351,7 +352,7 @@ def flush(directory: str | os.PathLike[str]) -> RegionReport:
     """
     (before,) = survey([directory])
     config = MemoryConfig(storage_path=directory, engine="shared")
-    engine = open_engine(config, None, b"ntmem-doctor", read_only=False)
+    engine = open_engine(config, plan(config), None, b"ntmem-doctor", read_only=False)
     try:
         engine.flush(_OPEN_TIMEOUT)
     finally:

@@ -8,21 +8,23 @@ from typing import get_args
 from ..config import EngineName, MemoryConfig
 from ..errors import StorageError
 from ..instants import duration_ns
+from .budget import Plan
 from .cold import ColdStore
 from .engine import LmdbEngine
 from .log import LogEngine
 from .opening import ClockChoice, agree_on_clock, check_schema, prepare
 from .reader import QuietEngine, ReaderStore
-from .region import HAS_LOCKS, AttachLock, Cache, is_supported, may_attach, region_path
+from .region import HAS_LOCKS, AttachLock, is_supported, may_attach, region_path
 from .shared import SharedStore
 from .sharing import attach, detach
 from .tables import Tables
 
 _SECOND = 1_000_000_000
-_MOST_ENTRIES, _MOST_BYTES = 1 << 30, 1 << 40  # of a hot table
 
 
-def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read_only: bool) -> LmdbEngine:
+def open_engine(
+    config: MemoryConfig, limits: Plan, clock: ClockChoice, writer: bytes, *, read_only: bool
+) -> LmdbEngine:
     """Open the store of a configuration, or take part in this process's open one. Give back by :func:`close_engine`."""
     path = None if config.storage_path is None else os.fspath(config.storage_path)
     shared = _name_of(config) == "shared"
@@ -36,10 +38,10 @@ def open_engine(config: MemoryConfig, clock: ClockChoice, writer: bytes, *, read
         return SharedStore(
             path,
             max_bytes=config.max_storage_bytes,
-            log_bytes=config.log_bytes,
-            bus_bytes=config.bus_bytes,
+            log_bytes=limits.log,
+            bus_bytes=limits.bus,
             flush_interval=duration_ns(config.flush_interval, "flush_interval") / _SECOND,
-            cache=cache_of(config),
+            cache=limits.cache,
         )
 
     def prepared(store: ColdStore) -> None:
@@ -82,20 +84,6 @@ def _name_of(config: MemoryConfig) -> EngineName:
     if wanted == "shared" and not is_supported():
         raise StorageError("engine 'shared' needs Linux with a writable /dev/shm; use engine='lmdb'")
     return "lmdb" if wanted == "lmdb" or not is_supported() else "shared"
-
-
-def cache_of(config: MemoryConfig) -> Cache:
-    """Return the limits of the hot table; ``NTMEM_CACHE_BYTES`` in the environment bounds it further."""
-    limits, bound = config.cache_config, os.environ.get("NTMEM_CACHE_BYTES")
-    if bound is not None and not (bound.isascii() and bound.isdigit() and int(bound) > 0):
-        raise ValueError(f"NTMEM_CACHE_BYTES must be a number of bytes, was {bound!r}")
-    rest = config.max_memory_bytes - config.log_bytes - config.bus_bytes
-    most = min(limits.max_bytes, _MOST_BYTES, max(rest, 1))
-    return Cache(
-        max_bytes=most if bound is None else min(most, int(bound)),
-        max_entries=min(limits.max_entries, _MOST_ENTRIES),
-        ttl=duration_ns(limits.ttl, "ttl"),
-    )
 
 
 def _join_alone(store: ColdStore) -> None:

@@ -220,7 +220,7 @@ class LiveCut:
 
 
 class Budget:
-    """How many bytes of live rows a process keeps for a store: the parts used longest ago give theirs up.
+    """How many bytes of live rows a handle keeps for a store: the parts used longest ago give theirs up.
 
     **Thread safety**: all methods may be called from any thread, and from signal handlers.
     """

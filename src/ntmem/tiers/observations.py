@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 AnyNamespace: TypeAlias = "str | tuple[str, ...]"
 
-_LIVE_BYTES = 64 << 20
 _SERIES = 65_536
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -96,8 +95,9 @@ class Observations:
     (2, [61801.1, 61802.1])
     """
 
-    def __init__(self, engine: LmdbEngine, handle: Callable[[], LmdbEngine], *, distills: bool) -> None:
+    def __init__(self, engine: LmdbEngine, handle: Callable[[], LmdbEngine], *, distills: bool, max_bytes: int) -> None:
         self._handle = handle
+        self._max_bytes = max_bytes
         self._use(engine)
         self._background = Background(self._distill_live) if distills and not engine.read_only else None
 
@@ -110,7 +110,7 @@ class Observations:
         self._forget()
 
     def _forget(self) -> None:
-        self._budget = Budget(_LIVE_BYTES)
+        self._budget = Budget(self._max_bytes)
         self._series: dict[tuple[tuple[str, ...], bytes], Series] = {}
         self._tails: dict[Any, tuple[Tail, Series]] = {}  # by namespace and symbol as users write them
 
@@ -418,7 +418,7 @@ class Observations:
                 known = self._series
             series = known.setdefault((labels, name), Series(*self._source, labels, name, self._budget))
         if series.is_interrupted:
-            return Series(*self._source, labels, name, Budget(_LIVE_BYTES))
+            return Series(*self._source, labels, name, Budget(self._max_bytes))
         return series
 
 

@@ -164,6 +164,16 @@ class Cache(NamedTuple):
     """Nanoseconds that an entry may stay."""
 
 
+def lasting_sections(log_bytes: int, bus_bytes: int) -> list[tuple[int, int, int]]:
+    """Return kind, size and flags of all sections of a region but those of the hot table."""
+    return [
+        *Log.sections(log_bytes, max(log_bytes // _SLOT_BYTES, 1)),
+        *LeaseTable.sections(),
+        *positions.sections(POSITION_SLOTS),
+        *Ring.sections(bus_bytes),
+    ]
+
+
 def create_region(
     directory: str | None,
     region_id: bytes,
@@ -183,12 +193,7 @@ def create_region(
     Where there is no room for a hot table there is none.
     """
     path = None if directory is None else region_path(directory)
-    logs = [
-        *Log.sections(size, max(size // _SLOT_BYTES, 1)),
-        *LeaseTable.sections(),
-        *positions.sections(POSITION_SLOTS),
-        *Ring.sections(bus_bytes),
-    ]
+    lasting = lasting_sections(size, bus_bytes)
     hots = HotTable.sections(cache.max_bytes, cache.max_entries)
 
     def make(sections: list[tuple[int, int, int]]) -> Region:
@@ -197,12 +202,12 @@ def create_region(
 
     try:
         try:
-            region = make([*logs, *hots])
+            region = make([*lasting, *hots])
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
             hots = []
-            region = make(logs)
+            region = make(lasting)
         log = Log.create(region, first_sequence=first_sequence, clock=clock[1], simulated=clock[0])
         LeaseTable.create(log, *fences)
         positions.create(log, held)

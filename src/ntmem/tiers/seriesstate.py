@@ -148,6 +148,8 @@ class Series:
                 raise
             finally:
                 self._worker = outer
+                if outer is None:
+                    self._budget.shrink()
 
     @property
     def is_interrupted(self) -> bool:
@@ -265,7 +267,6 @@ class Series:
                     return None, []
                 with suppress(Gone):  # rows that were given up, and distilled since: `row` says so next time
                     if self._follow(row) and self.row() is row:
-                        self._budget.shrink()
                         return row, list(self._parts)
             raise CorruptionError(f"{self.key!r} has a row that leads to blocks which it does not have")
 

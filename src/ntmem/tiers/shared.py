@@ -51,7 +51,6 @@ STAGED = "staged"
 _DELETE_RESERVE = 16 << 20
 _DRAIN_TIMEOUT = 60.0
 _GOING_TIMEOUT = 10.0
-_PRIVATE_LOG = 4 << 20
 
 
 POSITIONS = ("ntmem", "positions")
@@ -189,7 +188,7 @@ class SharedStore(LoggedStore):
         cache: Cache,
     ) -> None:
         self._cache = cache
-        self.log_bytes = log_bytes if directory is not None else min(log_bytes, _PRIVATE_LOG)
+        self.log_bytes = log_bytes
         self.bus_bytes = bus_bytes
         self.flush_interval = flush_interval
         self.is_joined = False
