@@ -78,6 +78,9 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .reasoningbank import TrajectoryTracker as TrajectoryTracker
     from .reasoningbank import Verdict as Verdict
     from .reasoningbank import VerdictResult as VerdictResult
+    from .tiers.backup import BackupReport as BackupReport
+    from .tiers.backup import RestoreReport as RestoreReport
+    from .tiers.backup import restore as restore
     from .tiers.vectors import SearchHit as SearchHit
     from .tiers.vectors import VectorStore as VectorStore
 
@@ -87,6 +90,7 @@ __version__ = "0.1.0"
 _LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("EmbeddingProvider", "HashedTextEmbedder", "MarketWindowEmbedder"), "embedding"),
     **dict.fromkeys(("CachedEmbedder", "FunctionEmbedder"), "embedding"),
+    **dict.fromkeys(("BackupReport", "RestoreReport", "restore"), "tiers.backup"),
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
     **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
     **dict.fromkeys(("Choice", "DistilledPattern", "Distiller", "Explanation", "RecalledPattern"), "reasoningbank"),
@@ -110,6 +114,7 @@ def get_include() -> str:
 __all__ = [
     "LATEST",
     "AgentInfo",
+    "BackupReport",
     "CacheConfig",
     "CacheEntry",
     "CacheError",
@@ -162,6 +167,7 @@ __all__ = [
     "RecalledPattern",
     "Record",
     "RelativeErrorJudge",
+    "RestoreReport",
     "ScaledJudge",
     "SchemaError",
     "SearchHit",
@@ -184,5 +190,6 @@ __all__ = [
     "WatchedChange",
     "get_include",
     "open",
+    "restore",
     "verify",
 ]

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from .embedding import EmbeddingProvider
     from .reasoningbank import Distiller, Judge, ReasoningBank, Trajectory, TrajectoryTracker
+    from .tiers.backup import BackupReport
     from .tiers.observations import Observations
     from .tiers.vectors import VectorStore
 
@@ -826,6 +827,54 @@ class MemorySystem(DirectCalls):
             now=now,
             clock_ahead=ahead,
         )
+
+    # -- keeping
+
+    def backup(self, path: str | os.PathLike[str]) -> BackupReport:
+        """Copy the store, as it is at one moment, into a new directory, while everybody goes on.
+
+        All that was acknowledged before the call, by any process, is in it. :func:`ntmem.restore` makes a store of it.
+
+        Parameters
+        ----------
+        path : path
+            Must not exist; the directory it is in must. It appears when it is whole and on disk.
+
+        Raises
+        ------
+        StorageError
+            There is something of that name already, or it cannot be written.
+        DiskFull
+            There is no room for it. Nothing is left of it.
+
+        Notes
+        -----
+        Not in it is what is in shared memory alone: locks, messages that are not durable. While it runs the data file
+        may grow by what is written, as pages that it has yet to read are not used again. **Thread safety**: any thread;
+        handles with ``read_only=True`` and private stores as well. **Complexity**: O(size of the store).
+
+        Examples
+        --------
+        >>> with ntmem.open("desk") as memory:
+        ...     version = memory.put("desk", "target", b"3")
+        ...     memory.backup("desk-monday").last_version == version
+        True
+        """
+        from .tiers.backup import backup
+
+        return backup(self._engine(), path)
+
+    async def abackup(self, path: str | os.PathLike[str]) -> BackupReport:
+        """Do what :meth:`backup` does without holding up the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.backup, path)
+
+    async def averify(self) -> VerifyReport:
+        """Do what :meth:`verify` does without holding up the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.verify)
 
     def verify(self) -> VerifyReport:
         """Check the structure of the data file and every checksum, in a process of its own; O(size of the store).
