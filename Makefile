@@ -9,6 +9,8 @@ REPLAY_ARGS ?=
 BENCHES ?= benches
 BENCH_ARGS ?=
 CRASH_SECONDS ?= 600
+SOAK_SECONDS ?= 600
+SOAK_ARGS ?=
 CRASH_ARGS ?=
 MUTANTS ?=
 MUTATIONS ?= 10000
@@ -30,7 +32,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph growing crash mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph growing crash soak mutants asan tsan sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -82,6 +84,9 @@ growing: $(VENV)/testable  ## add vectors while graphs of them are made, and kil
 	@NTMEM_GRAPH_ADDS=$(GRAPH_ADDS) NTMEM_GRAPH_KILLS=$(GRAPH_KILLS) \
 		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/crash/test_graphs_kill.py tests/crash/test_graphs_long.py \
 		tests/conformance/test_hnswlib_suite.py
+
+soak: $(VENV)/testable  ## four processes use all parts and are killed: memory, latencies, backups (SOAK_SECONDS=, SOAK_ARGS=)
+	@$(BIN)/python tests/soak --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
 
 lint: $(VENV)/testable  ## style and types
 	@$(BIN)/pytest -q tests/meta/test_types.py tests/meta/test_layers.py tests/meta/test_stubs.py

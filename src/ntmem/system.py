@@ -156,8 +156,10 @@ class MemorySystem(DirectCalls):
         """Flush and close; running calls of other threads end first. Closing twice is fine."""
         if self._bank is not None:
             self._bank.stop()
-        self._live = None
+        live, self._live = self._live, None
         self._use(None)
+        if live is not None:
+            live.forget()
         self._bus.forget()
         if self._seen is not None:
             self._seen.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from pathlib import Path
 
@@ -122,3 +123,23 @@ def test_facts_of_memory_are_plain() -> None:
 def test_the_lmdb_engine_has_no_region(engine: str) -> None:
     with ntmem.open() as memory:
         assert set(memory.stats().memory) == {"vectors", "columns", "graphs"}
+
+
+def test_a_closed_store_has_no_shared_memory_left_mapped(ram: Path) -> None:
+    """Not only when the garbage collector has come by: where /dev/shm is small the next opening needs the room."""
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count("/dev/shm/#")
+
+    gc.collect()
+    before = mapped()
+    gc.disable()
+    try:
+        memory = ntmem.open(ram / "s", engine="shared")
+        memory.put("desk", "target", b"4")
+        assert memory.get("desk", "target") == b"4"
+        assert mapped() > before
+        memory.close()
+        assert mapped() == before
+    finally:
+        gc.enable()

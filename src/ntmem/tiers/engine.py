@@ -88,6 +88,10 @@ class LmdbEngine:
         """Return the engine to be asked now."""
         return self
 
+    def forget(self) -> None:
+        """Be done: let go of what refers to this, so that its memory goes with the last who has it in use."""
+        self.direct = None
+
     def check_process(self) -> None:
         """Raise :class:`StoreClosed` in a child of the process that opened the store."""
         if self.store.closed:

@@ -84,6 +84,11 @@ class QuietEngine(LmdbEngine):
             self._awake = LogEngine(self.store, self.writer, read_only=True, max_lag=self.max_lag)
         return self._awake or self
 
+    def forget(self) -> None:
+        super().forget()
+        if self._awake is not None:
+            self._awake.forget()
+
     def now(self) -> int:
         engine = self.current()
         return super().now() if engine is self else engine.now()
