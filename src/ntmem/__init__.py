@@ -81,6 +81,8 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .tiers.backup import BackupReport as BackupReport
     from .tiers.backup import RestoreReport as RestoreReport
     from .tiers.backup import restore as restore
+    from .tiers.incoming import ImportReport as ImportReport
+    from .tiers.outgoing import ExportReport as ExportReport
     from .tiers.vectors import SearchHit as SearchHit
     from .tiers.vectors import VectorStore as VectorStore
 
@@ -91,6 +93,7 @@ _LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("EmbeddingProvider", "HashedTextEmbedder", "MarketWindowEmbedder"), "embedding"),
     **dict.fromkeys(("CachedEmbedder", "FunctionEmbedder"), "embedding"),
     **dict.fromkeys(("BackupReport", "RestoreReport", "restore"), "tiers.backup"),
+    **{"ExportReport": "tiers.outgoing", "ImportReport": "tiers.incoming"},
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
     **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
     **dict.fromkeys(("Choice", "DistilledPattern", "Distiller", "Explanation", "RecalledPattern"), "reasoningbank"),
@@ -134,6 +137,7 @@ __all__ = [
     "DistributedLock",
     "EmbeddingProvider",
     "Explanation",
+    "ExportReport",
     "Fence",
     "FillConflict",
     "FillTooOld",
@@ -141,6 +145,7 @@ __all__ = [
     "HashedTextEmbedder",
     "HistoryNotRetained",
     "HotCache",
+    "ImportReport",
     "InvalidNamespace",
     "Lagged",
     "LimitExceeded",

@@ -90,6 +90,10 @@ class Change(Struct, frozen=True):
     ts_known: int | None = None
     own: bool = False
     """Made by a part of the store that knows what it replaces, in a namespace of its own."""
+    past: bool = False
+    """A version that another store had: written whatever is served now, a deletion by its `ts_known`."""
+    expires_at: int | None = None
+    """Instead of `ttl_ns`."""
 
 
 class Policy(Struct, frozen=True):

@@ -105,7 +105,7 @@ os.kill(os.getpid(), 9)
     writer.process.wait()
     with (
         ntmem.open(ram / "desk", read_only=True) as memory,
-        pytest.raises(ntmem.StorageError, match="have left changes .*doctor --flush"),
+        pytest.raises(ntmem.StorageError, match=r"have left changes .*doctor --flush"),
     ):
         memory.backup(ram / "second")
     assert sorted(os.listdir(ram)) == ["backup", "desk"]

@@ -344,9 +344,8 @@ def restore(
                 )
             report = verify_directory(temporary)
             if not report.ok:
-                raise CorruptionError(
-                    f"{data_file} is damaged ({len(report.problems)} problems): {report.problems[0]}; use another backup"
-                )
+                first, count = report.problems[0], len(report.problems)
+                raise CorruptionError(f"{data_file} is damaged ({count} problems): {first}; use another backup")
             found = described(temporary)
             generation = _stamp(temporary)
             _only_data(temporary)

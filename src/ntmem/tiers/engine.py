@@ -148,6 +148,19 @@ class LmdbEngine:
 
     # -- reading
 
+    def namespace_row(self, labels: tuple[str, ...]) -> NamespaceRow | None:
+        """Return what is known of a namespace."""
+        return self._read(lambda tables: tables.namespace(labels))
+
+    def versions_of(self, labels: tuple[str, ...], key: bytes) -> list[Stored]:
+        """Return all versions of a key that are kept, newest first."""
+
+        def look(tables: Tables) -> list[Stored]:
+            row = tables.namespace(labels)
+            return [] if row is None else list(tables.versions(row.id, key))
+
+        return self._read(look)
+
     def get(self, labels: tuple[str, ...], key: bytes) -> bytes | None:
         """Return the value served now, None if there is none."""
         stored = self._read(lambda tables: self._current(tables, labels, key))
@@ -391,9 +404,9 @@ class LmdbEngine:
         if change.if_version is not None:
             check_version(change, live)
         if change.kind == "delete":
-            return (
-                Outcome(0) if row is None or live is None else self._delete(tables, row, change.key, live, now, fence)
-            )
+            if row is None or (live is None and not change.past):
+                return Outcome(0)
+            return self._delete(tables, row, change, current, now, fence)
         if change.kind == "add" and live is not None:
             return Outcome(0)
         row = row or _make_namespace(tables, change.namespace)
@@ -443,19 +456,30 @@ class LmdbEngine:
         tables.delete_record(record_key(row.id, change.key))
         if change.kind == "put":
             return self._put(tables, row, change, None, None, now, fence)
-        return self._bury(tables, row, change.key, now, fence)
+        return self._bury(tables, row, change.key, now, now, fence)
 
     def _delete(
-        self, tables: Tables, row: NamespaceRow, key: bytes, live: Stored, now: int, fence: Fence | None
+        self,
+        tables: Tables,
+        row: NamespaceRow,
+        change: Change,
+        current: Stored | None,
+        now: int,
+        fence: Fence | None,
     ) -> Outcome:
-        check_known(row.policy.history, _newest_kept(tables, row, key), now, now)
-        row = _retire(tables, row, key, live, now, now)
-        tables.delete_record(record_key(row.id, key))
-        return self._bury(tables, row, key, now, fence)
+        key, known = change.key, now if change.ts_known is None else change.ts_known
+        check_known(row.policy.history, _newest_kept(tables, row, key), known, now)
+        if current is not None:
+            row = _retire(tables, row, key, current, known, now)
+            tables.delete_record(record_key(row.id, key))
+        return self._bury(tables, row, key, known, now, fence)
 
-    def _bury(self, tables: Tables, row: NamespaceRow, key: bytes, now: int, fence: Fence | None) -> Outcome:
+    def _bury(
+        self, tables: Tables, row: NamespaceRow, key: bytes, known: int, now: int, fence: Fence | None
+    ) -> Outcome:
         version, flags = tables.next_version(now), DELETED | FENCED * (fence is not None)
-        keep(tables, row, key, Stored(flags, version, now, now, 0, join_writer(self.writer, fence), key, b""), now, now)
+        buried = Stored(flags, version, known, known, 0, join_writer(self.writer, fence), key, b"")
+        keep(tables, row, key, buried, known, now)
         return Outcome(version)
 
     def delete_namespace(self, labels: tuple[str, ...]) -> int:
@@ -490,6 +514,17 @@ class LmdbEngine:
             row = tables.namespace(labels) or _make_namespace(tables, labels)
             check_owner(row.owner, self.writer, labels)
             set_policy(tables, row, policy, tables.now())
+
+        self._write(apply)
+
+    def adopt_history(self, labels: tuple[str, ...], policy: Policy, since: int) -> None:
+        """Set what is kept of a past that was brought from another store, where it is complete from `since` on."""
+
+        def apply(tables: Tables) -> None:
+            row = tables.namespace(labels) or _make_namespace(tables, labels)
+            check_owner(row.owner, self.writer, labels)
+            since_then = min(row.history_since, since) if row.policy.history else since
+            set_policy(tables, row._replace(history_since=since_then), policy, tables.now())
 
         self._write(apply)
 
@@ -550,6 +585,8 @@ def _newest_kept(tables: Tables, row: NamespaceRow, key: bytes) -> Stored | None
 
 def expiry_of(change: Change, known: int, now: int) -> int:
     """Return when a change's value stops being served; 0: never."""
+    if change.expires_at is not None:
+        return change.expires_at
     return 0 if change.ttl_ns is None else min(max(now, known) + change.ttl_ns, MAX_INSTANT)
 
 

@@ -61,6 +61,7 @@ BLOCKS, VECTORS = ("ntmem", "blocks"), ("ntmem", "embeddings")
 COLLECTIONS, POINTS = ("ntmem", "collections"), ("ntmem", "vectors")
 TRAJECTORIES, TRAJECTORY_INDEX = ("ntmem", "trajectories"), ("ntmem", "trajectory_index")
 PATTERNS, DISTILLING = ("ntmem", "patterns"), ("ntmem", "distilling")
+IMPORTS = ("ntmem", "imports")
 _BOOK = Part("the position book", "memory.positions", " (purge_closed() makes it small)")
 _CONSENSUS = Part("consensus", "memory.consensus")
 _BUS = Part("the bus", "memory.publish", " (memory.bus.trim() makes it small)")
@@ -76,6 +77,7 @@ OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((COLLECTIONS, POINTS), _VECTORS),
     **dict.fromkeys((TRAJECTORIES, TRAJECTORY_INDEX), _BANK),
     **dict.fromkeys((PATTERNS, DISTILLING), _DISTILLER),
+    IMPORTS: Part("imports", "memory.import_"),
 }
 """Namespaces of the store's own parts, each of which alone writes to them."""
 

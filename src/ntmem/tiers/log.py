@@ -622,13 +622,11 @@ class LogEngine(LmdbEngine):
             live = self._live(draft, change, newest)
         if change.if_version is not None:
             check_version(change, live)
-        if (change.kind == "delete" and live is None and newest is not _UNREADABLE) or (
+        if (change.kind == "delete" and live is None and newest is not _UNREADABLE and not change.past) or (
             change.kind == "add" and live is not None
         ):
             draft.known.setdefault(where, newest)
             return Outcome(0)
-        if change.kind == "delete":
-            known = draft.now
         if history and newest is not None and newest.ts_known > draft.now and not newest.flags & AHEAD:
             raise LookAgain("another process has written it since this one read the clock")
         check_known(history, None if newest is _UNREADABLE else newest, known, draft.now)
@@ -791,6 +789,15 @@ class LogEngine(LmdbEngine):
                 super(LogEngine, self).retain(labels, policy)
 
         self._translated(retain)
+
+    def adopt_history(self, labels: tuple[str, ...], policy: Policy, since: int) -> None:
+        self._check_writable()
+
+        def adopt() -> None:
+            with self._exclusive(changes_values=False):
+                super(LogEngine, self).adopt_history(labels, policy, since)
+
+        self._translated(adopt)
 
     def own(self, labels: tuple[str, ...], owner: str) -> None:
         self._check_writable()

@@ -262,6 +262,44 @@ class Observations:
         self._distill_soon(series)
         return count
 
+    def write(
+        self,
+        namespace: AnyNamespace,
+        symbol: str,
+        events: Sequence[int],
+        knowns: Sequence[int],
+        columns: Mapping[str, Sequence[float | int]],
+        *,
+        metadata: Sequence[bytes] | None = None,
+        embeddings: Sequence[Sequence[float] | None] | None = None,
+    ) -> None:
+        """Add rows that another store had, all or none; metadata are MessagePack. For ``memory.import_``."""
+        rows, names, kinds = rows_of({"ts_event": events, "ts_known": knowns, **columns}, None)
+        self._writable()
+        series = self._of(namespace, symbol)
+        known = int(rows.ts_known.min())
+        vectors = [None if it is None else _vector(it) for it in embeddings or [None] * len(events)]
+        extras = metadata or [b""] * len(events)
+
+        def drafts(row: SeriesRow) -> list[Draft]:
+            row, number = series.layout(names, kinds, known)
+            layout = row.layouts[number]
+            ordered = zip(*(columns[name] for name in layout.names), strict=True)
+            return [
+                Draft(
+                    encode_row(
+                        number,
+                        HAS_METADATA * bool(extra) | HAS_EMBEDDING * (vector is not None),
+                        *(event, at, layout.kinds, values, extra),
+                    ),
+                    vector,
+                )
+                for event, at, values, extra, vector in zip(events, knowns, ordered, extras, vectors, strict=True)
+            ]
+
+        series.write(drafts)
+        self._distill_soon(series)
+
     # -- reading
 
     def recent(

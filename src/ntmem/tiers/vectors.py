@@ -734,6 +734,18 @@ class VectorStore:
         order = np.lexsort((slots, -scores))[:, :k]  # NaN sorts last
         return np.take_along_axis(slots, order, 1), np.take_along_axis(scores, order, 1).astype(np.float32)
 
+    def write(self, namespace: AnyNamespace, points: Sequence[Point]) -> None:
+        """Add changes that another store had to a collection, in order; for ``memory.import_``."""
+
+        def look(collection: Collection, tail: VectorTail) -> bool:
+            collection.write(points)
+            return True
+
+        _free(namespace)
+        self._writable()
+        if not self._asked(namespace, look, False):
+            raise VectorError(f"there is no collection {'/'.join(labels_of(namespace))!r}: it was dropped meanwhile")
+
     def get(self, namespace: AnyNamespace, id: str, *, as_of: AsOf = None) -> StoredVector | None:
         """Return a vector as it was given, with its metadata; None: there is none of this id."""
         name, limit = _checked_id(id), self._limit_of(as_of)
