@@ -81,6 +81,8 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .tiers.backup import BackupReport as BackupReport
     from .tiers.backup import RestoreReport as RestoreReport
     from .tiers.backup import restore as restore
+    from .tiers.compacting import CompactReport as CompactReport
+    from .tiers.compacting import compact as compact
     from .tiers.incoming import ImportReport as ImportReport
     from .tiers.outgoing import ExportReport as ExportReport
     from .tiers.vectors import SearchHit as SearchHit
@@ -93,6 +95,7 @@ _LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("EmbeddingProvider", "HashedTextEmbedder", "MarketWindowEmbedder"), "embedding"),
     **dict.fromkeys(("CachedEmbedder", "FunctionEmbedder"), "embedding"),
     **dict.fromkeys(("BackupReport", "RestoreReport", "restore"), "tiers.backup"),
+    **dict.fromkeys(("CompactReport", "compact"), "tiers.compacting"),
     **{"ExportReport": "tiers.outgoing", "ImportReport": "tiers.incoming"},
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
     **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
@@ -126,6 +129,7 @@ __all__ = [
     "CalibrationReport",
     "Choice",
     "Codec",
+    "CompactReport",
     "ConsensusEngine",
     "ConsensusError",
     "ConsensusResult",
@@ -193,6 +197,7 @@ __all__ = [
     "VersionConflict",
     "Vote",
     "WatchedChange",
+    "compact",
     "get_include",
     "open",
     "restore",

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .embedding import EmbeddingProvider
     from .reasoningbank import Distiller, Judge, ReasoningBank, Trajectory, TrajectoryTracker
     from .tiers.backup import BackupReport
+    from .tiers.compacting import CompactReport
     from .tiers.incoming import ImportReport
     from .tiers.observations import Observations
     from .tiers.outgoing import ExportReport
@@ -873,6 +874,31 @@ class MemorySystem(DirectCalls):
         import asyncio
 
         return await asyncio.to_thread(self.backup, path)
+
+    def compact(self) -> CompactReport:
+        """Give back what is over, while everybody goes on: expired records, graphs of vectors, live rows.
+
+        Expired records go in small transactions; all collections of vectors are compacted, observations are distilled
+        (unless the store was opened with ``enable_compression=False``). Pages become free inside the data file, for
+        what is written next; :func:`ntmem.compact` gives them back to the disk, when nobody has the store open.
+
+        Notes
+        -----
+        **Thread safety**: any thread. **Complexity**: O(expired records), and that of ``vectors.compact`` and
+        ``observations.distill``.
+
+        Examples
+        --------
+        >>> with ntmem.open() as memory:
+        ...     version = memory.put("desk", "draft", b"3", ttl=1e-9)
+        ...     memory.compact().expired
+        1
+        """
+        from .tiers.compacting import compact_online
+
+        engine = self._engine()
+        seen = self.observations if self.config.enable_compression else None
+        return compact_online(engine, seen, self.vectors)
 
     def export(
         self,

@@ -115,7 +115,7 @@ def backup(engine: LmdbEngine, path: str | os.PathLike[str]) -> BackupReport:
             )
             with open(os.path.join(temporary, MANIFEST), "xb") as file:
                 file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-            _sync(data_file, os.path.join(temporary, MANIFEST), temporary)
+            sync(data_file, os.path.join(temporary, MANIFEST), temporary)
         publish(temporary, target)
     return BackupReport(target, size, manifest.last_version, manifest.records, time.monotonic() - began)
 
@@ -201,7 +201,7 @@ def making(target: str) -> Iterator[str]:
         raise StorageError(f"there is no directory {parent}; make it first")
     for left in glob(f"{escape(target)}.partial-*"):
         pid = left[len(target) :].split("-")[1]
-        if pid.isdecimal() and not _lives(int(pid)):
+        if pid.isdecimal() and not lives(pid):
             shutil.rmtree(left, ignore_errors=True)
     temporary = f"{target}.partial-{os.getpid()}-{os.urandom(4).hex()}"
     try:
@@ -219,7 +219,7 @@ def publish(temporary: str, target: str) -> None:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise StorageError(f"{target} was made by somebody else meanwhile; choose another name") from error
         raise StorageError(f"cannot make {target}: {error.strerror}") from error
-    _sync(os.path.dirname(target))
+    sync(os.path.dirname(target))
 
 
 @contextmanager
@@ -240,9 +240,10 @@ def _raise(target: str, error: Exception) -> NoReturn:
     raise StorageError(f"cannot write {target}: {error}") from error
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: str) -> bool:
+    """Whether there is a process of this number."""
     try:
-        os.kill(pid, 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
     except OSError:
@@ -250,7 +251,8 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _sync(*paths: str) -> None:
+def sync(*paths: str) -> None:
+    """Bring files and directories to disk."""
     for path in paths:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -349,7 +351,7 @@ def restore(
             found = described(temporary)
             generation = _stamp(temporary)
             _only_data(temporary)
-            _sync(copied, temporary)
+            sync(copied, temporary)
         remove_stale_region(temporary)
         publish(temporary, target)
     return RestoreReport(

@@ -73,7 +73,7 @@ def find_damage(data_file: str) -> str | None:
         # Pages that were taken and given back within one transaction may never have been written, so a sound
         # file can be shorter than its last page number says: only a walk of the whole tree can tell. While others
         # write, a walk finds pages that are not of one commit; they have the file mapped already.
-        problems = walk(data_file) if _at_rest(os.path.dirname(data_file)) else []
+        problems = walk(data_file) if at_rest(os.path.dirname(data_file)) else []
         if problems:
             return f"it has {size} bytes where {pages * page_size} are expected ({problems[0]})"
     return None
@@ -128,7 +128,7 @@ def check_before_mapping(directory: str) -> None:
         if "data format" in str(damage):
             raise SchemaError(f"{data_file} was written by another LMDB: {damage}; open it with what wrote it")
         raise CorruptionError(f"{data_file} is damaged: {damage}; {_REMEDY}")
-    if 0 < os.path.getsize(data_file) <= WALKED_BYTES and _at_rest(directory):
+    if 0 < os.path.getsize(data_file) <= WALKED_BYTES and at_rest(directory):
         problems = walk(data_file)
         if problems:
             raise CorruptionError(f"{data_file} is damaged: {problems[0]}; {_REMEDY}")
@@ -153,7 +153,7 @@ def was_touched(directory: str) -> bool:
     It may have been put back from a backup. Device and inode do not tell: a file can be overwritten in place, and a
     new one often gets the inode of the one just deleted. The time of change can be set by nobody.
     """
-    if not _at_rest(directory):
+    if not at_rest(directory):
         return False
     try:
         with open(os.path.join(directory, NOTE_FILE), "rb") as file:
@@ -170,7 +170,7 @@ def _look(directory: str) -> bytes:
     return b"%d %d %d %d %d" % (stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_size, max(transactions))
 
 
-def _at_rest(directory: str) -> bool:
+def at_rest(directory: str) -> bool:
     """Whether no process has the file mapped: LMDB's users hold a lock on the first byte of its lock file."""
     try:
         file = os.open(os.path.join(directory, LOCK_FILE), os.O_RDWR | os.O_CLOEXEC)

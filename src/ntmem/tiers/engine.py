@@ -380,7 +380,7 @@ class LmdbEngine:
         def apply(tables: Tables) -> list[Outcome]:
             first(tables)
             now = tables.now()
-            _sweep(tables, now)
+            _sweep(tables, now, _SWEEP)
             return [self._apply(tables, change, now, fence) for change in changes]
 
         needs = sum(len(change.value) + 2 * len(change.key) + 256 for change in changes)
@@ -482,6 +482,10 @@ class LmdbEngine:
         keep(tables, row, key, buried, known, now)
         return Outcome(version)
 
+    def sweep(self, most: int) -> int:
+        """Give back the space of so many expired records at most; return of how many."""
+        return self._write(lambda tables: _sweep(tables, tables.now(), most), deletes=True)
+
     def delete_namespace(self, labels: tuple[str, ...]) -> int:
         """Delete all keys at or below `labels`, their history too; return how many were served."""
 
@@ -560,15 +564,15 @@ def _retire(tables: Tables, row: NamespaceRow, key: bytes, current: Stored, supe
     return keep(tables, row, key, current, superseded, now)
 
 
-def _sweep(tables: Tables, now: int) -> None:
-    """Give back the space of a few expired records; history keeps what was served."""
-    for _ in range(_SWEEP):
+def _sweep(tables: Tables, now: int, most: int) -> int:
+    """Give back the space of a few expired records, and return how many; history keeps what was served."""
+    for done in range(most):
         first = tables.first_expiry()
         if first is None:
-            return
+            return done
         expires_at, database_key = split_expiry_key(first[0])
         if expires_at > now:
-            return
+            return done
         tables.delete_expiry(first[0])
         try:
             row, stored = tables.namespace_at(first[1]), tables.record(database_key)
@@ -577,6 +581,7 @@ def _sweep(tables: Tables, now: int) -> None:
         if row is not None and stored is not None and stored.expires_at == expires_at:
             keep(tables, row, stored.key or database_key[8:], stored, now, now)
             tables.delete_record(database_key)
+    return most
 
 
 def _newest_kept(tables: Tables, row: NamespaceRow, key: bytes) -> Stored | None:

@@ -141,6 +141,12 @@ def _take_back() -> None:
                     _given_back.appendleft(store)
 
 
+def is_open_here(directory: str) -> bool:
+    """Whether this process has the store in a directory open."""
+    with _registered():
+        return _identity(directory) in _open_stores
+
+
 def _make_directory(directory: str, read_only: bool) -> None:
     if read_only:
         try:
