@@ -14,6 +14,7 @@
 #include "apply.h"
 #include "log_flush.h"
 #include "mdb_calls.h"
+#include "meters.h"
 
 #define FLUSH_BYTES (16ull << 20)     /* one transaction takes so much of the log, */
 #define FLUSH_NS 200000000ull         /* or as much as takes so long; docs/design/flusher.md says why */
@@ -53,6 +54,7 @@ typedef struct {
     unsigned char *buffer;
     uint64_t room;
     flush_counts_t counts;
+    meters_t meters;
 } flush_t;
 
 static inline void flush_count(uint64_t *counter, uint64_t more)
@@ -281,6 +283,9 @@ static inline int flush_pass_locked(flush_t *flush)
     spent = flush_clock() - begun;
     if (spent > flush->counts.longest_ns)
         __atomic_store_n(&flush->counts.longest_ns, spent, __ATOMIC_RELAXED);
+    meters_record(&flush->meters, METER_FLUSH, spent);
+    meters_record(&flush->meters, METER_FLUSH_GROUPS, groups);
+    meters_record(&flush->meters, METER_FLUSH_BYTES, position - from);
     code = flush_raise_locked(flush, position, head);
     FAILPOINT(flush_advanced);
     return code;

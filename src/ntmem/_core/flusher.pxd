@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport log_t
 from ntmem._core.mdb cimport Environment, MDB_dbi, MDB_env, mdb_calls_t
+from ntmem._core.meters cimport meters_t
 
 
 cdef extern from "flusher.h" nogil:
@@ -45,6 +46,7 @@ cdef extern from "flusher.h" nogil:
         apply_t apply
         unsigned char *buffer
         flush_counts_t counts
+        meters_t meters
 
     ctypedef struct flusher_t:
         flush_t flush

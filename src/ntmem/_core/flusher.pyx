@@ -29,6 +29,7 @@ from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.logformat cimport (
     TROUBLE_BROKEN, TROUBLE_FULL, TROUBLE_NO_ROOM, mutex_holder, word32_acquire, word_acquire
 )
+from ntmem._core.meters cimport meters_of
 
 from ntmem._core.logrecords import Trouble
 
@@ -158,6 +159,7 @@ cdef class Flusher:
         flush.calls = environment.calls
         flush.directory = PyBytes_AS_STRING(self.directory)
         flush.limit = limit
+        meters_of(log.region, &flush.meters)
         flush.page = environment.stat()["psize"]
         memcpy(flush.region_id, PyBytes_AS_STRING(region_id), REGION_ID)
         dbis.meta = environment.number_of(databases["meta"])

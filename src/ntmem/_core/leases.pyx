@@ -28,6 +28,7 @@ from ntmem._core.leases cimport *
 from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport boot_ns, fence_is_current, mutex_holder, mutex_is_sound, word_acquire
 from ntmem._core.logrecords cimport Claim
+from ntmem._core.meters cimport METER_LOCK_HOLD, METER_LOCK_WAIT, meters_of, meters_record, meters_t
 
 from ntmem._core.logrecords import LogDamaged, LogShut, WriterStalled
 
@@ -113,7 +114,7 @@ cdef class Place:
         self.request.ttl = ttl
         outcome = self.table.look(&self.request, True, 0)
         if outcome == LEASE_GRANTED:
-            return self.table.granted(&self.request, self.name)
+            return self.table.granted(&self.request, self.name, self.request.since)
         if outcome == LEASE_HELD or outcome == LEASE_BUSY:
             return None
         raise self.table.refusal(outcome, 0)
@@ -163,6 +164,7 @@ cdef class LeaseTable:
 
     cdef Log log
     cdef leases_t leases
+    cdef meters_t meters
 
     def __cinit__(self, Log log not None):
         cdef uint64_t size = 0
@@ -175,6 +177,7 @@ cdef class LeaseTable:
         self.leases.log = log.log
         self.leases.process.pid = getpid()
         self.leases.process.start = process_start(getpid())
+        meters_of(log.region, &self.meters)
 
     @staticmethod
     def sections():
@@ -210,8 +213,11 @@ cdef class LeaseTable:
         request.ttl = ttl
         return 0
 
-    cdef Lease granted(self, const lease_request_t *request, bytes name):
+    cdef Lease granted(self, const lease_request_t *request, bytes name, uint64_t begun):
+        """`begun`: when it was asked for; 0: just now."""
         cdef Lease lease = Lease.__new__(Lease)
+        cdef uint64_t now = boot_ns()
+        meters_record(&self.meters, METER_LOCK_WAIT, now - begun if 0 < begun < now else 0)
         lease.table = self
         lease.slot = request.slot
         lease.name = name
@@ -284,6 +290,7 @@ cdef class LeaseTable:
         """
         cdef lease_request_t request
         cdef lease_outcome outcome
+        cdef uint64_t begun = boot_ns()
         self.check_process()
         self.aim(&request, name, owner, ttl)
         if self.log.is_shut:
@@ -292,7 +299,7 @@ cdef class LeaseTable:
         if outcome != LEASE_GRANTED:
             outcome = self.wait(&request, timeout)
         if outcome == LEASE_GRANTED:
-            return self.granted(&request, name)
+            return self.granted(&request, name, begun)
         if outcome == LEASE_HELD:
             return None
         raise self.refusal(outcome, timeout)
@@ -351,13 +358,18 @@ cdef class LeaseTable:
 
     cdef bint release_at(self, uint32_t slot, uint64_t number) except -1:
         cdef lease_outcome outcome
+        cdef uint64_t granted, now
         self.check_process()
+        granted = word_acquire(&self.leases.table.slots[slot].granted)  # while it is this lease's, if it is
         outcome = lease_free(&self.leases, slot, number, 0)
         if outcome == LEASE_BUSY:
             with nogil:
                 outcome = lease_free(&self.leases, slot, number, PATIENCE_NS)
         if outcome == LEASE_BUSY or outcome == LEASE_DAMAGED:
             raise self.refusal(outcome, PATIENCE_NS / 1e9)
+        if outcome == LEASE_GRANTED:
+            now = boot_ns()
+            meters_record(&self.meters, METER_LOCK_HOLD, now - granted if granted < now else 0)
         return outcome == LEASE_GRANTED
 
     cdef bint renew_at(self, uint32_t slot, uint64_t number, uint64_t ttl) except -1:

@@ -33,6 +33,7 @@ from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport *
 from ntmem._core.logrecords cimport Claim, key_fill
 from ntmem._core.mdb cimport MDB_dbi, MDB_txn, Environment
+from ntmem._core.meters cimport METER_APPLY_FILL, meters_begin, meters_end, meters_of, meters_t
 from ntmem._core.position cimport Position, begin, decimal_of, mantissa_of, name_of, small
 
 from ntmem._core.logrecords import LogDamaged, WriterStalled
@@ -102,6 +103,25 @@ def create(Log log not None, rows):
             raise BookFull(f"the store has more positions than the {table.slot_count * 3 // 4} there is room for")
     table.magic = BOOK_MAGIC
     log.log.book = <void *>table
+
+
+def count(Log log not None):
+    """Return how many positions the book beside a log has, and how many of them are open; O(slots)."""
+    cdef book_table_t *table = <book_table_t *>log.log.book
+    cdef book_position_t body
+    cdef uint64_t i, slots
+    cdef uint64_t used = 0
+    cdef uint64_t is_open = 0
+    log.check_process()
+    if table == NULL:
+        return 0, 0
+    slots = table.slot_count
+    with nogil:
+        for i in range(slots):
+            if word_acquire(&table.slots[i].hash) != 0 and book_read(&table.slots[i], &body) != 0:
+                used += 1
+                is_open += body.quantity != 0
+    return used, is_open
 
 
 @cython.final
@@ -189,6 +209,7 @@ cdef class Book:
     cdef uint64_t fills_id          # in LMDB; 0: there was no fill yet
     cdef book_table_t *table
     cdef bytes writer
+    cdef meters_t meters
     cdef double patience
     cdef public bint plain          # booking is this object's, not the engine's
     cdef public object handle       # raises if the handle is closed
@@ -213,6 +234,7 @@ cdef class Book:
         self.refs = {}
         self.order = []
         self.symbols = {}
+        meters_of(log.region, &self.meters)
 
     # ---- reading ----
 
@@ -522,6 +544,7 @@ cdef class Book:
         cdef bytes name = name_of(names) if ref is None else ref.name
         cdef bytes key = name + b"\x1f" + id_bytes(id, cash)
         cdef int64_t now = log_now(&self.log.log)
+        cdef uint64_t begun = meters_begin(&self.meters, METER_APPLY_FILL)
         cdef bint again = True
         writer = self.prepare(&request, name, now, claim, writer)
         key_fill(&request.entry_key, ENTRIES, key)
@@ -546,6 +569,7 @@ cdef class Book:
             raise self.refusal(outcome, &request, f"id {id!r} of {'/'.join(filter(None, names))}")
         if ref is None:
             ref = self.keep(names, request.slot)
+        meters_end(&self.meters, METER_APPLY_FILL, begun)
         return make_fill(names, id, &request.entry, &request.position, request.version)
 
     def draft(

@@ -77,6 +77,7 @@ cdef extern from "ring.h" nogil:
     void ring_announce(const ring_t *ring, uint32_t hash) noexcept
     void ring_announced() noexcept
     uint64_t word_relaxed(const uint64_t *word) noexcept
+    int64_t wall_ns() noexcept
     uint32_t mutex_holder(const shared_mutex_t *shared) noexcept
 
 

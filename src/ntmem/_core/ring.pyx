@@ -30,6 +30,9 @@ from libc.string cimport memset
 from posix.unistd cimport getpid
 
 from ntmem._core.failpoints cimport failpoints_join, failpoints_table
+from ntmem._core.meters cimport (
+    METER_DELIVER, METER_PUBLISH, meters_begin, meters_count, meters_end, meters_of, meters_record, meters_t,
+)
 from ntmem._core.region cimport REGION_MIRRORED, REGION_SPARSE, Region
 from ntmem._core.ring cimport *
 
@@ -343,6 +346,7 @@ cdef class Ring:
 
     cdef readonly Region region
     cdef ring_t ring
+    cdef meters_t meters
     cdef const uint32_t *forks
     cdef uint32_t forks_at_mapping
 
@@ -361,6 +365,7 @@ cdef class Ring:
         if words != sizeof(ring_control_t) or not ring_is_sound(&self.ring, size):
             raise self.damage("its words contradict each other")
         self.ring.first = self.ring.control.constants.first
+        meters_of(region, &self.meters)
 
     cdef uint64_t offset_of(self, uint32_t kind) noexcept:
         cdef uint32_t i
@@ -518,7 +523,9 @@ cdef class Ring:
         cdef ring_draft_t draft
         cdef ring_payload_t one
         cdef Payloads held
+        cdef uint64_t begun
         self.check_process()
+        begun = meters_begin(&self.meters, METER_PUBLISH)
         self.draft(&draft, topic, sender, flags)
         if PyBytes_CheckExact(payload):
             one.bytes = <const unsigned char *>PyBytes_AS_STRING(payload)
@@ -530,6 +537,7 @@ cdef class Ring:
         draft.count = 1
         draft.bytes = self.message_bytes(&draft, one.size)
         self.run(&draft, timeout)
+        meters_end(&self.meters, METER_PUBLISH, begun)
         return draft.sequence
 
     def publish_many(
@@ -565,6 +573,7 @@ cdef class Ring:
                 draft.count += 1
             begin += draft.count
             self.run(&draft, timeout)
+            meters_count(&self.meters, METER_PUBLISH, draft.count)
         return draft.sequence
 
     # ---- what it is ----
@@ -625,6 +634,7 @@ cdef class RingReader:
     cdef Ring ring
     cdef Pattern pattern
     cdef ring_reader_t reader
+    cdef uint64_t born              # from which sequence on what it reads has just been published
     cdef list topics
     cdef list senders
     cdef bint is_busy
@@ -646,6 +656,7 @@ cdef class RingReader:
             self.reader.most = capacity
         if ring_next(&ring.ring, &self.reader.next.position, &self.reader.next.sequence) != RING_MATCH:
             raise ring.damage("no message ends where the last one should")
+        self.born = self.reader.next.sequence
         if since is not None:
             if not 0 <= since < self.reader.next.sequence:
                 raise ValueError(
@@ -750,7 +761,18 @@ cdef class RingReader:
                 self.check(found)
         finally:
             self.is_busy = False
+        if taken:
+            self.count(<Message>taken[0], len(taken))
         return taken
+
+    cdef void count(self, Message oldest, uint64_t taken) noexcept:
+        """Of what is taken at once, the one that waited longest is measured: a clock for each would cost too much."""
+        cdef int64_t lag
+        if oldest.seq < self.born:
+            return
+        lag = wall_ns() - oldest.ts
+        meters_record(&self.ring.meters, METER_DELIVER, lag if lag > 0 else 0)
+        meters_count(&self.ring.meters, METER_DELIVER, taken - 1)
 
     def ready(self):
         """Whether a message that matches is there; what does not is passed. Never waits."""

@@ -26,6 +26,7 @@ from ntmem._core.failpoints cimport failpoints_join, failpoints_table
 from ntmem._core.keyhash cimport KEYHASH_SEED, keyhash_bytes, whole_key_t
 from ntmem._core.log cimport Log
 from ntmem._core.logformat cimport *
+from ntmem._core.meters cimport METER_APPEND, meters_begin, meters_end, meters_of
 
 
 cdef extern from "Python.h":
@@ -152,6 +153,7 @@ cdef class RowLog:
         self.log, self.space, self.writer, self.writes = log, space, writer, writes
         self.seed = keyhash_bytes(<const unsigned char *>PyBytes_AS_STRING(space), len(space), KEYHASH_SEED)
         self.max_lag = <uint64_t>(max_lag * 1e9) if 0 < max_lag < 1e9 else 0
+        meters_of(log.region, &self.meters)
 
     cdef void aim(self, uint32_t series, uint64_t number, unsigned char *key, whole_key_t *wanted) noexcept:
         hexadecimal(key, series, SERIES_DIGITS)
@@ -223,6 +225,7 @@ cdef class RowLog:
         cdef Py_ssize_t i
         cdef int64_t now
         cdef int overflow = 0
+        cdef uint64_t begun
         if (not self.writes or not tail.known or not PyLong_CheckExact(ts_event)
                 or not (ts_known is None or PyLong_CheckExact(ts_known))):
             return -1
@@ -238,6 +241,7 @@ cdef class RowLog:
         head.ts_event = PyLong_AsLongLongAndOverflow(ts_event, &overflow)
         if overflow or head.ts_event < 0 or self.log.is_shut or self.log.forks_at_mapping != self.log.forks[0]:
             return -1
+        begun = meters_begin(&self.meters, METER_APPEND)
         now = log_now(&self.log.log)
         head.ts_known = now if ts_known is None else PyLong_AsLongLongAndOverflow(ts_known, &overflow)
         if overflow or head.ts_known < 0 or head.ts_known < layout.earliest:
@@ -251,6 +255,7 @@ cdef class RowLog:
             return -1
         tail.position = append.end
         tail.next += 1
+        meters_end(&self.meters, METER_APPEND, begun)
         return tail.next - 1
 
     def follow(self, uint32_t series, uint64_t first, Py_ssize_t most):

@@ -60,8 +60,8 @@ static inline uint64_t usage_clock(void)
     return (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec;
 }
 
-/* Four buckets to each doubling. */
-static inline uint32_t usage_bucket(uint64_t ns)
+/* Four buckets to each doubling; the last of so many has all that is above, too. */
+static inline uint32_t usage_bucket_below(uint64_t ns, uint32_t buckets)
 {
     uint32_t power, bucket;
 
@@ -69,8 +69,10 @@ static inline uint32_t usage_bucket(uint64_t ns)
         return (uint32_t)ns;
     power = 63 - (uint32_t)__builtin_clzll(ns);
     bucket = (power - 1) * 4 + (uint32_t)(ns >> (power - 2) & 3);
-    return bucket < USAGE_BUCKETS ? bucket : USAGE_BUCKETS - 1;
+    return bucket < buckets ? bucket : buckets - 1;
 }
+
+static inline uint32_t usage_bucket(uint64_t ns) { return usage_bucket_below(ns, USAGE_BUCKETS); }
 
 /* The least time of a bucket. */
 static inline uint64_t usage_bucket_ns(uint32_t bucket)

@@ -10,8 +10,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter_ns
 from typing import Any, Protocol
 
+from .._core import meters
 from ..clock import wall_ns
 from ..errors import ConsensusError, ReadOnlyError, StorageError
 from ..instants import NS, Duration, duration_ns, require_bool, require_int, seconds_of, shown
@@ -176,6 +178,7 @@ class Consensus:
             There is no such proposal; the voter was not registered when it was submitted, or with another weight; or
             has voted otherwise before.
         """
+        begun = perf_counter_ns()
         self._check_writable()
         if not isinstance(vote, Vote):
             raise TypeError(f"vote must be a Vote, was {type(vote).__name__}")
@@ -190,6 +193,7 @@ class Consensus:
                 f"{vote.voter!r} has {'refused' if vote.approve else 'approved'} {vote.proposal_id!r} before, and a "
                 "vote cannot be changed; submit another proposal"
             )
+        self._engine().store.meters.since(meters.VOTE, begun)
         return result
 
     def _poll(self, proposal_id: str) -> Poll:

@@ -6,8 +6,10 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from .._core import meters
 from ..filters import compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, instant_ns, require_int
 from .checks import check_text, require_number
@@ -249,6 +251,7 @@ class ReasoningBank:
         """
         from .recall import recall
 
+        begun = perf_counter_ns()
         require_int(k, "k", 1, _MOST_RECALLED)
         limit = self._limit(as_of)
         criteria = self._criteria(
@@ -263,7 +266,9 @@ class ReasoningBank:
         found = recall(self._shelf, direction, k, criteria, limit, now, is_now=as_of is None)
         if trajectory_id is not None:
             self._advise(trajectory_id, found)
-        return [it.public() for it in found]
+        patterns = [it.public() for it in found]
+        self._engine().store.meters.since(meters.RECALL, begun)
+        return patterns
 
     def choose(
         self,
@@ -303,6 +308,7 @@ class ReasoningBank:
 
         from .recall import NEAR, Choice, candidates, diverse, near, options
 
+        begun = perf_counter_ns()
         names = _checked_actions(actions)
         require_int(k, "k", 1, _MOST_RECALLED)
         limit = self._limit(as_of)
@@ -325,7 +331,9 @@ class ReasoningBank:
             made, best = [], names[int(chance.integers(len(names)))]
         if asked is not None:
             _write_advice(asked, chosen)
-        return Choice(best, bool(made), tuple(made), tuple(it.public() for it in chosen))
+        choice = Choice(best, bool(made), tuple(made), tuple(it.public() for it in chosen))
+        self._engine().store.meters.since(meters.CHOOSE, begun)
+        return choice
 
     def feedback(self, pattern_id: str, reward: float, *, trajectory_id: str | None = None) -> bool:
         """Say what a pattern was worth to a decision; return whether it counted.
@@ -433,6 +441,7 @@ class ReasoningBank:
         return self._default() if judge is None else require_judge(judge)
 
     def _judge(self, trajectory: Trajectory, judge: Judge, records: bool) -> VerdictResult:
+        begun = perf_counter_ns()
         result = run_judge(judge, self.case(trajectory))
         said = (
             judge_name(judge), result.verdict.value, result.error, result.accuracy, result.confidence, result.feedback
@@ -447,6 +456,7 @@ class ReasoningBank:
         if records:
             with suppress(_IsKept):
                 trajectory.add(make)
+        self._engine().store.meters.since(meters.JUDGE, begun)
         return result
 
     def _records(self, as_of: AsOf, record: bool | None) -> bool:

@@ -15,10 +15,12 @@ import threading
 from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .._core import meters
 from ..errors import CorruptionError, StorageError, StoreClosed, VersionConflict
 from ..instants import LATEST, AsOf, Instant, instant_ns
 from ..tiers.guards import DISTILLING, PATTERNS, TRAJECTORY_INDEX, Situations
@@ -120,6 +122,7 @@ class Distiller:
         -----
         Every group of outcomes is learnt from whole or not at all: who is interrupted goes on where it was.
         """
+        begun = perf_counter_ns()
         limit = self._limit(as_of)
         first = 0 if since is None else instant_ns(since, "since")
         touched: dict[str, None] = {}
@@ -133,7 +136,9 @@ class Distiller:
         least = self.settings.min_trajectories
         cells = ((each, cell) for each in found.values() if not each.is_gone for cell in each.cells)
         made = [distilled(each, cell) for each, cell in cells if cell.support >= least]
-        return sorted(made, key=lambda it: (-it.strength, it.id))
+        learnt = sorted(made, key=lambda it: (-it.strength, it.id))
+        self._ledger.engine().store.meters.since(meters.DISTILL, begun)
+        return learnt
 
     def start(self, every: float = 60.0) -> None:
         """Distil in the background every so many seconds, until :meth:`stop` or the store is closed. Twice: once."""

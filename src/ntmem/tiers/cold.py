@@ -24,6 +24,7 @@ from typing import Any, TypeAlias, TypeVar
 import lmdb
 
 from .. import clock as clocks
+from .._core.meters import Meters
 from ..errors import (
     CorruptionError,
     DiskFull,
@@ -76,6 +77,8 @@ class ColdStore:
         self.clock: Callable[[], int] | None = None
         """What tells the store's time; None: its row in LMDB does."""
         self.attached: AttachLock | None = None
+        self.meters = Meters()
+        """What was called how often: of all processes where there is shared memory, else of this one."""
         self.prepared = False
         self.face: object = None
         """What this process has made of :class:`ntmem.tiers.storecache.StoreCache` for it."""

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
+from time import perf_counter_ns
 from typing import Any, NamedTuple, TypeVar
 
+from .._core import meters
 from .._core.direct import Direct
 from ..clock import wall_ns
 from ..errors import (
@@ -244,7 +246,9 @@ class LmdbEngine:
         most = min(page, PAGE_ENTRIES)
         while True:
             last = resume
+            begun = perf_counter_ns()
             found, resume = self._read(lambda tables: self._scan_page(tables, labels, prefix, start, last, most))  # noqa: B023
+            self.store.meters.since(meters.SCAN, begun)
             yield from found
             if resume is None:
                 return
@@ -366,7 +370,10 @@ class LmdbEngine:
                 f"the lease {fence.number} of {fence.resource!r} is not current: leases are in shared memory; open the "
                 "store with engine='shared'"
             )
-        return self._write_all(changes, None, lambda tables: None)
+        begun = perf_counter_ns()
+        outcomes = self._write_all(changes, None, lambda tables: None)
+        self.store.meters.since(meters.COMMIT, begun)
+        return outcomes
 
     def drop(self, labels: tuple[str, ...], keys: Sequence[bytes]) -> None:
         """Delete keys of a namespace of the store's own, whatever they hold."""

@@ -22,9 +22,11 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, groupby
 from operator import itemgetter
+from time import perf_counter_ns
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from zlib import crc32
 
+from .._core import meters
 from .._core.bulk import gather
 from .._core.direct import Direct
 from .._core.hot import HotTable
@@ -465,10 +467,12 @@ class LogEngine(LmdbEngine):
     # -- writing
 
     def commit(self, changes: Sequence[Change], durable: bool = False, fence: Fence | None = None) -> list[Outcome]:
+        begun = perf_counter_ns()
         self._check_writable()
         outcomes = self._translated(lambda: self._commit(changes, fence))
         if durable:
             self._wait_for_kept(max(outcome.version for outcome in outcomes))
+        self.store.meters.since(meters.COMMIT, begun)
         return outcomes
 
     def _wait_for_kept(self, version: int) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import index
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 
+from .._core import meters
 from .._core.rows import RowLog, Tail
 from ..errors import ReadOnlyError
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, duration_ns, instant_ns, require_int
@@ -196,6 +198,7 @@ class Observations:
         metadata: Any,
         ts_known: Instant | None,
     ) -> int:
+        begun = perf_counter_ns()
         engine = self._writable()
         event = instant_ns(ts_event, "ts_event")
         known = engine.now() if ts_known is None else instant_ns(ts_known, "ts_known")
@@ -217,6 +220,7 @@ class Observations:
             if len(self._tails) >= _SERIES:
                 self._tails = {}
             self._tails[namespace, symbol] = series.tail, series
+        engine.store.meters.since(meters.APPEND, begun)
         if number % BLOCK_ROWS == BLOCK_ROWS - 1:
             self._distill_soon(series)
         return number
@@ -242,7 +246,8 @@ class Observations:
         **Complexity**: O(numbers): from 1,024 rows on they are compressed, on two threads without the GIL. Other
         writers may write meanwhile, and readers see all the rows or none.
         """
-        self._writable()
+        begun = perf_counter_ns()
+        engine = self._writable()
         after = None if known_after is None else 0 if known_after == 0 else duration_ns(known_after, "known_after")
         rows, names, kinds = rows_of(columns, after)
         series = self._of(namespace, symbol)
@@ -259,6 +264,7 @@ class Observations:
                 return drafts_of(rows, row.layouts[number], number)
 
             series.write(drafts)
+        engine.store.meters.since(meters.EXTEND, begun)
         self._distill_soon(series)
         return count
 
@@ -334,7 +340,10 @@ class Observations:
             A field is of whole numbers beyond 2**53 in some rows and of floats, or missing, in others.
         """
         require_int(n, "n", 1)
-        return self._query(namespace, symbol, fields, as_of).recent(n)
+        begun = perf_counter_ns()
+        found = self._query(namespace, symbol, fields, as_of).recent(n)
+        self.engine.store.meters.since(meters.RECENT, begun)
+        return found
 
     def range(
         self,
@@ -347,10 +356,13 @@ class Observations:
         as_of: AsOf = None,
     ) -> NDArray[Any]:
         """Return the rows with start <= `ts_event` < end, by `ts_event`. All else as of :meth:`recent`."""
+        begun = perf_counter_ns()
         first, behind = instant_ns(start, "start"), instant_ns(end, "end")
         if behind < first:
             raise ValueError(f"end must not lie before start, was {behind} and {first}")
-        return self._query(namespace, symbol, fields, as_of).range(first, behind)
+        found = self._query(namespace, symbol, fields, as_of).range(first, behind)
+        self.engine.store.meters.since(meters.RANGE, begun)
+        return found
 
     def _query(self, namespace: AnyNamespace, symbol: str, fields: Sequence[str] | None, as_of: AsOf) -> Query:
         engine = self._open()

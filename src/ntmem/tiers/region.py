@@ -28,6 +28,7 @@ from .._core.examine import examine
 from .._core.hot import HotTable
 from .._core.leases import LeaseTable
 from .._core.log import Log, LogDamaged
+from .._core.meters import Meters
 from .._core.region import Region, RegionDamaged, RegionMismatch
 from .._core.ring import Ring
 from ..errors import CorruptionError, DiskFull, StorageError
@@ -171,6 +172,7 @@ def lasting_sections(log_bytes: int, bus_bytes: int) -> list[tuple[int, int, int
         *LeaseTable.sections(),
         *positions.sections(POSITION_SLOTS),
         *Ring.sections(bus_bytes),
+        *Meters.sections(),
     ]
 
 
@@ -212,6 +214,7 @@ def create_region(
         LeaseTable.create(log, *fences)
         positions.create(log, held)
         Ring.create(region)
+        Meters.create(region)
         if hots:
             HotTable.create(region, cache.max_bytes, cache.max_entries, ttl=cache.ttl)
         if path is not None:

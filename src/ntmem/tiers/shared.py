@@ -23,6 +23,7 @@ from .._core.leases import LeaseTable
 from .._core.log import Log, LogDamaged
 from .._core.logrecords import Trouble
 from .._core.mdb import Environment
+from .._core.meters import Meters
 from ..clock import SimulatedClock
 from ..errors import CorruptionError, DiskFull, MapFull, NtmemError, StorageError
 from .cold import ColdStore
@@ -119,6 +120,7 @@ class LoggedStore(ColdStore):
         self.log = log
         self.hot = hot_table(log) if vouched else None
         self.leases = lease_table(log) if vouched else None
+        self.meters = Meters(log.region)
         self.clock = log.now
         self._open_staged()
 

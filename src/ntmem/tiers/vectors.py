@@ -10,12 +10,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
-from .._core import nearest
+from .._core import meters, nearest
 from .._core.text import html_facts
 from .._core.vectors import METRICS, TYPES, Over, VectorTail, sizes
 from ..errors import ReadOnlyError, StorageError, VectorError, VersionConflict
@@ -433,6 +434,7 @@ class VectorStore:
     def _write(
         self, engine: LmdbEngine, namespace: AnyNamespace, points: Callable[[CollectionRow | None], list[Point]]
     ) -> None:
+        begun = perf_counter_ns()
         labels = _free(namespace)
         for _ in range(_ATTEMPTS):
             collection = self._of(labels)
@@ -448,6 +450,7 @@ class VectorStore:
                     collection.tail()  # it may be another's row by now
                     raise
                 collection.write(made)
+                engine.store.meters.since(meters.VECTOR_ADD, begun)
                 return
             except Over:
                 self._known.pop(labels, None)
@@ -581,10 +584,13 @@ class VectorStore:
             ids[:, : found.shape[1]] = nearest.ids(tail, slots, found)
             return ids, scores
 
+        begun = perf_counter_ns()
         numbers = self._queries(queries, k, ef, rerank)
         ids = np.full((len(numbers), k), None, np.object_)
         scores = np.full((len(numbers), k), np.nan, np.float32)
-        return self._asked(namespace, look, (ids, scores))
+        answer = self._asked(namespace, look, (ids, scores))
+        self._engine.store.meters.since(meters.VECTOR_SEARCH, begun)
+        return answer
 
     def compact(self, namespace: AnyNamespace) -> bool:
         """Make one graph of all vectors of a collection; return whether there was something to do.
@@ -672,8 +678,11 @@ class VectorStore:
                 for row, values, which in zip(slots, scores, kept, strict=True)
             ]
 
+        begun = perf_counter_ns()
         least = -math.inf if min_score is None else min_score
-        return self._asked(namespace, look, [[] for _ in range(len(queries))])
+        hits: list[list[SearchHit]] = self._asked(namespace, look, [[] for _ in range(len(queries))])
+        self._engine.store.meters.since(meters.VECTOR_SEARCH, begun)
+        return hits
 
     def _asked_of(
         self,
