@@ -60,6 +60,9 @@ class MemoryStats(Struct, frozen=True):
     get_ns: dict[str, int] = {}
     """Percentiles of the native part of a get, of one in 64 of those that no value at hand answered."""
     put_ns: dict[str, int] = {}
+    operations: dict[str, dict[str, float]] = {}
+    """By name what was called, by all processes: `count`, and `mean`, `p50`, `p99` and `p99.9` in ns (of
+    ``flush_groups`` and ``flush_bytes``: their number). docs/guide/operations.md says what each is."""
 
     lock_grants: int = 0
     """Leases of locks and agents that were granted,"""

@@ -25,6 +25,7 @@ from .coordination.stream import DurableMessages
 from .coordination.tokens import LockToken
 from .coordination.topics import topic_of
 from .errors import ReadOnlyError, StorageError, StoreClosed
+from .gauges import Gauges, gauges_of
 from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, require_bool, require_int
 from .namespace import encode_key, labels_of
 from .records import Change, Fence, FenceLike, Policy, Record, fence_of
@@ -814,6 +815,7 @@ class MemorySystem(DirectCalls):
         return MemoryStats(
             **engine.hot_facts(),
             **engine.lock_facts(),
+            operations={name: found.facts() for name, found in engine.operations().items()},
             observation_bytes=columns,
             vector_bytes=vectors,
             graph_bytes=graphs,
@@ -1008,6 +1010,10 @@ class MemorySystem(DirectCalls):
         import asyncio
 
         return await asyncio.to_thread(self.verify)
+
+    def gauges(self) -> Gauges:
+        """Return what the store and all its processes are doing: what ``ntmem top`` and metrics are made of."""
+        return gauges_of(self._engine())
 
     def verify(self) -> VerifyReport:
         """Check the structure of the data file and every checksum, in a process of its own; O(size of the store).

@@ -8,10 +8,10 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src"
 LAYERS = [  # top to bottom; a module may import from its own layer and from lower ones
-    {"cli", "replay"},
+    {"cli", "integrations", "replay"},
     {"__init__"},  # the public names
     {"broker"},
-    {"system", "transaction", "view", "watching"},
+    {"system", "gauges", "transaction", "view", "watching"},
     {"reasoningbank", "coordination", "remote"},
     {"tiers", "embedding"},
     {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats", "subscription"}

@@ -405,6 +405,13 @@ cdef class HotTable:
         return total
 
     @property
+    def memory_limit(self):
+        """Bytes of shared memory that the table takes when it is full."""
+        return head_size(self.hot.head) + self.hot.stripe_count * hot_memory_of_stripe(
+            self.hot.bucket_count, self.hot.arena_size
+        )
+
+    @property
     def limits(self):
         """Bytes and entries that it has at most, and its number of stripes."""
         return self.hot.arena_size * self.hot.stripe_count, self.hot.max_entries, self.hot.stripe_count

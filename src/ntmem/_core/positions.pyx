@@ -564,7 +564,9 @@ cdef class Book:
             if outcome == REQUEST_PRECISION:
                 ref = self.find(names)  # another process has made it meanwhile
         if outcome == REQUEST_KNOWN:
-            return self.known(names, id, &request, quantity, price, amount, sign, cash, ts_event)
+            known = self.known(names, id, &request, quantity, price, amount, sign, cash, ts_event)
+            meters_end(&self.meters, METER_APPLY_FILL, begun)
+            return known
         if outcome != REQUEST_DONE:
             raise self.refusal(outcome, &request, f"id {id!r} of {'/'.join(filter(None, names))}")
         if ref is None:

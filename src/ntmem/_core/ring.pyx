@@ -599,6 +599,12 @@ cdef class Ring:
         return self.ring.capacity
 
     @property
+    def memory_bytes(self):
+        """Bytes of shared memory that it has taken: none before the first message."""
+        self.check_process()
+        return self.ring.capacity if word_relaxed(&self.ring.control.provided.word) else 0
+
+    @property
     def limit(self):
         """Bytes that topic, sender and payload of a message have at most, together."""
         return ring_limit(&self.ring)

@@ -14,7 +14,9 @@ from ntmem.values import CODECS
 
 from .bank import bank
 from .coordination import agents, locks
+from .completion import completion
 from .doctor import doctor
+from .metrics import serve_metrics
 from .output import (
     EXIT_CODES,
     EXIT_FAILED,
@@ -35,6 +37,7 @@ from .positions import positions
 from .replay import replay
 from .search import search
 from .tail import tail
+from .top import top
 
 
 @click.group(epilog=EXIT_CODES)
@@ -177,6 +180,7 @@ def info(store: Path, as_json: bool) -> None:
         print_json(facts)
         return
     facts["now"] = iso(int(facts["now"]))
+    facts["operations"] = ", ".join(f"{name} {found['count']}" for name, found in facts["operations"].items())
     print_columns((name, str(fact)) for name, fact in facts.items())
 
 
@@ -207,5 +211,5 @@ def verify(store: Path, as_json: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
-for command in (locks, agents, positions, search, tail, bank, doctor, replay):
+for command in (locks, agents, positions, search, tail, top, bank, doctor, serve_metrics, completion, replay):
     cli.add_command(command)

@@ -162,10 +162,10 @@ class SharedLocks:
             return []
         with _errors():
             rows = sorted(table.list(name))
-        return [(_info(*row), not row[0].startswith(RESERVED.encode())) for row in rows]
+        return [(lock_info(*row), not row[0].startswith(RESERVED.encode())) for row in rows]
 
 
-def _info(
+def lock_info(
     name: bytes,
     owner: bytes,
     number: int,

@@ -49,6 +49,7 @@ from .layout import (
     record_key,
     split_expiry_key,
 )
+from .operations import Operation, operations_of
 from .retention import check_known, keep, known_at, not_retained, read_as_of, served_at, set_policy
 from .tables import SIMULATED, Tables
 
@@ -134,6 +135,10 @@ class LmdbEngine:
     def hot_facts(self) -> dict[str, Any]:
         """Return what :class:`ntmem.MemoryStats` says of L1 and of who answers reads."""
         return {"l1_entries": 0, "l1_hit_rate": 0.0}
+
+    def operations(self) -> dict[str, Operation]:
+        """Return what was called how often, and how long it took."""
+        return operations_of(self.store.meters, None)
 
     def lock_facts(self) -> dict[str, Any]:
         """Return what :class:`ntmem.MemoryStats` says of locks."""

@@ -64,6 +64,7 @@ from .layout import (
     join_writer,
     record_key,
 )
+from .operations import Operation, operations_of
 from .retention import check_known, known_at, served_at
 from .shared import STAGED, LoggedStore, SharedStore
 from .tables import SIMULATED, Tables
@@ -240,6 +241,9 @@ class LogEngine(LmdbEngine):
             "get_ns": percentiles(times["get"]),
             "put_ns": percentiles(times["put"]),
         }
+
+    def operations(self) -> dict[str, Operation]:
+        return operations_of(self.store.meters, self.store.hot)
 
     def lock_facts(self) -> dict[str, Any]:
         counts = {} if self.leases is None else self.leases.counts
