@@ -28,13 +28,14 @@ from ._core.ring import Ring, RingDamaged
 from .coordination.protocols import LockInfo
 from .coordination.shared import lock_info
 from .coordination.tokens import RESERVED
-from .errors import StorageError
 from .tiers.datafile import DATA_FILE
 from .tiers.doctor import Process, RegionReport, survey
 from .tiers.engine import LmdbEngine
 from .tiers.log import LogEngine
 from .tiers.operations import Operation, operations_of
 from .tiers.region import hot_table
+
+AgentStatus = Literal["alive", "silent", "dead"]
 
 _AGENT = RESERVED + "agent:"
 _UNREADABLE = (RegionDamaged, RegionMismatch, LogDamaged, RingDamaged, OSError, ValueError)
@@ -52,7 +53,7 @@ class AgentGauge(NamedTuple):
 
     agent_id: str
     pid: int
-    status: Literal["alive", "silent", "dead"]
+    status: AgentStatus
     remaining: float
 
 
@@ -274,9 +275,7 @@ def _inside(directory: str | None, report: RegionReport, shared: _Shared, beside
 
 
 def _agent(info: LockInfo) -> AgentGauge:
-    status: Literal["alive", "silent", "dead"] = (
-        "dead" if not info.is_alive else "alive" if info.is_current else "silent"
-    )
+    status: AgentStatus = "alive" if info.is_current else "silent" if info.is_alive else "dead"
     return AgentGauge(info.resource.removeprefix(_AGENT), info.pid, status, info.remaining)
 
 

@@ -2,8 +2,8 @@
 
 Layout
 ------
-Section 9: a head (how many shards, operations and buckets) | shards, each with a block of counters for each operation:
-calls, the sum of what was measured, a histogram of it with four buckets to each doubling. ``meters.h`` gives every step,
+Section 9: a head (how many shards, operations and buckets) | shards, each with counters for each operation: calls, the
+sum of what was measured, a histogram of it with four buckets to each doubling. ``meters.h`` gives every step,
 ``docs/design/meters.md`` has the why.
 
 Invariants

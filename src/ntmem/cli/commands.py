@@ -13,8 +13,8 @@ from ntmem._core.text import iso
 from ntmem.values import CODECS
 
 from .bank import bank
-from .coordination import agents, locks
 from .completion import completion
+from .coordination import agents, locks
 from .doctor import doctor
 from .metrics import serve_metrics
 from .output import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .output import EXIT_FAILED, EXIT_MISSING, EXIT_CODES, fail, store_option, until_interrupted, verb
+from .output import EXIT_CODES, EXIT_FAILED, EXIT_MISSING, fail, store_option, until_interrupted, verb
 
 _EPILOG = (
     """

@@ -103,11 +103,11 @@ class NtmemCollector(Collector):
         return family
 
     def _of_disk(self, found: Gauges) -> Iterator[Metric]:
-        yield self._gauge("flush_lag_seconds", "Acknowledged changes that power loss would take.", found.flush_lag)
-        yield self._gauge("unflushed_bytes", "The same, in bytes of the log.", found.unflushed)
+        yield self._gauge("flush_lag_seconds", "Seconds of acknowledged changes that are not on disk.", found.flush_lag)
+        yield self._gauge("unflushed_bytes", "Bytes of acknowledged changes that are not on disk.", found.unflushed)
         yield self._gauge("file_bytes", "Size of the data file.", found.file_bytes)
-        yield self._gauge("problems", "What `ntmem doctor` would say is wrong.", len(found.problems))
-        yield self._gauge("processes", "That have the store open.", len(found.attached))
+        yield self._gauge("problems", "How many things ntmem doctor would say are wrong.", len(found.problems))
+        yield self._gauge("processes", "Processes that have the store open.", len(found.attached))
 
     def _of_calls(self, found: Gauges) -> Iterator[Metric]:
         operations = found.operations
@@ -124,10 +124,10 @@ class NtmemCollector(Collector):
         yield self._counter("flushed_groups", "Groups of changes brought to disk.", flushed["flush_groups"])
         yield self._counter("flushed_bytes", "Bytes of the log brought to disk.", flushed["flush_bytes"])
         reads = {name: found.reads.get(name, 0) for name in ("hot", "log", "disk", "absent")}
-        yield self._counter("hot_hits", "Gets that the hot tier answered,", reads["hot"])
-        yield self._counter("log_hits", "those that the log did,", reads["log"])
-        yield self._counter("disk_reads", "those that LMDB did,", reads["disk"])
-        yield self._counter("absent_reads", "and those of keys that did not exist.", reads["absent"])
+        yield self._counter("hot_hits", "Gets that the hot tier answered.", reads["hot"])
+        yield self._counter("log_hits", "Gets that the log answered.", reads["log"])
+        yield self._counter("disk_reads", "Gets that LMDB answered.", reads["disk"])
+        yield self._counter("absent_reads", "Gets of keys that did not exist.", reads["absent"])
         evictions = found.evictions.items()
         yield self._by(CounterMetricFamily, "hot_evictions", "Entries that left the hot tier.", "cause", evictions)
 
@@ -135,17 +135,17 @@ class NtmemCollector(Collector):
         parts = found.memory
         used = ((name, it.used) for name, it in parts.items())
         limits = ((name, it.limit) for name, it in parts.items() if it.limit)
-        yield self._by(GaugeMetricFamily, "memory_bytes", "Shared memory in use.", "part", used)
-        yield self._by(GaugeMetricFamily, "memory_limit_bytes", "What it may become.", "part", limits)
+        yield self._by(GaugeMetricFamily, "memory_bytes", "Shared memory in use, by part.", "part", used)
+        yield self._by(GaugeMetricFamily, "memory_limit_bytes", "Shared memory that a part may use.", "part", limits)
 
     def _of_team(self, found: Gauges) -> Iterator[Metric]:
         counts = found.lock_counts
         yield self._gauge("locks_held", "Leases of locks that are current.", sum(it.is_current for it in found.locks))
         waiting = sum(it.waiting for it in found.locks)
-        yield self._gauge("lock_waiters", "Who waits for a lock, in order.", waiting)
-        yield self._counter("lock_grants", "Leases that were granted,", counts.get("grants", 0))
-        yield self._counter("lock_waits", "of these after a wait,", counts.get("waits", 0))
-        yield self._counter("lock_taken", "and of these from who was dead or late.", counts.get("taken", 0))
+        yield self._gauge("lock_waiters", "Calls that wait for a lock, in order.", waiting)
+        yield self._counter("lock_grants", "Leases of locks and agents that were granted.", counts.get("grants", 0))
+        yield self._counter("lock_waits", "Leases that were granted after a wait.", counts.get("waits", 0))
+        yield self._counter("lock_taken", "Leases that were taken from who was dead or late.", counts.get("taken", 0))
         agents = ((status, sum(it.status == status for it in found.agents)) for status in _STATUSES)
         yield self._by(GaugeMetricFamily, "agents", "Registered agents.", "status", agents)
         yield self._counter("messages", "Messages that were published.", found.messages)

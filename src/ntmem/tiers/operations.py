@@ -1,4 +1,4 @@
-"""What calls of a store came to: how many, and how long they took, by all its processes, from counters in shared memory.
+"""What the calls of all processes of a store came to, and how long they took: from counters in shared memory.
 
 ``docs/design/meters.md`` says what is counted where.
 """
