@@ -62,7 +62,8 @@ def run(*arguments: object, code: int = 0) -> Result:
 
 
 def document(*arguments: object, code: int = 0) -> Any:
-    return json.loads(run(*arguments, "--json", code=code).stdout)
+    found = json.loads(run(*arguments, "--json", code=code).stdout)
+    return found["regions"] if isinstance(found, dict) else found
 
 
 def check_all_is_there(store: Path) -> None:

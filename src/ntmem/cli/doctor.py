@@ -1,28 +1,35 @@
-"""``ntmem doctor``: the command around :mod:`ntmem.tiers.doctor`."""
+"""``ntmem doctor``: the command around :mod:`ntmem.tiers.doctor` and :mod:`ntmem.tiers.machine`."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import EXIT_FAILED, EXIT_MISSING, fail, json_option, print_json, verb
+from .output import EXIT_FAILED, EXIT_MISSING, fail, json_option, plain, print_json, verb
+
+if TYPE_CHECKING:
+    from ..tiers.machine import Finding
 
 _EPILOG = """
 \b
 Exit codes:
-  0  all is well, or was done
-  1  something is wrong with a region (what and what to do is printed), or what
-     was asked for could not be done
+  0  all is well but for warnings, or was done
+  1  there is a problem (with --strict: or a warning), or what was asked for
+     could not be done; what to do is printed
   2  wrong usage
   3  no store there
 
 \b
 Examples:
-  ntmem doctor                      all regions of this user on this machine
-  ntmem doctor ./desk               that of one store
+  ntmem doctor                      this machine, and all regions of this user
+  ntmem doctor ./desk               this machine, and one store: its region, its
+                                    disk, the rights to it
   ntmem doctor --flush ./desk       after a crash, without starting the agents
   ntmem doctor --clean              remove what dead processes have left, if all of it is on disk
   ntmem doctor --set-aside /dev/shm/ntmem-1000-0123456789abcdef ./desk
@@ -34,14 +41,19 @@ Examples:
 @click.option("--flush", "do_flush", is_flag=True, help="Bring what is in shared memory to disk: opens the stores.")
 @click.option("--clean", "do_clean", is_flag=True, help="Remove regions that nobody has and that hold nothing else.")
 @click.option("--set-aside", "region", metavar="REGION", help="Move a damaged or foreign region into DIRECTORY.")
+@click.option("--strict", is_flag=True, help="Warnings are problems.")
 @json_option
 @verb
-def doctor(directories: tuple[Path, ...], do_flush: bool, do_clean: bool, region: str | None, as_json: bool) -> None:
-    """Show the shared memory of stores: whose it is, who has it, and what of it is not on disk.
+def doctor(
+    directories: tuple[Path, ...], do_flush: bool, do_clean: bool, region: str | None, strict: bool, as_json: bool
+) -> None:
+    """Say whether this machine has what stores need, and whose shared memory there is.
 
-    Without DIRECTORY it shows all regions of this user. It changes nothing unless told to, and waits for nobody.
+    Of each region: who has it, and what of it is not on disk. Without DIRECTORY it shows all regions of this user. It
+    changes nothing unless told to, and waits for nobody.
     """
     from ..tiers.doctor import clean, flush, set_aside, survey
+    from ..tiers.machine import examine_directory, examine_machine, worst
 
     if do_flush + do_clean + (region is not None) > 1:
         raise click.UsageError("choose one of --flush, --clean and --set-aside")
@@ -71,14 +83,30 @@ def doctor(directories: tuple[Path, ...], do_flush: bool, do_clean: bool, region
                 click.echo(f"removed {report.path}, of {where}")
         return
     reports = survey(directories)
+    machine = examine_machine()
+    stores = {os.path.abspath(directory): examine_directory(directory) for directory in directories}
     if as_json:
-        print_json([report.to_dict() for report in reports])
-    elif not reports:
-        click.echo("no shared regions: everything is on disk")
-    for report in [] if as_json else reports:
-        _print(report)
-    if not all(report.ok for report in reports):
+        found = {"machine": machine, "stores": stores, "regions": [report.to_dict() for report in reports]}
+        print_json(found)
+    else:
+        _print_findings("this machine", machine)
+        for directory, findings in stores.items():
+            _print_findings(directory, findings)
+        if not reports:
+            click.echo("no shared regions: everything is on disk")
+        for report in reports:
+            _print(report)
+    level = worst([*machine, *chain.from_iterable(stores.values())])
+    if level == "problem" or (strict and level == "warning") or not all(report.ok for report in reports):
         sys.exit(EXIT_FAILED)
+
+
+def _print_findings(title: str, findings: Sequence[Finding]) -> None:
+    click.echo(f"{plain(title)}:")
+    for finding in findings:
+        click.echo(f"  {finding.level:<9}{finding.name:<15}{plain(finding.found)}")
+        if finding.remedy:
+            click.echo(f"  {'':<9}{'what to do':<15}{plain(finding.remedy)}")
 
 
 def _print(report: Any) -> None:
