@@ -60,6 +60,9 @@ from .view import NamespaceView
 from .watching import WatchedChange
 
 if TYPE_CHECKING:  # else by __getattr__ below
+    from .coordination.accounting import ProfitAndLoss as ProfitAndLoss
+    from .coordination.sessions import Session as Session
+    from .coordination.sessions import SessionInfo as SessionInfo
     from .embedding import CachedEmbedder as CachedEmbedder
     from .embedding import EmbeddingProvider as EmbeddingProvider
     from .embedding import FunctionEmbedder as FunctionEmbedder
@@ -97,6 +100,8 @@ _LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("BackupReport", "RestoreReport", "restore"), "tiers.backup"),
     **dict.fromkeys(("CompactReport", "compact"), "tiers.compacting"),
     **{"ExportReport": "tiers.outgoing", "ImportReport": "tiers.incoming"},
+    **dict.fromkeys(("Session", "SessionInfo"), "coordination.sessions"),
+    "ProfitAndLoss": "coordination.accounting",
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
     **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
     **dict.fromkeys(("Choice", "DistilledPattern", "Distiller", "Explanation", "RecalledPattern"), "reasoningbank"),
@@ -169,6 +174,7 @@ __all__ = [
     "NotOwner",
     "NtmemError",
     "PositionError",
+    "ProfitAndLoss",
     "Proposal",
     "PubSubBroker",
     "ReadOnlyError",
@@ -181,6 +187,8 @@ __all__ = [
     "SchemaError",
     "SearchHit",
     "SerializationError",
+    "Session",
+    "SessionInfo",
     "SimulatedClock",
     "StaleFence",
     "StorageError",

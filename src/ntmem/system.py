@@ -51,6 +51,7 @@ from .watching import Changes
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from .coordination.sessions import Session, SessionInfo
     from .embedding import EmbeddingProvider
     from .reasoningbank import Distiller, Judge, ReasoningBank, Trajectory, TrajectoryTracker
     from .tiers.backup import BackupReport
@@ -660,6 +661,55 @@ class MemorySystem(DirectCalls):
     def release_lock(self, token: str) -> bool:
         """End the lease of a token; return whether it was current. A stale token ends nothing."""
         return self.locks.release(token)
+
+    # -- sessions
+
+    def session(
+        self,
+        name: str,
+        *,
+        agent_id: str | None = None,
+        account: str | None = None,
+        strategy: str | None = None,
+        timeout: Duration | None = None,
+        ttl: Duration = 10.0,
+        codec: str | Codec = "msgpack",
+    ) -> Session:
+        """Return the session of a name: what it holds can be read; ``with`` it is held, by one at a time, and written.
+
+        Parameters
+        ----------
+        name : str
+            At most 247 bytes of UTF-8.
+        agent_id : str, optional
+            Whose it is; by default that of this handle.
+        account, strategy : str, optional
+            Under which it trades, from its start on; by default ``""`` and its name.
+        timeout : float or timedelta, optional
+            Seconds that ``with`` waits while another holds it; None: for ever.
+        ttl : float or timedelta
+            Seconds after which a holder that was stopped has lost it; one that died has lost it at once.
+        codec : str or Codec
+            As of :meth:`namespace`.
+        """
+        from .coordination.sessions import Session
+
+        return Session(
+            *(self, self._engine, self._bus.numbers, name),
+            agent_id=agent_id,
+            account=account,
+            strategy=strategy,
+            timeout=timeout,
+            ttl=ttl,
+            codec=codec_named(codec),
+            durable=self._durable(None),
+        )
+
+    def sessions(self) -> list[SessionInfo]:
+        """Return the sessions of the store by name: who holds them, when they were seen last. O(keys of all)."""
+        from .coordination.sessions import list_sessions
+
+        return list_sessions(self._engine(), self.locks)
 
     # -- positions
 

@@ -82,7 +82,7 @@ class Transaction:
         ts_known: Instant | None = None,
     ) -> None:
         """Set the value of a key. Arguments as of :meth:`ntmem.MemorySystem.put`."""
-        self._collect(
+        self.collect(
             make_change(
                 "put", namespace, key, value, ttl=ttl, if_version=if_version, ts_event=ts_event, ts_known=ts_known
             )
@@ -90,15 +90,15 @@ class Transaction:
 
     def add(self, namespace: str | tuple[str, ...], key: str, value: bytes, *, ttl: Duration | None = None) -> None:
         """Set the value of a key unless it exists."""
-        self._collect(make_change("add", namespace, key, value, ttl=ttl))
+        self.collect(make_change("add", namespace, key, value, ttl=ttl))
 
     def incr(self, namespace: str | tuple[str, ...], key: str, delta: int = 1) -> None:
         """Add `delta` to a number kept as decimal digits."""
-        self._collect(make_change("incr", namespace, key, delta=delta))
+        self.collect(make_change("incr", namespace, key, delta=delta))
 
     def delete(self, namespace: str | tuple[str, ...], key: str, *, if_version: int | None = None) -> None:
         """Delete a key if it exists."""
-        self._collect(make_change("delete", namespace, key, if_version=if_version))
+        self.collect(make_change("delete", namespace, key, if_version=if_version))
 
     def apply_fill(
         self,
@@ -126,7 +126,8 @@ class Transaction:
             Order((symbol, account, strategy, position_id), trade_id, quantity, price, fee, sign_of(side), happened)
         )
 
-    def _collect(self, change: Change) -> None:
+    def collect(self, change: Change) -> None:
+        """Add a change that was checked. Called by the parts of the store."""
         self._check_open().append(change)
 
     def _check_open(self) -> list[Change]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from .._core.logrecords import ValueTooLarge
 from ..errors import CorruptionError, ReadOnlyError, StorageError, VersionConflict
-from ..records import Change
+from ..records import Change, Fence
 from ..tiers.engine import LmdbEngine
 from ..tiers.guards import TRAJECTORIES, TRAJECTORY_INDEX, Situations
 from ..tiers.log import LogEngine
@@ -62,12 +62,20 @@ Values = list[tuple[tuple[str, ...], bytes, bytes]]
 
 
 class Ledger:
-    """The steps of the trajectories of a store."""
+    """The steps of the trajectories of a store; what is written here is written under `fence`, if there is one."""
 
-    def __init__(self, engine: Callable[[], LmdbEngine], vectors: Callable[[], VectorStore], *, durable: bool) -> None:
+    def __init__(
+        self,
+        engine: Callable[[], LmdbEngine],
+        vectors: Callable[[], VectorStore],
+        *,
+        durable: bool,
+        fence: Callable[[], Fence] | None = None,
+    ) -> None:
         self.engine = engine
         self.vectors = vectors
         self.durable = durable
+        self._fence = fence
         self._lock = threading.RLock()
         self._count = 0
         self._count_key = _new_count_key()
@@ -139,7 +147,8 @@ class Ledger:
 
     def _put(self, engine: LmdbEngine, values: Values, drops: Sequence[bytes], mark: Mark) -> bool:
         """Write a group; return False, having written nothing, if the key of the first is taken."""
-        if isinstance(engine, LogEngine) and mark is not None and len(values) < _QUICK:
+        fence = None if self._fence is None else self._fence()
+        if fence is None and isinstance(engine, LogEngine) and mark is not None and len(values) < _QUICK:
             try:
                 if engine.put_new(values, mark, [(TRAJECTORY_INDEX, key) for key in drops]):
                     return True
@@ -151,7 +160,7 @@ class Ledger:
         ]
         changes += [Change("delete", TRAJECTORY_INDEX, key, own=True) for key in drops]
         try:
-            engine.commit(changes, self.durable)
+            engine.commit(changes, self.durable, fence)
         except VersionConflict:
             return False
         return True

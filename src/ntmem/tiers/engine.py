@@ -412,7 +412,8 @@ class LmdbEngine:
         live = None
         if row is not None and current is not None:
             live = self._served(tables, row.id, record_key(row.id, change.key), current)
-        check_guard(change, current, fence, now)
+        if not change.own:
+            check_guard(change, current, fence, now)
         if change.if_version is not None:
             check_version(change, live)
         if change.kind == "delete":

@@ -60,6 +60,7 @@ SERIES, ROWS = ("ntmem", "series"), ("ntmem", "rows")
 BLOCKS, VECTORS = ("ntmem", "blocks"), ("ntmem", "embeddings")
 COLLECTIONS, POINTS = ("ntmem", "collections"), ("ntmem", "vectors")
 TRAJECTORIES, TRAJECTORY_INDEX = ("ntmem", "trajectories"), ("ntmem", "trajectory_index")
+SESSIONS, SESSION_DATA = ("ntmem", "sessions"), ("ntmem", "session_data")
 PATTERNS, DISTILLING = ("ntmem", "patterns"), ("ntmem", "distilling")
 IMPORTS = ("ntmem", "imports")
 _BOOK = Part("the position book", "memory.positions", " (purge_closed() makes it small)")
@@ -68,6 +69,7 @@ _BUS = Part("the bus", "memory.publish", " (memory.bus.trim() makes it small)")
 _OBSERVATIONS = Part("the observations", "memory.observations")
 _BANK = Part("the trajectories", "memory.bank")
 _DISTILLER = Part("the patterns", "memory.bank")
+_SESSIONS = Part("the sessions", "memory.session", " (end() removes a session)")
 _VECTORS = Part("the vectors", "memory.vectors", " (drop() removes a collection)")
 OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((POSITIONS, ENTRIES, INSTRUMENTS, RESERVATIONS), _BOOK),
@@ -78,6 +80,7 @@ OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((TRAJECTORIES, TRAJECTORY_INDEX), _BANK),
     **dict.fromkeys((PATTERNS, DISTILLING), _DISTILLER),
     IMPORTS: Part("imports", "memory.import_"),
+    **dict.fromkeys((SESSIONS, SESSION_DATA), _SESSIONS),
 }
 """Namespaces of the store's own parts, each of which alone writes to them."""
 
