@@ -36,6 +36,7 @@ from .output import (
 from .positions import positions
 from .replay import replay
 from .search import search
+from .sessions import sessions
 from .tail import tail
 from .top import top
 
@@ -211,5 +212,5 @@ def verify(store: Path, as_json: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
-for command in (locks, agents, positions, search, tail, top, bank, doctor, serve_metrics, completion, replay):
+for command in (locks, agents, sessions, positions, search, tail, top, bank, doctor, serve_metrics, completion, replay):
     cli.add_command(command)
