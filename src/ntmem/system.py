@@ -44,6 +44,7 @@ from .tiers.sharing import detach
 from .tiers.storecache import StoreCache
 from .tiers.verification import verify_directory, verify_store
 from .transaction import Transaction, make_change
+from .twins import twin
 from .values import Codec, codec_named
 from .view import NamespaceView
 from .watching import Changes
@@ -174,6 +175,8 @@ class MemorySystem(DirectCalls):
             self._vectors = None
         self._release()
 
+    aclose = twin(close)
+
     def __enter__(self) -> Self:
         self._engine()
         return self
@@ -299,6 +302,8 @@ class MemorySystem(DirectCalls):
         if isinstance(keys, str):
             raise TypeError("keys must be an iterable of str, was one str; use get(), or [key]")
         return self._engine().get_many(labels_of(namespace), [(key, encode_key(key)) for key in keys])
+
+    aget_many = twin(get_many)
 
     def put_many(
         self,
@@ -459,6 +464,8 @@ class MemorySystem(DirectCalls):
         labels = labels_of(namespace)
         check_free(labels)
         return self._engine().delete_namespace(labels)
+
+    adelete_namespace = twin(delete_namespace)
 
     def retain(
         self,
@@ -764,6 +771,8 @@ class MemorySystem(DirectCalls):
         """
         return self.vectors.search_similar(namespace, query_embedding, top_k)
 
+    asearch_similar = twin(search_similar)
+
     # -- trajectories
 
     @property
@@ -831,11 +840,7 @@ class MemorySystem(DirectCalls):
         """
         self._engine().flush(timeout)
 
-    async def aflush(self, timeout: float | None = None) -> None:
-        """Do what :meth:`flush` does without holding up the event loop."""
-        import asyncio
-
-        await asyncio.to_thread(self.flush, timeout)
+    aflush = twin(flush)
 
     def wait_durable(self, version: int, timeout: float | None = None) -> None:
         """Return when the change with this version is on disk, and with it all before. Errors as of :meth:`flush`.
@@ -845,6 +850,8 @@ class MemorySystem(DirectCalls):
         """
         require_int(version, "version", 0)
         self._engine().wait_durable(version, timeout)
+
+    await_durable = twin(wait_durable)
 
     def now(self) -> int:
         """Return the store's time, int ns UTC."""
@@ -885,6 +892,8 @@ class MemorySystem(DirectCalls):
             clock_ahead=ahead,
         )
 
+    astats = twin(stats)
+
     # -- keeping
 
     def backup(self, path: str | os.PathLike[str]) -> BackupReport:
@@ -921,11 +930,7 @@ class MemorySystem(DirectCalls):
 
         return backup(self._engine(), path)
 
-    async def abackup(self, path: str | os.PathLike[str]) -> BackupReport:
-        """Do what :meth:`backup` does without holding up the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self.backup, path)
+    abackup = twin(backup)
 
     def compact(self) -> CompactReport:
         """Give back what is over, while everybody goes on: expired records, graphs of vectors, live rows.
@@ -1043,23 +1048,10 @@ class MemorySystem(DirectCalls):
         parts = Parts(lambda: self.observations, lambda: self.vectors, lambda: self.positions)
         return import_file(engine, parts, path, progress)
 
-    async def aexport(self, path: str | os.PathLike[str], *, namespace: AnyNamespace | None = None) -> ExportReport:
-        """Do what :meth:`export` does without holding up the event loop."""
-        import asyncio
+    aexport = twin(export)
 
-        return await asyncio.to_thread(self.export, path, namespace=namespace)
+    aimport = twin(import_)
 
-    async def aimport(self, path: str | os.PathLike[str]) -> ImportReport:
-        """Do what :meth:`import_` does without holding up the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self.import_, path)
-
-    async def averify(self) -> VerifyReport:
-        """Do what :meth:`verify` does without holding up the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self.verify)
 
     def gauges(self) -> Gauges:
         """Return what the store and all its processes are doing: what ``ntmem top`` and metrics are made of."""
@@ -1073,6 +1065,9 @@ class MemorySystem(DirectCalls):
         """
         engine = self._engine()
         return verify_store(engine.store) if self.path is None else verify_directory(self.path)
+
+    averify = twin(verify)
+
 
 
 def open(  # the name is the interface: ntmem.open

@@ -13,6 +13,7 @@ from ..instants import Duration, require_bool
 from ..namespace import encode_key
 from ..records import FenceLike, fence_of
 from ..tiers.engine import LmdbEngine
+from ..twins import twin
 from ..values import Codec, as_bytes
 from .pubsub import Callback, Messages, Overflow, Publisher, Waiter, call_back, check_callback
 from .stream import DURABLE, DurableMessages, Numbers, Stream
@@ -110,6 +111,8 @@ class SharedBus:
         if self._engine().read_only:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing to trim")
         return self._stream().trim(older_than)
+
+    atrim = twin(trim)
 
     def _stream(self) -> Stream:
         return Stream(self._engine, self._state.numbers)

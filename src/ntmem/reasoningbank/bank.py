@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._core import meters
 from ..filters import compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, instant_ns, require_int
+from ..twins import twin
 from .checks import check_text, require_number
 from .events import Advised, Judged
 from .patterns import DistilledPattern, RecalledPattern, distilled
@@ -132,6 +133,8 @@ class ReasoningBank:
         """
         return self._judge(self._get(trajectory_id, as_of), self._chosen(judge), self._records(as_of, record))
 
+    ajudge = twin(judge)
+
     def judge_many(
         self,
         trajectory_ids: Iterable[str],
@@ -145,6 +148,8 @@ class ReasoningBank:
         ids = trajectory_ids if isinstance(trajectory_ids, str) else list(trajectory_ids)
         found = self.trajectories.get_many(ids, as_of=as_of)
         return [self._judge(_there(each, name), chosen, records) for name, each in zip(ids, found, strict=True)]
+
+    ajudge_many = twin(judge_many)
 
     # -- learning
 
@@ -168,9 +173,13 @@ class ReasoningBank:
         """Learn from the outcomes that nothing was learnt from yet; see :meth:`Distiller.distill`."""
         return self.distiller.distill(since=since, as_of=as_of)
 
+    adistill = twin(distill)
+
     def consolidate(self) -> ConsolidationReport:
         """Merge what is one, mark what contradicts itself, let go of what is old; see :meth:`Distiller.consolidate`."""
         return self.distiller.consolidate()
+
+    aconsolidate = twin(consolidate)
 
     def patterns(
         self,
@@ -270,6 +279,8 @@ class ReasoningBank:
         self._engine().store.meters.since(meters.RECALL, begun)
         return patterns
 
+    arecall = twin(recall)
+
     def choose(
         self,
         query: ArrayLike | str,
@@ -335,6 +346,8 @@ class ReasoningBank:
         self._engine().store.meters.since(meters.CHOOSE, begun)
         return choice
 
+    achoose = twin(choose)
+
     def feedback(self, pattern_id: str, reward: float, *, trajectory_id: str | None = None) -> bool:
         """Say what a pattern was worth to a decision; return whether it counted.
 
@@ -391,6 +404,8 @@ class ReasoningBank:
         from .report import write_report
 
         return write_report(path, self.trajectories, self._shelf, self.distiller.settings, self._limit(as_of))
+
+    areport = twin(report)
 
     def _advise(self, trajectory_id: str, found: Sequence[Candidate]) -> None:
         _write_advice(self._get(trajectory_id, None), found)

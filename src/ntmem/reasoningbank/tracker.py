@@ -12,6 +12,7 @@ from ..errors import CorruptionError
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, duration_ns, instant_ns, require_int
 from ..tiers.engine import LmdbEngine
 from ..tiers.guards import Situations
+from ..twins import twin
 from .events import ID_SIZE, TAIL_SIZE, Acted, Begun, Past, hashed, is_id, new_id, newest_first, past_stem, situation
 from .ledger import Ledger
 from .state import State
@@ -123,6 +124,8 @@ class TrajectoryTracker:
         states = self.ledger.load(ids)
         return [self._shown(name, state, limit, as_of) if state.steps else None for name, state in states]
 
+    aget_many = twin(get_many)
+
     def _shown(self, name: str, state: State, limit: int, as_of: AsOf) -> Trajectory | None:
         if as_of is None:
             return Trajectory.of(name, state, self.ledger, None) if state.steps[0].since <= limit else None
@@ -195,6 +198,8 @@ class TrajectoryTracker:
         more = len(found) >= limit and next(tails, None) is not None
         return TrajectoryPage(tuple(found), last if more else None)
 
+    afind = twin(find)
+
     def _shown_all(self, names: Sequence[str], limit: int, as_of: AsOf) -> Iterator[Trajectory | None]:
         for name, state in self.ledger.load(names):
             if not state.steps:
@@ -244,6 +249,8 @@ class TrajectoryTracker:
                 return found[:k]
             asked *= 4
 
+    asimilar = twin(similar)
+
     def pending(
         self, *, agent_id: str | None = None, older_than: Duration | None = None, as_of: AsOf = None
     ) -> list[PendingOutcome]:
@@ -277,6 +284,8 @@ class TrajectoryTracker:
                 if step.since <= youngest and isinstance(step.event, Acted):
                     found.append((step.since, _pending(name, seen.begun, step.event)))
         return [it for _, it in sorted(found, key=lambda each: (each[0], each[1].trajectory_id, each[1].action.id))]
+
+    apending = twin(pending)
 
     def past(self, trajectory: Trajectory, action: Action) -> tuple[Past, ...]:
         """Return the latest outcomes of such actions that were known when this one was, the latest first.

@@ -19,6 +19,7 @@ from .._core.rows import RowLog, Tail
 from ..errors import ReadOnlyError
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, duration_ns, instant_ns, require_int
 from ..namespace import encode_key, labels_of
+from ..twins import twin
 from .distilling import Background, DistillReport, distill
 from .engine import LmdbEngine
 from .liverows import Budget
@@ -268,6 +269,8 @@ class Observations:
         self._distill_soon(series)
         return count
 
+    aextend = twin(extend)
+
     def write(
         self,
         namespace: AnyNamespace,
@@ -345,6 +348,8 @@ class Observations:
         self.engine.store.meters.since(meters.RECENT, begun)
         return found
 
+    arecent = twin(recent)
+
     def range(
         self,
         namespace: AnyNamespace,
@@ -363,6 +368,8 @@ class Observations:
         found = self._query(namespace, symbol, fields, as_of).range(first, behind)
         self.engine.store.meters.since(meters.RANGE, begun)
         return found
+
+    arange = twin(range)
 
     def _query(self, namespace: AnyNamespace, symbol: str, fields: Sequence[str] | None, as_of: AsOf) -> Query:
         engine = self._open()
@@ -423,6 +430,8 @@ class Observations:
         for series in self._chosen(engine, namespace, symbol):
             report = report.plus(distill(series, horizon, now))
         return report
+
+    adistill = twin(distill)
 
     def _chosen(self, engine: LmdbEngine, namespace: AnyNamespace | None, symbol: str | None) -> list[Series]:
         if symbol is not None:

@@ -38,6 +38,7 @@ from ..errors import (
 )
 from ..instants import MAX_INSTANT, Duration, Instant, duration_ns, instant_ns
 from ..records import Change, FenceLike, fence_of
+from ..twins import twin
 from ..values import CODECS
 from .guards import ENTRIES, INSTRUMENTS, POSITIONS, RESERVATIONS
 from .log import LogEngine
@@ -430,6 +431,8 @@ class Positions(Book):
         ]
         return sorted(found, key=lambda p: p.key)
 
+    aopen_positions = twin(open_positions)
+
     def _repr_html_(self) -> str:
         try:
             return html_of_positions(self.open_positions())
@@ -479,6 +482,8 @@ class Positions(Book):
         kind = [("trade_id", f"U{width}"), *((name, "f8") for name in ("quantity", "price", "fee", "realized_pnl"))]
         return np.array([(*row[1:], row[0]) for row in rows], dtype=[*kind, ("ts_event", "i8"), ("version", "u8")])
 
+    afills = twin(fills)
+
     def fill(
         self, symbol: str, trade_id: str, account: str = "", strategy: str = "", position_id: str = ""
     ) -> Fill | None:
@@ -510,6 +515,8 @@ class Positions(Book):
         for name, _ in _NUMBERS[1:]:
             table[name] = numbers[name]
         return table
+
+    asnapshot = twin(snapshot)
 
     # -- reservations
 
@@ -655,6 +662,8 @@ class Positions(Book):
         )
         return ReconcileReport(account, len(symbols) - len(different), different)
 
+    areconcile = twin(reconcile)
+
     def from_ccxt(self, position: Mapping[str, Any], *, account: str = "", strategy: str = "") -> Position:
         """Return what a ccxt position (``fetch_positions``) says, by the instrument's digits; for :meth:`upsert`.
 
@@ -711,6 +720,8 @@ class Positions(Book):
                 self._commit([Change("delete", ENTRIES, key, own=True) for key in keys[first : first + 1000]])
             purged += 1
         return purged
+
+    apurge_closed = twin(purge_closed)
 
 
 class PositionView:

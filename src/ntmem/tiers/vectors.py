@@ -24,6 +24,7 @@ from ..filters import NoColumn, Where, compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Instant, instant_ns, require_int
 from ..namespace import labels_of
 from ..records import Change
+from ..twins import twin
 from .collection import Collection, Limits, memory_of
 from .engine import LmdbEngine
 from .exporting import check_path, export_vectors
@@ -396,6 +397,8 @@ class VectorStore:
             self._write(engine, namespace, points)
         return len(ids)
 
+    aadd_many = twin(add_many)
+
     def delete(
         self,
         namespace: AnyNamespace,
@@ -430,6 +433,8 @@ class VectorStore:
             return len(ids)
 
         return self._asked(namespace, look, 0)
+
+    adelete = twin(delete)
 
     def _write(
         self, engine: LmdbEngine, namespace: AnyNamespace, points: Callable[[CollectionRow | None], list[Point]]
@@ -545,6 +550,8 @@ class VectorStore:
         _check_counts(k, ef, rerank)
         return self._hits(namespace, numbers[np.newaxis], k, where, as_of, min_score, rerank, ef)[0]
 
+    asearch = twin(search)
+
     def search_many(
         self,
         namespace: AnyNamespace,
@@ -560,6 +567,8 @@ class VectorStore:
         """Return what :meth:`search` returns, for each of several queries, shape (n, dimension)."""
 
         return self._hits(namespace, self._queries(queries, k, ef, rerank), k, where, as_of, min_score, rerank, ef)
+
+    asearch_many = twin(search_many)
 
     def search_arrays(
         self,
@@ -592,6 +601,8 @@ class VectorStore:
         self._engine.store.meters.since(meters.VECTOR_SEARCH, begun)
         return answer
 
+    asearch_arrays = twin(search_arrays)
+
     def compact(self, namespace: AnyNamespace) -> bool:
         """Make one graph of all vectors of a collection; return whether there was something to do.
 
@@ -611,6 +622,8 @@ class VectorStore:
 
         self._writable()
         return self._asked(namespace, look, False)
+
+    acompact = twin(compact)
 
     def recall_check(self, namespace: AnyNamespace, sample: int = 200, *, k: int = 10, ef: int | None = None) -> float:
         """Return which share of the `k` nearest vectors a search finds, of so many vectors that are searched by."""
@@ -635,6 +648,8 @@ class VectorStore:
             return float(np.mean(hits))
 
         return self._asked(namespace, look, 1.0)
+
+    arecall_check = twin(recall_check)
 
     def _vector_of(self, collection: Collection, slot: int) -> NDArray[np.float32] | None:
         records = self._engine.fetch(POINTS, [(slot, point_key(collection.row.number, slot))])
@@ -781,6 +796,8 @@ class VectorStore:
 
         return self._asked(namespace, look, 0)
 
+    acount = twin(count)
+
     def export(self, namespace: AnyNamespace, path: str | os.PathLike[str], *, as_of: AsOf = None) -> int:
         """Write the vectors of a collection to a file, as they were given, and return how many.
 
@@ -828,6 +845,8 @@ class VectorStore:
         if done < 0:
             raise VectorError(f"there is no collection {'/'.join(labels_of(namespace))!r} to export")
         return done
+
+    aexport = twin(export)
 
     def _records(self, collection: Collection, bits: NDArray[np.uint64]) -> Iterator[StoredVector]:
         """Return the vectors of those slots that have a bit, from the store."""
