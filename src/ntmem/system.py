@@ -1052,7 +1052,6 @@ class MemorySystem(DirectCalls):
 
     aimport = twin(import_)
 
-
     def gauges(self) -> Gauges:
         """Return what the store and all its processes are doing: what ``ntmem top`` and metrics are made of."""
         return gauges_of(self._engine())
@@ -1067,7 +1066,6 @@ class MemorySystem(DirectCalls):
         return verify_store(engine.store) if self.path is None else verify_directory(self.path)
 
     averify = twin(verify)
-
 
 
 def open(  # the name is the interface: ntmem.open
