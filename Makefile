@@ -32,7 +32,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph growing crash soak mutants asan tsan sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph growing crash soak mutants asan tsan docs sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -117,6 +117,10 @@ tsan:  ## native tests under the thread sanitizer (SANITIZED=; CPython 3.11: lat
 	@$(MAKE) --no-print-directory $(VENV)-tsan/testable VENV=$(VENV)-tsan
 	@tests/sanitize/run.sh $(VENV)-tsan/bin/pytest $(SANITIZED)
 
+docs: $(VENV)/documented  ## build the site into build/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
+	@echo "build/site/index.html"
+
 sdist wheel: $(VENV)/buildable  ## into dist/
 	@rm -rf build src/ntmem.egg-info
 	@$(BIN)/python -m build --$@ --outdir dist
@@ -159,6 +163,10 @@ $(VENV)/testable: $(VENV)/installed
 
 $(VENV)/benchable: $(VENV)/testable
 	@$(PIP) install "$$(echo $(VENV)/wheel/*.whl)[bench]"
+	@touch $@
+
+$(VENV)/documented: $(VENV)/installed
+	@$(PIP) install "$$(echo $(VENV)/wheel/*.whl)[docs]"
 	@touch $@
 
 $(VENV)/buildable: $(VENV)/made
