@@ -90,8 +90,8 @@ def doctor(
         print_json(found)
     else:
         _print_findings("this machine", machine)
-        for directory, findings in stores.items():
-            _print_findings(directory, findings)
+        for name, findings in stores.items():
+            _print_findings(name, findings)
         if not reports:
             click.echo("no shared regions: everything is on disk")
         for report in reports:

@@ -14,16 +14,12 @@ from typing import Literal
 
 from msgspec import Struct
 
-from .._core import kernels, positions
+from .._core import kernels
 from .._core.hot import HotTable
-from .._core.leases import LeaseTable
-from .._core.log import Log
-from .._core.meters import Meters
-from .._core.ring import Ring
 from ..config import MemoryConfig
+from .budget import plan
 from .datafile import DATA_FILE, LOCK_FILE
-from .engines import cache_of
-from .region import POSITION_SLOTS, SHARED_MEMORY, is_supported
+from .region import SHARED_MEMORY, is_supported, lasting_sections
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -31,7 +27,6 @@ LEVELS: tuple[Level, ...] = ("ok", "warning", "problem")
 """From good to bad."""
 
 _SPARSE = 2  # flag of a section whose memory is taken when it is needed
-_SLOT_BYTES = 128
 _FEW_FILES, _ENOUGH_FILES = 64, 256
 _LITTLE_DISK, _ENOUGH_DISK = 64 << 20, 1 << 30
 _SLOW_CLOCK = 300  # ns of a look at the clock, which costs some 50
@@ -94,15 +89,9 @@ def size(count: float) -> str:
 
 def region_bytes(config: MemoryConfig) -> tuple[int, int]:
     """Return what the shared memory of a store takes at once, and what it may take without vectors."""
-    cache = cache_of(config)
-    sections = [
-        *Log.sections(config.log_bytes, max(config.log_bytes // _SLOT_BYTES, 1)),
-        *LeaseTable.sections(),
-        *positions.sections(POSITION_SLOTS),
-        *Ring.sections(config.bus_bytes),
-        *Meters.sections(),
-        *HotTable.sections(cache.max_bytes, cache.max_entries),
-    ]
+    limits = plan(config)
+    hot = HotTable.sections(limits.cache.max_bytes, limits.cache.max_entries)
+    sections = [*lasting_sections(limits.log, limits.bus), *hot]
     at_once = sum(taken for _, taken, flags in sections if not flags & _SPARSE)
     return at_once, sum(taken for _, taken, _ in sections)
 
@@ -232,7 +221,7 @@ def _room(path: str, config: MemoryConfig) -> Finding:
     stat = os.statvfs(path)
     free = stat.f_bavail * stat.f_frsize
     found = f"{size(free)} free of {size(stat.f_blocks * stat.f_frsize)}"
-    if free < _LITTLE_DISK + config.log_bytes:
+    if free < _LITTLE_DISK + plan(config).log:
         remedy = "free some: a store whose disk is full refuses writes, and loses nothing"
         return Finding("disk", "problem", found, remedy)
     if free < _ENOUGH_DISK:
