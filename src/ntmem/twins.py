@@ -25,6 +25,7 @@ def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
     lock, a message, a vote) must not take one, and has a coroutine of its own.
     """
     name = method.__name__
+    own = f"a{name.rstrip('_')}"
 
     @functools.wraps(method)
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -33,6 +34,6 @@ def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
         blocking: Callable[P, R] = getattr(self, name)  # a subclass may have its own
         return await asyncio.to_thread(blocking, *args, **kwargs)
 
-    call.__name__, call.__qualname__ = f"a{name}", f"{method.__qualname__.removesuffix(name)}a{name}"
+    call.__name__, call.__qualname__ = own, method.__qualname__.removesuffix(name) + own
     call.__doc__ = f"Do :meth:`{name}` in a thread, without holding up the event loop."
     return call

@@ -42,6 +42,8 @@ def faults(memory: ntmem.MemorySystem, before: Sequence[Diary], after: Sequence[
             yield f"{me}: a fill was counted twice"
         info = memory.observations.info(("soak", "ticks"), me)
         yield from within("observations", "append", 0 if info is None else info.rows)
+        session = memory.session(f"soak-{number}")
+        yield from within("times in its session", "session", int(session.get("entered", 0)))
         begun = sum(1 for _ in memory.scan(("soak", "passing"), prefix=f"{me}-"))
         if begun > int(most.begun[KIND["passing"]]):
             yield f"{me}: {begun} keys that pass"
@@ -108,6 +110,8 @@ def digest(memory: ntmem.MemorySystem) -> str:
             break
     patterns = sorted(memory.bank.patterns(), key=lambda it: it.id)
     add([(it.id, it.action, it.support, it.outcome_mean) for it in patterns])
+    for it in memory.sessions():
+        add(it.name, sorted(memory.session(it.name).items()))
     add([result._asdict() for result in memory.consensus.decisions()])
     with memory.subscribe("soak/orders/*", durable=True, since=0) as messages:
         while (message := messages.recv(timeout=0)) is not None:

@@ -194,8 +194,10 @@ class Worker:
     def passing(self, number: int) -> None:
         self.memory.put(("soak", "passing"), f"{self.me}-{number}", value_of(number), ttl=2.0)
 
-    def session(self, number: int) -> bool:
-        return False
+    def session(self, number: int) -> None:
+        with self.memory.session(f"soak-{self.number}", timeout=30.0) as s:
+            s["last"] = number
+            s.incr("entered")
 
 
 def main() -> None:
