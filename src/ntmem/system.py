@@ -1059,8 +1059,10 @@ class MemorySystem(DirectCalls):
     def verify(self) -> VerifyReport:
         """Check the structure of the data file and every checksum, in a process of its own; O(size of the store).
 
-        Writers may go on. A private store has no file: only its checksums are checked, in this process. For a store
-        that cannot be opened there is :func:`ntmem.verify`.
+        And whether what is said twice is the same: versions and the newest, records and the index of what expires,
+        positions and their fills, series and their rows and blocks, collections and their vectors, trajectories and
+        their index. Writers may go on. A private store has no file: its structure is not checked, and all else in this
+        process. For a store that cannot be opened there is :func:`ntmem.verify`.
         """
         engine = self._engine()
         return verify_store(engine.store) if self.path is None else verify_directory(self.path)

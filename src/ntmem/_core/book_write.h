@@ -145,6 +145,7 @@ static inline enum book_request_outcome request_set_locked(const log_t *log, boo
     const book_position_t *held = NULL;
     book_slot_t *room;
 
+    request->position.was_set = 1;
     request->slot = book_find(log->book, request->position_key.key, request->position_key.key_size,
                               request->position_key.hash, &room);
     if (request->slot != NULL && request->slot->sequence != 0)

@@ -12,6 +12,7 @@ import ntmem
 from ntmem._core.text import iso
 from ntmem.values import CODECS
 
+from . import keeping
 from .bank import bank
 from .completion import completion
 from .coordination import agents, locks
@@ -19,7 +20,6 @@ from .doctor import doctor
 from .metrics import serve_metrics
 from .output import (
     EXIT_CODES,
-    EXIT_FAILED,
     EXIT_MISSING,
     existing,
     fail,
@@ -185,32 +185,6 @@ def info(store: Path, as_json: bool) -> None:
     print_columns((name, str(fact)) for name, fact in facts.items())
 
 
-@cli.command(epilog=EXIT_CODES)
-@store_option
-@json_option
-@verb
-def verify(store: Path, as_json: bool) -> None:
-    """Check the structure of a store's data file and every checksum in it."""
-    if not (store / "data.mdb").exists():
-        fail(f"there is no store in {store}; give its directory with --store", EXIT_MISSING)
-    report = ntmem.verify(store)
-    if as_json:
-        print_json(
-            {
-                "ok": report.ok,
-                "records": report.records,
-                "history": report.history,
-                "namespaces": report.namespaces,
-                "problems": report.problems,
-            }
-        )
-    else:
-        for problem in report.problems:
-            click.echo(problem)
-        click.echo(f"{'ok' if report.ok else 'damaged'}: {report.records} records, {report.history} past versions")
-    if not report.ok:
-        sys.exit(EXIT_FAILED)
-
-
-for command in (locks, agents, sessions, positions, search, tail, top, bank, doctor, serve_metrics, completion, replay):
+OTHERS = (locks, agents, sessions, positions, search, tail, top, bank, doctor, serve_metrics, completion, replay)
+for command in (*OTHERS, *keeping.COMMANDS):
     cli.add_command(command)

@@ -43,7 +43,8 @@ typedef struct {
     uint8_t price_precision;
     uint8_t quantity_precision;
     uint8_t multiplier_precision;
-    uint8_t zero[4];
+    uint8_t was_set; /* to what somebody said it is: its fills do not come to it */
+    uint8_t zero[3];
     int64_t multiplier;
     char currency[12];
     uint8_t zero_too[4];

@@ -16,7 +16,7 @@ FILL, FUNDING = 0, 1
 SEPARATOR, CASH = b"\x1f", b"\x1e"
 
 _ENTRY = struct.Struct("<BBBBB3xqqq")  # then fee and realized
-_POSITION = struct.Struct("<BBBB4xq12s4xQQqqqqqqqq")  # then cost, realized, fees, funding
+_POSITION = struct.Struct("<BBBBB3xq12s4xQQqqqqqqqq")  # then cost, realized, fees, funding
 _MONEY = 16
 
 
@@ -43,6 +43,8 @@ class Held(NamedTuple):
     price_precision: int
     quantity_precision: int
     multiplier_precision: int
+    was_set: int
+    """To what somebody said it is."""
     multiplier: int
     currency: bytes
     version: int
@@ -82,12 +84,13 @@ def decode_held(data: bytes) -> Held:
     if len(data) != _POSITION.size + 4 * _MONEY or data[0] != FORMAT:
         found = f"{len(data)} bytes of format {data[:1].hex() or 'none'}"
         raise CorruptionError(f"a position has {found}; restore a backup")
-    return Held(*_POSITION.unpack_from(data), *_money(data, _POSITION.size))
+    held = Held(*_POSITION.unpack_from(data), *_money(data, _POSITION.size))
+    return held._replace(currency=held.currency.rstrip(b"\0"))
 
 
 def encode_held(held: Held) -> bytes:
     """Return the bytes of a position."""
-    return _POSITION.pack(*held[:16]) + b"".join(it.to_bytes(_MONEY, "little", signed=True) for it in held[16:])
+    return _POSITION.pack(*held[:17]) + b"".join(it.to_bytes(_MONEY, "little", signed=True) for it in held[17:])
 
 
 class Sum(NamedTuple):

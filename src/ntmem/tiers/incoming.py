@@ -89,7 +89,7 @@ def _line(path: str, number: int) -> Iterator[None]:
     try:
         yield
     except NtmemError as error:
-        error.add_note(f"at line {number} of {path}; what was written before is kept, and running it again goes on")
+        error.args = (f"{error} (at line {number} of {path}; import it again to go on from there)", *error.args[1:])
         raise
     except (KeyError, TypeError, ValueError, InvalidOperation, OverflowError, msgspec.MsgspecError) as error:
         what = f"has no {error}" if isinstance(error, KeyError) else f"cannot be imported: {error}"
@@ -494,6 +494,7 @@ def _held(document: Document) -> bookrows.Held:
         price_precision=price,
         quantity_precision=quantity,
         multiplier_precision=places,
+        was_set=int(document["was_set"]),
         multiplier=_mantissa(document, "multiplier", places),
         currency=document["currency"].encode(),
         version=0,

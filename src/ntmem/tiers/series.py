@@ -215,6 +215,11 @@ def layout_number(row: bytes) -> int:
     return int.from_bytes(row[:2], "little")
 
 
+def row_flags(row: bytes) -> int:
+    """Return a row's flags."""
+    return int.from_bytes(row[2:4], "little")
+
+
 def metadata_of(row: bytes) -> bytes:
     """Return the metadata at the end of a row; empty: it has none."""
     extra = _HEAD.unpack_from(row)[2]

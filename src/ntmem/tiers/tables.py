@@ -266,9 +266,13 @@ class Tables:
         self._txn.put(where, data, db=self._dbs["history"])
         return len(where) + len(data)
 
+    def past_size(self, where: bytes) -> int:
+        """Return the bytes that a past version takes."""
+        return len(where) + len(self._txn.get(where, db=self._dbs["history"]) or b"")
+
     def delete_past(self, where: bytes) -> int:
         """Delete a past version; return the bytes it took."""
-        size = len(where) + len(self._txn.get(where, db=self._dbs["history"]) or b"")
+        size = self.past_size(where)
         self._txn.delete(where, db=self._dbs["history"])
         return size
 
@@ -281,6 +285,16 @@ class Tables:
     def delete_expiry(self, index_key: bytes) -> None:
         """Take a record out of the expiry index."""
         self._txn.delete(index_key, db=self._dbs["expiry"])
+
+    def expiry(self, index_key: bytes) -> bytes | None:
+        """Return the namespace key that the expiry index has under a key."""
+        data = self._txn.get(index_key, db=self._dbs["expiry"])
+        return None if data is None else bytes(data)
+
+    def expiries(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all (index key, namespace key) of the expiry index, by time."""
+        for index_key, data in self._starting_with("expiry", b""):
+            yield index_key, bytes(data)
 
     def first_expiry(self) -> tuple[bytes, bytes] | None:
         """Return the (index key, namespace key) that expires first."""

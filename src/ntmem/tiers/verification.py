@@ -1,4 +1,5 @@
-"""The deep check: structure by py-lmdb's offline verifier, then every record's checksum, in a child process.
+"""The deep check: structure by py-lmdb's offline verifier, then every record's checksum and whether what is said twice
+is the same, in a child process.
 
 The child may die of what it finds (LMDB maps the file); its death is then the finding.
 """
@@ -14,6 +15,7 @@ import msgspec
 from ..errors import CorruptionError, NtmemError, StorageError
 from ..stats import VerifyReport
 from .cold import ColdStore, Txn
+from .consistency import check_consistency
 from .datafile import DATA_FILE, check_before_mapping, walk
 from .layout import decode_namespace, decode_record, id_prefix, namespace_key
 from .region import AttachLock, map_region, region_path
@@ -91,6 +93,7 @@ def _check_rows(store: ColdStore, txn: Txn, finding: _Finding) -> None:
             except CorruptionError as error:
                 _note(finding, f"{database}: {error}")
             setattr(finding, database, getattr(finding, database) + 1)
+    check_consistency(tables, lambda problem: _note(finding, problem))
 
 
 def _check_region(store: ColdStore, finding: _Finding) -> None:
