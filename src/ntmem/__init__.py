@@ -9,6 +9,7 @@ b'3'
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,8 @@ _LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("Choice", "DistilledPattern", "Distiller", "Explanation", "RecalledPattern"), "reasoningbank"),
     **dict.fromkeys(("Trajectory", "TrajectoryTracker", "Verdict", "VerdictResult"), "reasoningbank"),
 }
+
+logging.getLogger("ntmem").addHandler(logging.NullHandler())  # silent, unless the program says otherwise
 
 
 def __getattr__(name: str) -> Any:

@@ -126,6 +126,7 @@ class Gauges(Struct, frozen=True, kw_only=True):
 
 def gauges_of(engine: LmdbEngine) -> Gauges:
     """Return what a store that this process has open is doing."""
+    engine.look()
     store = engine.store
     reports = [] if store.directory is None else survey([store.directory])
     report = reports[0] if reports else RegionReport(path=None, state="none")

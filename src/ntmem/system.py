@@ -865,6 +865,7 @@ class MemorySystem(DirectCalls):
     def stats(self) -> MemoryStats:
         """Return a snapshot of the store's accounts."""
         engine = self._engine()
+        engine.look()
         sizes = engine.store.sizes()
         columns = 0 if self._seen is None else self._seen.nbytes
         vectors, graphs = self.vectors.nbytes, self.vectors.graph_bytes

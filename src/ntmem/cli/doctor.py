@@ -84,14 +84,14 @@ def doctor(
         return
     reports = survey(directories)
     machine = examine_machine()
-    stores = {os.path.abspath(directory): examine_directory(directory) for directory in directories}
+    stores = {os.path.abspath(path): examine_directory(path) for path in directories}
     if as_json:
         found = {"machine": machine, "stores": stores, "regions": [report.to_dict() for report in reports]}
         print_json(found)
     else:
         _print_findings("this machine", machine)
-        for name, findings in stores.items():
-            _print_findings(name, findings)
+        for path, findings in stores.items():
+            _print_findings(path, findings)
         if not reports:
             click.echo("no shared regions: everything is on disk")
         for report in reports:

@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 from ..errors import CorruptionError, LockLost, LockTimeout, StoreClosed
 from ..instants import NS, Duration, duration_ns, require_bool, seconds_of
 from ..records import Fence
+from ..tiers.events import log
 from .protocols import Grant, LockManager
 from .tokens import LockToken, encode_resource
 
@@ -177,6 +178,7 @@ class Lock:
             raise self._lost(grant)
 
     def _lost(self, grant: Grant) -> LockLost:
+        log.warning("the lock of %r (fence %d) was lost", self.resource, grant.number)
         return LockLost(
             f"the lock of {self.resource!r} (fence {grant.number}) was lost: its {self._ttl / NS:g} s had passed, it "
             "was given back by its token, or the store was closed; what was written under its fence in time is there, "
@@ -339,6 +341,7 @@ class _Renewals:
             held = lock()
             if held is None or held._grant is not grant:
                 continue  # given back, or nobody has it in hand any more: then it ends by itself
+            resource = held.resource
             del held
             try:
                 renewed = grant.renew(ttl)
@@ -347,6 +350,8 @@ class _Renewals:
             if renewed:
                 with self._changed:
                     self._push(lock, grant, ttl)
+            else:
+                log.warning("the lock of %r (fence %d) could not be renewed: it was lost", resource, grant.number)
 
 
 _renewals = _Renewals()

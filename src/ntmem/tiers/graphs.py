@@ -274,6 +274,7 @@ class Graphs:
         self._view = -1, tuple(part for part in self._view[1] if part[:2] != (first, end))  # it may be made anew
         with tail.held(_PATIENCE):
             tail.announce_graphs()
+        _log.info("collection %d: a graph of %d vectors was made, %d bytes", self._row.number, end - first, len(data))
         return True
 
     # -- searching

@@ -826,6 +826,14 @@ class LogEngine(LmdbEngine):
 
     # -- the disk
 
+    def look(self) -> None:
+        self.check_open()
+        self._tell()
+
+    def _tell(self) -> None:
+        if isinstance(self.store, SharedStore):
+            self.store.events.look()
+
     @property
     def flush_lag(self) -> float:
         self.check_open()
@@ -835,6 +843,7 @@ class LogEngine(LmdbEngine):
         """Return when everything acknowledged by now is on disk."""
         self.check_open()
         self._translated(lambda: self._wait_flushed(self.log.committed, timeout))
+        self.look()
 
     def wait_durable(self, version: int, timeout: float | None) -> None:
         """Return when the change with this version is on disk."""
@@ -877,10 +886,12 @@ class LogEngine(LmdbEngine):
         try:
             return action()
         except Trouble as error:
+            self._tell()
             raise trouble_error(error) from error
         except (WriterStalled, LogFull) as error:
             trouble = self.log.trouble
             if isinstance(error, LogFull) and trouble is not None:
+                self._tell()
                 raise trouble_error(Trouble(*trouble)) from error
             raise StorageError(str(error)) from error
         except LogDamaged as error:

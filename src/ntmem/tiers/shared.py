@@ -27,6 +27,8 @@ from .._core.meters import Meters
 from ..clock import SimulatedClock
 from ..errors import CorruptionError, DiskFull, MapFull, NtmemError, StorageError
 from .cold import ColdStore
+from .events import Events
+from .events import log as told
 from .faults import open_error, trouble_error
 from .layout import id_prefix
 from .opening import ClockChoice, agree_on_row, check_agreed, followed_offset, prepare_rows
@@ -178,6 +180,7 @@ class SharedStore(LoggedStore):
     """A process's part in a store that it may write to. Made by :func:`ntmem.tiers.sharing.attach`."""
 
     flusher: Flusher
+    events: Events
 
     def __init__(
         self,
@@ -211,6 +214,7 @@ class SharedStore(LoggedStore):
                     self._take_over(self.directory)
                 self._create(choice)
         self.flusher.start()
+        self.events = Events(self.directory, self.log, self.flusher)
         self.is_joined = True
 
     def _map_of_others(self, attached: AttachLock) -> bool:
@@ -243,8 +247,12 @@ class SharedStore(LoggedStore):
             remove_region(self.log)
             return
         self.settle_log(self.log)
+        left = self.log.committed - self.log.flushed
         self.flusher = self._make_flusher(row.region_id if row else b"")
         self._drain(anew=True)
+        told.warning(
+            "%s: its processes have died; %d bytes of changes that they left were brought to disk", directory, left
+        )
         self._note_log()
         self.was_touched = False  # the region proves whose file it is
         remove_region(self.log)

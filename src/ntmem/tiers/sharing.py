@@ -21,6 +21,7 @@ from typing import TypeVar
 from ..errors import StorageError
 from .cold import ColdStore
 from .datafile import DATA_FILE
+from .events import log
 from .faults import open_error
 
 S = TypeVar("S", bound=ColdStore)
@@ -109,6 +110,8 @@ def _prepared(store: S, prepare: Callable[[S], None]) -> S:
         raise
     store.prepared = True
     _open_stores[(0, id(store)) if store.directory is None else _identity(store.directory)] = store
+    if store.directory is not None:
+        log.info("%s: opened%s", store.directory, " for reading" if store.read_only else "")
     return store
 
 
@@ -135,6 +138,8 @@ def _take_back() -> None:
                 del _open_stores[key]
             try:
                 store.close()
+                if store.directory is not None:
+                    log.info("%s: closed", store.directory)
             finally:
                 if not store.closed:  # interrupted: the next one who comes by closes it
                     store.users += 1
