@@ -58,7 +58,7 @@ class MemoryStats(Struct, frozen=True):
     l1_evictions: dict[str, int] = {}
     """By cause: "entries", "bytes", "collision" (of hashes), "age"."""
     get_ns: dict[str, int] = {}
-    """Percentiles of the native part of a get, of one in 64 of those that no value at hand answered."""
+    """Percentiles of the native part of a get, of one in 61 of those that no value at hand answered."""
     put_ns: dict[str, int] = {}
     operations: dict[str, dict[str, float]] = {}
     """By name what was called, by all processes: `count`, and `mean`, `p50`, `p99` and `p99.9` in ns (of

@@ -117,7 +117,7 @@ cdef class Meters:
     def read(self):
         """Return {name: (calls, sum of what was measured, [(least of a bucket, count), ...])}, of what was called.
 
-        Of an operation of which one call in 64 is measured, the counts of its buckets sum up to fewer than its calls.
+        Of an operation of which one call in 61 is measured, the counts of its buckets sum up to fewer than its calls.
         What others record meanwhile may be in one of the figures and not in the other.
         """
         cdef uint32_t op, shard, bucket

@@ -15,7 +15,7 @@
 
 #define USAGE_BLOCKS 64
 #define USAGE_BUCKETS 128
-#define USAGE_SAMPLE 64 /* of so many calls one is timed: a clock costs as much as a call */
+#define USAGE_SAMPLE 61 /* of so many calls one is timed: a clock costs as much as a call. A prime: no rhythm hides one */
 
 enum usage_count {
     USAGE_HOT,     /* gets that the hot table answered, */

@@ -48,7 +48,7 @@ _EPILOG = (
 What it shows, of all processes together:
   operation     what is called; docs/guide/operations.md says what each is
   per s         calls a second since the frame before
-  p50, p99      of those; of quick calls one in 64 is measured
+  p50, p99      of those; of quick calls one in 61 is measured
   hit rate      gets that memory answered: the hot tier, or the log
   flush lag     acknowledged changes that power loss would take
   memory        hot tier, log (what is not on disk), messages, vectors;

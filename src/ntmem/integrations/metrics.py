@@ -115,7 +115,7 @@ class NtmemCollector(Collector):
         calls = ((name, it.calls) for name, it in times.items())
         yield self._by(CounterMetricFamily, "operations", "Calls that did not fail.", "op", calls)
         family = HistogramMetricFamily(
-            "ntmem_operation_seconds", "How long calls took; of quick ones one in 64.", labels=["store", "op"]
+            "ntmem_operation_seconds", "How long calls took; of quick ones one in 61.", labels=["store", "op"]
         )
         for name, it in times.items():
             family.add_metric([self._store, name], buckets=_cumulative(it), sum_value=it.total / 1e9)
