@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import gc
+import threading
+import weakref
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -292,10 +294,12 @@ def test_a_group_is_all_or_nothing(memory: ntmem.MemorySystem) -> None:
             t.put("desk", "k", b"v", if_version=7)
         assert "x" not in s
         memory.publish("t", b"1", durable=True)
+        memory.publish("t", b"2", durable=True)
         messages = s.subscribe("t")
         message = messages.recv(0)
         with pytest.raises(ValueError, match="was not received"), s.transaction() as t:
             t.ack(messages, 2)
+        assert messages.recv(0) is not None
         with s.transaction() as t:
             t["x"] = 1
             t.put("desk", "k", b"v")
@@ -482,6 +486,7 @@ def test_ended_for_good(memory: ntmem.MemorySystem) -> None:
         with pytest.raises(ntmem.CoordinationError, match="not held"):
             s["x"] = 2
     assert [it.name for it in memory.sessions()] == ["ab"]
+    assert memory.session("a").info() is None
     assert (dict(memory.session("a")), memory.session("a").open_trajectories()) == ({}, [])
     assert memory.positions.quantity("BTC", strategy="a") == 1
     assert memory.trajectories.count() == 1
@@ -503,8 +508,32 @@ def test_what_a_thread_wrote_while_it_was_ended_is_not_the_next_one_s(memory: nt
 
 
 def test_a_session_that_is_dropped_ends_with_its_lease(memory: ntmem.MemorySystem) -> None:
-    memory.session("a", ttl=0.05).__enter__()
-    began = time.monotonic()
+    gc.disable()
+    try:
+        s = memory.session("a", ttl=0.05).__enter__()
+        s.begin("task").complete()
+        dropped = weakref.ref(s)
+        del s
+        assert dropped() is None
+    finally:
+        gc.enable()
     with memory.session("a", timeout=30) as s:  # nobody renews it
         assert s.resumed == 1
-    assert time.monotonic() - began < 30
+
+
+def test_its_lock_is_renewed_while_it_is_held(memory: ntmem.MemorySystem) -> None:
+    with memory.session("a", ttl=2) as s:
+        before = s.lock.remaining()
+        while (now := s.lock.remaining()) <= before:
+            assert now > 0
+            before = now
+
+
+def test_threads_of_the_holder_count_together(memory: ntmem.MemorySystem) -> None:
+    with memory.session("a") as s:
+        threads = [threading.Thread(target=lambda: [s.incr("n") for _ in range(200)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert s["n"] == 800
