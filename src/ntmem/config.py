@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from msgspec import Struct, field
 
@@ -88,6 +88,10 @@ class MemoryConfig(Struct, frozen=True):
     graph_share : float
         Of one core, at lowest priority, for graphs of large collections of vectors, which a process that writes to them
         makes in the background; 0: only ``memory.vectors.compact()`` makes graphs.
+    upkeep_interval : float or timedelta
+        Seconds between rounds of upkeep in the background, and before the first; 0: only ``memory.upkeep()`` does them.
+    upkeep_share : float
+        Of one core, for such a round; 0: only ``memory.upkeep()`` does them.
     """
 
     storage_path: str | os.PathLike[str] | None = "./data/memory"
@@ -103,6 +107,8 @@ class MemoryConfig(Struct, frozen=True):
     log_bytes: int | None = None
     bus_bytes: int | None = None
     graph_share: float = 0.5
+    upkeep_interval: float | timedelta = 30.0
+    upkeep_share: float = 0.05
 
     def __post_init__(self) -> None:
         if self.storage_path is not None and not isinstance(self.storage_path, str | os.PathLike):
@@ -126,10 +132,18 @@ class MemoryConfig(Struct, frozen=True):
         if self.engine is not None and self.engine not in get_args(EngineName):
             raise ValueError(f"engine must be 'shared', 'lmdb' or None, was {self.engine!r}")
         require_bool(self.enable_compression, "enable_compression")
-        if isinstance(self.graph_share, bool) or not isinstance(self.graph_share, int | float):
-            raise TypeError(f"graph_share must be a number from 0 to 1, was {type(self.graph_share).__name__}")
-        if not 0 <= self.graph_share <= 1:
-            raise ValueError(f"graph_share must be a number from 0 to 1, was {self.graph_share}")
+        if self.upkeep_interval != 0:
+            duration_ns(self.upkeep_interval, "upkeep_interval")
+        require_share(self.upkeep_share, "upkeep_share")
+        require_share(self.graph_share, "graph_share")
+
+
+def require_share(value: Any, name: str) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless it is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number from 0 to 1, was {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number from 0 to 1, was {value}")
 
 
 def _require_power(size: int | None, name: str, least: int) -> None:

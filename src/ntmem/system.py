@@ -26,10 +26,11 @@ from .coordination.tokens import LockToken
 from .coordination.topics import topic_of
 from .errors import ReadOnlyError, StorageError, StoreClosed
 from .gauges import Gauges, gauges_of
-from .instants import LATEST, AsOf, Duration, Instant, duration_ns, instant_ns, require_bool, require_int
+from .instants import LATEST, NS, AsOf, Duration, Instant, duration_ns, instant_ns, require_bool, require_int
 from .namespace import encode_key, labels_of
 from .records import Change, Fence, FenceLike, Policy, Record, fence_of
 from .stats import MemoryStats, VerifyReport
+from .tiers.bounds import Bound, bound_key, set_bound
 from .tiers.budget import accounts, plan
 from .tiers.cold import ColdStore
 from .tiers.engine import LmdbEngine, Outcome
@@ -42,6 +43,7 @@ from .tiers.positions import Positions
 from .tiers.reader import QuietEngine
 from .tiers.sharing import detach
 from .tiers.storecache import StoreCache
+from .tiers.upkeep import Tasks, Upkeep, UpkeepReport
 from .tiers.verification import verify_directory, verify_store
 from .transaction import Transaction, make_change
 from .twins import twin
@@ -145,6 +147,7 @@ class MemorySystem(DirectCalls):
         self._judge: Judge | None = None
         self._making = threading.Lock()
         self.embedder = embedder
+        self._upkeep = _upkeep_of(self)
 
     # -- life
 
@@ -166,6 +169,7 @@ class MemorySystem(DirectCalls):
         self._use(None)
         if live is not None:
             live.forget()
+        self._upkeep.close()
         self._bus.forget()
         if self._seen is not None:
             self._seen.close()
@@ -474,29 +478,60 @@ class MemorySystem(DirectCalls):
         history: bool = False,
         max_age: Duration | None = None,
         max_bytes: int | None = None,
+        max_entries: int | None = None,
     ) -> None:
-        """Set what is kept of the past of a namespace's keys (of this one, not of its children).
+        """Set what is kept of a namespace (of this one, not of its children); each call says all of it anew.
 
         Parameters
         ----------
         history : bool
             Keep superseded and deleted versions from now on. False drops those that were kept.
         max_age : float or timedelta, optional
-            Drop a key's versions once they were superseded longer ago; looked at when the key is written.
+            With history: drop a key's versions once they were superseded longer ago; looked at when the key is written.
+            Without: upkeep deletes keys whose value was known longer ago, and drops such observations.
         max_bytes : int, optional
-            Bound the namespace's history; past it the oldest versions are dropped.
+            With history: bound the namespace's history; past it the oldest versions are dropped. Without: bound its
+            keys and values, and its observations; past it upkeep deletes those written first.
+        max_entries : int, optional
+            Bound the number of keys, and of rows of observations; without history.
+
+        Notes
+        -----
+        Bounds without history are enforced by upkeep (:meth:`upkeep`), in the background, not by reads and writes. What
+        was written under a lock is not deleted by them.
         """
         labels = labels_of(namespace)
         check_free(labels)
-        if not history and (max_age is not None or max_bytes is not None):
-            raise ValueError(
-                "max_age and max_bytes bound the history that is kept; pass history=True (or a ttl to put)"
-            )
         require_bool(history, "history")
         if max_bytes is not None:
             require_int(max_bytes, "max_bytes", 1)
+        if max_entries is not None:
+            require_int(max_entries, "max_entries", 1)
+            if history:
+                raise ValueError("max_entries bounds keys, not their history; pass max_age or max_bytes")
         age = None if max_age is None else duration_ns(max_age, "max_age")
-        self._engine().retain(labels, Policy(history, age, max_bytes))
+        engine = self._engine()
+        engine.retain(labels, Policy(history, *((age, max_bytes) if history else ())))
+        set_bound(engine, bound_key(labels), Bound() if history else Bound(age, max_bytes, max_entries))
+
+    def upkeep(self) -> UpkeepReport:
+        """Do one round of upkeep now, without rests, and return what it did; it goes on by itself in the background.
+
+        It gives back the space of what has expired, enforces bounds (:meth:`retain`), trims durable messages
+        (``memory.bus.retain``), compresses observations, and consolidates patterns once a day. O(what there is).
+
+        Examples
+        --------
+        >>> with ntmem.open() as memory:
+        ...     for number in range(5):
+        ...         _ = memory.put("ticks", f"t{number}", b"1")
+        ...     memory.retain("ticks", max_entries=3)
+        ...     memory.upkeep().records, [key for key, _ in memory.scan("ticks")]
+        (2, ['t2', 't3', 't4'])
+        """
+        if self._engine().read_only:
+            raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
+        return self._upkeep.now()
 
     # -- messages
 
@@ -1115,6 +1150,29 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
 
 def _reopen(config: MemoryConfig, agent_id: str | None, read_only: bool) -> MemorySystem:
     return MemorySystem(config, agent_id=agent_id, read_only=read_only)
+
+
+def _upkeep_of(memory: MemorySystem) -> Upkeep:
+    """Return the upkeep of a handle, which does not keep the handle alive."""
+    ref, config = weakref.ref(memory), memory.config
+
+    def handle() -> MemorySystem:
+        found = ref()
+        if found is None:
+            raise StoreClosed("this store was dropped; open it again")
+        return found
+
+    def trim(age: int) -> int:
+        return handle().bus.trim_acknowledged(age)
+
+    def consolidate() -> None:
+        handle().bank.consolidate()
+
+    tasks = Tasks(
+        lambda: handle()._engine(), lambda: handle().observations, trim, consolidate, config.enable_compression
+    )
+    seconds = 0.0 if memory.read_only or not config.upkeep_interval else duration_ns(config.upkeep_interval, "") / NS
+    return Upkeep(tasks, interval=seconds, share=config.upkeep_share)
 
 
 def _release(store: ColdStore, unbind: Callable[[], None] | None) -> None:

@@ -317,16 +317,16 @@ def test_a_dropped_version_is_refused_not_guessed(memory: ntmem.MemorySystem, cl
     assert record.value == b"new"
 
 
-def test_retain_without_history_takes_no_bounds(memory: ntmem.MemorySystem) -> None:
-    with pytest.raises(ValueError, match="history=True"):
-        memory.retain("px", max_age=1)
-    with pytest.raises(ValueError, match="max_bytes"):
-        memory.retain("px", history=True, max_bytes=0)
-    with pytest.raises(ntmem.HistoryNotRetained, match="retain"):
-        memory.history("px", "k")
-    with pytest.raises(ntmem.HistoryNotRetained, match="retain"):
-        memory.get_record("px", "k", as_of=START)
-    assert memory.get_record("px", "k", as_of=ntmem.LATEST) is None
+def test_bounds_without_history_keep_no_past(memory: ntmem.MemorySystem) -> None:
+    memory.retain("desk", max_age=60, max_bytes=1000, max_entries=3)
+    memory.put("desk", "k", b"1")
+    with pytest.raises(ntmem.HistoryNotRetained):
+        memory.history("desk", "k")
+    with pytest.raises(ValueError, match="max_entries bounds keys"):
+        memory.retain("desk", history=True, max_entries=3)
+    for wrong in ({"max_entries": 0}, {"max_bytes": 0}, {"max_age": 0}):
+        with pytest.raises(ValueError, match=r"max_"):
+            memory.retain("desk", **wrong)  # type: ignore[arg-type]
 
 
 def test_expired_records_give_their_space_back(memory: ntmem.MemorySystem, clock: ntmem.SimulatedClock) -> None:

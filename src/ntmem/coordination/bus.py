@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, Self
 
 from .._core.ring import Message
 from ..errors import NtmemError, ReadOnlyError
-from ..instants import Duration, require_bool
+from ..instants import NS, Duration, duration_ns, require_bool
 from ..namespace import encode_key
 from ..records import FenceLike, fence_of
+from ..tiers.bounds import Bound, set_bound
 from ..tiers.engine import LmdbEngine
+from ..tiers.upkeep import TOPICS
 from ..twins import twin
 from ..values import Codec, as_bytes
 from .pubsub import Callback, Messages, Overflow, Publisher, Waiter, call_back, check_callback
@@ -113,6 +115,21 @@ class SharedBus:
         return self._stream().trim(older_than)
 
     atrim = twin(trim)
+
+    def retain(self, max_age: Duration | None) -> None:
+        """Let upkeep trim durable messages older than `max_age` seconds that every subscription has acknowledged.
+
+        A subscription with a name (and one of a session) counts from its first acknowledgement on. None: trim nothing.
+        """
+        engine = self._engine()
+        if engine.read_only:
+            raise ReadOnlyError("this store was opened with read_only=True; open it for writing to retain")
+        set_bound(engine, TOPICS, Bound(None if max_age is None else duration_ns(max_age, "max_age")))
+
+    def trim_acknowledged(self, age_ns: int) -> int:
+        """Delete durable messages older than so many ns that nobody needs. Called by upkeep."""
+        stream = self._stream()
+        return stream.trim(age_ns / NS, stream.needed())
 
     def _stream(self) -> Stream:
         return Stream(self._engine, self._state.numbers)

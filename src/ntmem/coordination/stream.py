@@ -85,14 +85,22 @@ class Stream:
                 return written
         raise StorageError(f"others published {_ATTEMPTS} times while this message was; try again")
 
-    def trim(self, older_than: Duration) -> int:
-        """Delete messages that were published longer ago than `older_than` seconds; return how many."""
+    def trim(self, older_than: Duration, upto: int | None = None) -> int:
+        """Delete messages that were published longer ago than `older_than` seconds; return how many.
+
+        None behind the number `upto`.
+        """
         until = time.time_ns() - duration_ns(older_than, "older_than")
-        trimmed = 0
+        trimmed, most = 0, self.last if upto is None else upto
         while True:
             noted, version = self._note(_FIRST)
             begin = end = noted or 1
-            while end < begin + _TRIMMED and (message := self.read(end)) is not None and message.ts < until:
+            while (
+                end < begin + _TRIMMED
+                and end <= most
+                and (message := self.read(end)) is not None
+                and message.ts < until
+            ):
                 end += 1
             if end == begin:
                 return trimmed
@@ -115,6 +123,11 @@ class Stream:
         except VersionConflict:
             return False
         return True
+
+    def needed(self) -> int | None:
+        """Return up to which number every subscription with a cursor has acknowledged; None: there is none."""
+        cursors = self._engine().scan(CURSORS, b"", b"", None)
+        return min((int(value) for key, value in cursors if key.encode() not in (_LAST, _FIRST)), default=None)
 
     # -- reading
 

@@ -67,7 +67,7 @@ def compact_online(engine: LmdbEngine, observations: Observations | None, vector
     engine.flush(None)
     size, free = _room(engine.store)
     expired = 0
-    while given := engine.sweep(_AT_ONCE):
+    while given := engine.sweep():
         expired += given
     rows = 0 if observations is None else observations.distill().rows
     collections = sum(vectors.compact(labels) for labels in vectors.collections())

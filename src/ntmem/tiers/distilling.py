@@ -31,8 +31,10 @@ from .series import (
     BLOCK_ROWS,
     BLOCKS,
     BULK,
+    DROPPED,
     ROWS,
     SWEPT,
+    VECTORS,
     Column,
     Rows,
     SeriesRow,
@@ -151,14 +153,14 @@ def distill(
     report = DistillReport()
     if series.row() is None:
         return report
-    _sweep(series, now)
+    sweep(series, now)
     until, begin, failed, steps = series.end()[0], 0, 0, 0  # what comes from now on is for the next time
     while failed < _ATTEMPTS:
         try:
             plan = None if stopped() else _planned(series, horizon, now, least, begin, until)
             if plan is None:
                 if steps:
-                    _sweep(series, now)
+                    sweep(series, now)
                 return report._replace(series=1) if report.rows else report
             begin = plan.pieces[0].first
             report = report.plus(_step(series, plan))
@@ -167,7 +169,7 @@ def distill(
             continue
         failed, steps = 0, steps + 1
         if steps % _STEPS == 0:  # seldom: who reads a block that is swept away begins again
-            _sweep(series, now)
+            sweep(series, now)
     raise StorageError(
         f"{series.key!r} could not be distilled in {_ATTEMPTS} attempts: others change it all the while, or it is "
         "damaged; try again, and verify the store"
@@ -203,7 +205,11 @@ def _settled(parts: Sequence[LivePart], horizon: int, now: int, until: int) -> N
 
 
 def _pieces(row: SeriesRow, live: NDArray[np.int64]) -> list[_Piece]:
-    pieces = [_Piece(int(entry["first"]), int(entry["first"]) + int(entry["rows"]), entry) for entry in row.entries]
+    pieces = [
+        _Piece(int(entry["first"]), int(entry["first"]) + int(entry["rows"]), entry)
+        for entry in row.entries
+        if not entry["flags"] & DROPPED
+    ]
     if len(live):
         for run in np.split(live, np.flatnonzero(np.diff(live) != 1) + 1):
             for first in range(int(run[0]), int(run[-1]) + 1, BLOCK_ROWS):
@@ -273,7 +279,7 @@ def _step(series: Series, plan: _Plan) -> DistillReport:
 # ---- what is left over -----------------------------------------------------------------------------------------------
 
 
-def _sweep(series: Series, now: int) -> None:
+def sweep(series: Series, now: int) -> None:
     """Delete what means nothing any more: blocks that others replaced, and rows under their keys that blocks have."""
     row = series.row()
     if row is None:
@@ -296,6 +302,9 @@ def _sweep(series: Series, now: int) -> None:
     for numbers in _left_over(unswept):
         for some in _chunks(sorted(series.fetch(numbers)), _SWEPT_AT_ONCE):
             series.engine.drop(ROWS, [row_key(row.id, number) for number in some])
+    for numbers in _left_over(entry for entry in unswept if entry["flags"] & DROPPED):
+        for some in _chunks(sorted(series.vectors(numbers)), _SWEPT_AT_ONCE):
+            series.engine.drop(VECTORS, [row_key(row.id, number) for number in some])
     if gone or unswept:
         garbage, swept = set(gone), [int(entry["id"]) for entry in unswept]
 

@@ -55,8 +55,10 @@ from .tables import SIMULATED, Tables
 
 T = TypeVar("T")
 
-_SWEEP = 16
+SWEEP = 16
 """Expired records whose space one write gives back at most."""
+SWEPT = 1024
+"""Those whose space a step of upkeep gives back at most."""
 PAGE_ENTRIES = 256
 _PAGE_BYTES = 1 << 20
 _KNOWN_NAMESPACES = 65_536
@@ -387,6 +389,33 @@ class LmdbEngine:
         """Delete keys of a namespace of the store's own, whatever they hold."""
         self.commit([Change("delete", labels, key, own=True) for key in keys])
 
+    def expire(self, labels: tuple[str, ...], items: Sequence[tuple[bytes, int]]) -> int:
+        """Delete those of these keys that still have these versions, for upkeep: whoever's the namespace is.
+
+        Return how many. Nothing of a namespace with history is deleted.
+        """
+
+        def apply(tables: Tables) -> int:
+            row, now, count = tables.namespace(labels), tables.now(), 0
+            if row is None or row.policy.history:
+                return 0
+            for key, version in items:
+                current = tables.record(record_key(row.id, key))
+                if current is not None and current.version == version:
+                    self._delete(tables, row, key, current, now, None)
+                    count += 1
+            return count
+
+        return self._write(apply, deletes=True)
+
+    def sweep(self) -> int:
+        """Give back the space of some expired records, for upkeep; return about how many: 0 if there are none."""
+        return self._write(lambda tables: _sweep(tables, tables.now(), SWEPT), deletes=True) if self._due() else 0
+
+    def _due(self) -> int:
+        """Return how many records have expired and are there still, at most :data:`SWEPT`."""
+        return self._read(lambda tables: tables.expired(tables.now(), SWEPT))
+
     def _write_all(
         self, changes: Sequence[Change], fence: Fence | None, first: Callable[[Tables], None]
     ) -> list[Outcome]:
@@ -395,7 +424,7 @@ class LmdbEngine:
         def apply(tables: Tables) -> list[Outcome]:
             first(tables)
             now = tables.now()
-            _sweep(tables, now, _SWEEP)
+            _sweep(tables, now)
             return [self._apply(tables, change, now, fence) for change in changes]
 
         needs = sum(len(change.value) + 2 * len(change.key) + 256 for change in changes)
@@ -498,10 +527,6 @@ class LmdbEngine:
         keep(tables, row, key, buried, known, now)
         return Outcome(version)
 
-    def sweep(self, most: int) -> int:
-        """Give back the space of so many expired records at most; return of how many."""
-        return self._write(lambda tables: _sweep(tables, tables.now(), most), deletes=True)
-
     def delete_namespace(self, labels: tuple[str, ...]) -> int:
         """Delete all keys at or below `labels`, their history too; return how many were served."""
 
@@ -580,15 +605,15 @@ def _retire(tables: Tables, row: NamespaceRow, key: bytes, current: Stored, supe
     return keep(tables, row, key, current, superseded, now)
 
 
-def _sweep(tables: Tables, now: int, most: int) -> int:
-    """Give back the space of a few expired records, and return how many; history keeps what was served."""
-    for done in range(most):
+def _sweep(tables: Tables, now: int, most: int = SWEEP) -> int:
+    """Give back the space of a few expired records; history keeps what was served. Return how many there were."""
+    for count in range(most):
         first = tables.first_expiry()
         if first is None:
-            return done
+            return count
         expires_at, database_key = split_expiry_key(first[0])
         if expires_at > now:
-            return done
+            return count
         tables.delete_expiry(first[0])
         try:
             row, stored = tables.namespace_at(first[1]), tables.record(database_key)

@@ -61,6 +61,7 @@ BLOCKS, VECTORS = ("ntmem", "blocks"), ("ntmem", "embeddings")
 COLLECTIONS, POINTS = ("ntmem", "collections"), ("ntmem", "vectors")
 TRAJECTORIES, TRAJECTORY_INDEX = ("ntmem", "trajectories"), ("ntmem", "trajectory_index")
 SESSIONS, SESSION_DATA = ("ntmem", "sessions"), ("ntmem", "session_data")
+RETENTION = ("ntmem", "retention")
 PATTERNS, DISTILLING = ("ntmem", "patterns"), ("ntmem", "distilling")
 IMPORTS = ("ntmem", "imports")
 _BOOK = Part("the position book", "memory.positions", " (purge_closed() makes it small)")
@@ -80,6 +81,7 @@ OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((TRAJECTORIES, TRAJECTORY_INDEX), _BANK),
     **dict.fromkeys((PATTERNS, DISTILLING), _DISTILLER),
     IMPORTS: Part("imports", "memory.import_"),
+    RETENTION: Part("retention", "memory.retain"),
     **dict.fromkeys((SESSIONS, SESSION_DATA), _SESSIONS),
 }
 """Namespaces of the store's own parts, each of which alone writes to them."""

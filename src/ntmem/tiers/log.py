@@ -50,7 +50,7 @@ from ..errors import CorruptionError, LockTimeout, NtmemError, ReadOnlyError, St
 from ..namespace import labels_of
 from ..records import Change, Fence, Policy, Record
 from ..stats import percentiles
-from .engine import PAGE_ENTRIES, Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
+from .engine import PAGE_ENTRIES, SWEEP, Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
 from .faults import trouble_error
 from .guards import OWN, POSITIONS, check_guard, check_own, check_owner
 from .layout import (
@@ -535,6 +535,48 @@ class LogEngine(LmdbEngine):
             half = len(keys) // 2
             self.drop(labels, keys[:half])
             self.drop(labels, keys[half:])
+
+    def expire(self, labels: tuple[str, ...], items: Sequence[tuple[bytes, int]]) -> int:
+        self._check_writable()
+        space = encoded(labels)
+
+        def delete() -> int:
+            for _ in range(_ATTEMPTS):
+                draft = Draft(self, self._rules_now(), None)
+                if self._rules_of(draft.rules, space, labels).history:
+                    return 0
+                records: list[tuple[Any, ...]] = []
+                for key, version in items:
+                    newest, condition = self._newest(draft, Change("delete", labels, key), False)
+                    if newest is not None and newest.version == version:
+                        now = draft.now
+                        records.append((KIND_DELETE, 0, space, key, self.writer, b"", now, now, 0, *condition))
+                try:
+                    if records:
+                        how: dict[str, Any] = {"snapshot": draft.snapshot, "now": draft.now, "epoch": draft.rules.epoch}
+                        self.log.append(records, self.max_lag, max_lag=self.max_lag, **how)
+                    return len(records)
+                except (Conflict, LookAgain, NewRules):
+                    continue
+                except ValueTooLarge:
+                    half = len(items) // 2
+                    return self.expire(labels, items[:half]) + self.expire(labels, items[half:])
+            return 0  # it is written all the time: the next round looks again
+
+        return self._translated(delete)
+
+    def sweep(self) -> int:
+        self._check_writable()
+        due, now = self._due(), self.log.now()
+
+        def note() -> int:
+            notice = (KIND_NOTICE, 0, encoded(_NOBODY), b"", self.writer, b"", now, now, 0)
+            for _ in range(0, due, SWEEP):  # with each group that the flusher brings to disk it sweeps some
+                self.log.append([notice], self.max_lag, now=now, max_lag=self.max_lag)
+            self._wait_flushed(self.log.committed, self.max_lag)
+            return due
+
+        return self._translated(note) if due else 0
 
     def _claim(self, fence: Fence) -> Claim:
         self.check_open()

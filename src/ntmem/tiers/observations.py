@@ -20,7 +20,9 @@ from ..errors import ReadOnlyError
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, duration_ns, instant_ns, require_int
 from ..namespace import encode_key, labels_of
 from ..twins import twin
+from .bounds import Bound
 from .distilling import Background, DistillReport, distill
+from .dropping import DropReport, drop, enforce
 from .engine import LmdbEngine
 from .liverows import Budget
 from .loading import FEW, drafts_of, load
@@ -28,6 +30,7 @@ from .log import LogEngine, encoded
 from .selection import Query
 from .series import (
     BLOCK_ROWS,
+    DROPPED,
     EXACT,
     HAS_EMBEDDING,
     HAS_METADATA,
@@ -396,7 +399,7 @@ class Observations:
             size = sum(part.count * part.layout.dtype.itemsize for part in parts)
             numbers = sum(part.count * (2 + len(part.layout.names)) for part in parts)
         names = tuple(dict.fromkeys(name for layout in row.layouts for name in layout.names))
-        entries = row.entries
+        entries = row.entries[row.entries["flags"] & DROPPED == 0]
         blocked = int(entries["rows"].sum())
         return SeriesInfo(
             names,
@@ -432,6 +435,38 @@ class Observations:
         return report
 
     adistill = twin(distill)
+
+    # -- dropping
+
+    def drop(self, namespace: AnyNamespace, symbol: str | None = None) -> DropReport:
+        """Drop all rows that a series has now, or all series of a namespace; return what that was.
+
+        The series stays, without rows; the numbers of the rows are not given again. Rows that others add meanwhile
+        stay. Bounds of a namespace (:meth:`ntmem.MemorySystem.retain`) drop the oldest by themselves.
+        """
+        engine = self._writable()
+        now, report = engine.now(), DropReport()
+        for series in self._chosen(engine, namespace, symbol):
+            report = report.plus(drop(series, now, lambda entries: entries["rows"] > 0, MAX_INSTANT + 1))
+        return report
+
+    def bound(self, labels: tuple[str, ...], bound: Bound, step: Callable[[], None]) -> DropReport:
+        """Drop what is over the bound of a namespace. Called by upkeep."""
+        engine = self._writable()
+        return enforce(self._chosen(engine, labels, None), bound, engine.now(), step)
+
+    def distill_whole(self, step: Callable[[], None]) -> int:
+        """Compress rows where they make a whole block; return how many. Called by upkeep."""
+        engine, rows = self._writable(), 0
+        for series in self._chosen(engine, None, None):
+
+            def stopped() -> bool:
+                step()  # raises if it is to stop
+                return False
+
+            now = engine.now()
+            rows += distill(series, now, now, least=BLOCK_ROWS, stopped=stopped).rows
+        return rows
 
     def _chosen(self, engine: LmdbEngine, namespace: AnyNamespace | None, symbol: str | None) -> list[Series]:
         if symbol is not None:

@@ -46,8 +46,12 @@ HAS_METADATA, HAS_EMBEDDING = 1, 2  # flags of a row
 JUMP = 0xFFFF
 """Instead of a layout: so many rows from here on stand in blocks; ts_event says how many."""
 
-SORTED, BEST, BULK, SWEPT = 1, 2, 4, 8
-"""Flags of a block: by ts_event; not to be coded again; its rows never stood alone; none is left over under its key."""
+DROPPING = 2
+"""Format of a series of which rows were dropped: what does not know `DROPPED` is not to read it."""
+
+SORTED, BEST, BULK, SWEPT, DROPPED = 1, 2, 4, 8, 16
+"""Flags of a block: by ts_event; not to be coded again; its rows never stood alone; none is left over under its key;
+there is no block, for its rows were dropped, and its bounds hold no instant."""
 ENTRY = np.dtype(
     [
         ("first", "<u8"),
@@ -174,8 +178,8 @@ def encode_series(row: SeriesRow) -> bytes:
 def decode_series(data: bytes) -> SeriesRow:
     """Return a series; raise :class:`CorruptionError` if it is of a later format."""
     row = _series_decoder.decode(data)
-    if row.format != FORMAT:
-        raise CorruptionError(f"a series of observations has format {row.format}, this version reads {FORMAT}")
+    if row.format not in (FORMAT, DROPPING):
+        raise CorruptionError(f"a series of observations has format {row.format}, this version reads {DROPPING}")
     return row
 
 

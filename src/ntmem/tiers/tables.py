@@ -33,6 +33,7 @@ from .layout import (
     namespace_head,
     namespace_key,
     record_key,
+    split_expiry_key,
 )
 
 SYSTEM, SIMULATED = 0, 1
@@ -300,6 +301,15 @@ class Tables:
         """Return the (index key, namespace key) that expires first."""
         cursor = self._txn.cursor(self._dbs["expiry"])
         return (bytes(cursor.key()), bytes(cursor.value())) if cursor.first() else None
+
+    def expired(self, now: int, most: int) -> int:
+        """Return how many entries of the index have expired by `now`, `most` at most."""
+        cursor, count = self._txn.cursor(self._dbs["expiry"]), 0
+        found = cursor.first()
+        while found and count < most and split_expiry_key(bytes(cursor.key()))[0] <= now:
+            count += 1
+            found = cursor.next()
+        return count
 
     # -- ranges
 
