@@ -69,9 +69,7 @@ BOUND = st.fixed_dictionaries(
 @settings(max_examples=60)
 @given(STEPS, BOUND)
 @pytest.mark.only("shared", "lmdb")
-def test_what_is_left_is_what_a_model_leaves(
-    engine: str, steps: list[tuple[str, int, int]], bound: dict[str, int]
-) -> None:
+def test_what_is_left_is_what_a_model_leaves(steps: list[tuple[str, int, int]], bound: dict[str, int]) -> None:
     clock = ntmem.SimulatedClock(1_000 * SECOND)
     model: dict[str, tuple[int, int, int, int, bool]] = {}  # order, known, expires, bytes, fenced
     with ntmem.open(clock=clock, upkeep_interval=0) as memory:
@@ -87,7 +85,7 @@ def test_what_is_left_is_what_a_model_leaves(
             elif kind == "life":
                 memory.put("desk", key, b"", ttl=value)
                 model[key] = (order, now, now + value * SECOND, 2, False)
-            elif kind == "fenced" and engine == "shared":
+            elif kind == "fenced" and memory._engine().name == "shared":
                 with memory.lock("l") as lock:
                     memory.put("desk", f"f{number}", b"x" * value, fence=lock)
                 model[f"f{number}"] = (order, now, 0, 2 + value, True)
