@@ -138,6 +138,62 @@ class ObservationMachine(RuleBasedStateMachine):
         report = self.one(by).distill(older_than, namespace=None if symbol is None else "market", symbol=symbol)
         assert report.rows >= report.blocks >= (report.series > 0)
 
+    # -- what drops rows
+
+    @rule(by=st.integers(0, 1), symbol=st.sampled_from([None, "A"]))
+    def drop(self, by: int, symbol: str | None) -> None:
+        report = self.one(by).drop("market", symbol)
+        chosen = [self.plain[it] for it in ("AB" if symbol is None else symbol)]
+        assert report.rows == sum(len(plain.rows) for plain in chosen)
+        for plain in chosen:
+            plain.keep(set())
+
+    @rule(by=st.integers(0, 1), age=st.integers(1, 8))
+    def bound_age(self, by: int, age: int) -> None:
+        store = self.stores[by % len(self.stores)]
+        store.retain("market", max_age=age)
+        report = store.upkeep()
+        store.retain("market")
+        cutoff, gone = self.clock.now() - age * SECOND, 0
+        for symbol, plain in self.plain.items():
+            left, blocks = self.left(by, symbol)
+            gone += len(plain.rows) - len(left)
+            assert all(row.ts_known < cutoff for row in plain.rows if row.number not in left)
+            plain.keep(left)
+            together = [
+                number for first, end, known_max in blocks if known_max >= cutoff for number in range(first, end)
+            ]
+            assert {row.number for row in plain.rows if row.ts_known < cutoff} <= set(together)
+        assert report.rows == gone
+
+    @rule(by=st.integers(0, 1), most=st.integers(1, 20))
+    def bound_rows(self, by: int, most: int) -> None:
+        store = self.stores[by % len(self.stores)]
+        before = {it: self.left(by, it)[1] for it in self.plain}
+        store.retain("market", max_entries=most)
+        store.upkeep()
+        store.retain("market")
+        for symbol, plain in self.plain.items():
+            plain.keep(self.left(by, symbol)[0])
+        total = sum(len(plain.rows) for plain in self.plain.values())
+        after = {it: self.left(by, it)[1] for it in self.plain}
+        dropped = [block for it, blocks in before.items() for block in blocks if block not in after[it]]
+        kept = [block for blocks in after.values() for block in blocks]
+        assert total >= most or not dropped
+        assert all(old[2] <= young[2] for old in dropped for young in kept)
+        if kept:
+            oldest = min(kept, key=lambda it: it[2])[2]
+            assert any(total - (end - first) < most for first, end, known_max in kept if known_max == oldest)
+
+    def left(self, by: int, symbol: str) -> tuple[set[int], list[tuple[int, int, int]]]:
+        """Return the numbers of the rows that are there, and the blocks: first row, the one behind the last, known."""
+        o = self.one(by)
+        numbers = o.range("market", symbol, 0, LAST, fields=["row"], as_of=LAST)["row"].tolist()
+        row = o._of("market", symbol).row()
+        entries = [] if row is None else [it for it in row.entries if it["known_max"] >= 0]
+        blocks = [(int(it["first"]), int(it["first"]) + int(it["rows"]), int(it["known_max"])) for it in entries]
+        return set(numbers), blocks
+
     @rule(seconds=st.sampled_from([1, 1, 4000]))
     def tick(self, seconds: int) -> None:
         self.clock.set(self.clock.now() + seconds * SECOND)

@@ -37,6 +37,11 @@ class Plain:
         self.rows: list[Row] = []
         self.sets: dict[tuple[tuple[str, ...], str], int] = {}  # of fields, with kinds, since when each is known
         self.calls: list[tuple[Any, ...]] = []
+        self.given = 0  # numbers
+
+    def keep(self, numbers: set[int]) -> None:
+        """Drop all other rows."""
+        self.rows = [row for row in self.rows if row.number in numbers]
 
     def append(
         self, ts_event: int, fields: dict[str, float | int], ts_known: int, metadata: Any = None, embedding: Any = None
@@ -46,8 +51,9 @@ class Plain:
         if not any(since <= ts_known and fits(fields, *it) for it, since in self.sets.items()):
             kinds = "".join("i" if isinstance(value, int) else "f" for value in fields.values())
             self._note((tuple(fields), kinds), ts_known)
-        self.rows.append(Row(len(self.rows), ts_event, ts_known, dict(fields), metadata, embedding))
-        return len(self.rows) - 1
+        self.rows.append(Row(self.given, ts_event, ts_known, dict(fields), metadata, embedding))
+        self.given += 1
+        return self.given - 1
 
     def extend(self, columns: Mapping[str, np.ndarray]) -> int:
         """Add rows, whose times are int64; return how many."""
@@ -59,7 +65,8 @@ class Plain:
             self._note((tuple(names), kinds), min(knowns))
         for place, (event, known) in enumerate(zip(events, knowns, strict=True)):
             fields = {name: columns[name][place].item() for name in names}
-            self.rows.append(Row(len(self.rows), event, known, fields))
+            self.rows.append(Row(self.given, event, known, fields))
+            self.given += 1
         return len(events)
 
     def _note(self, it: tuple[tuple[str, ...], str], known: int) -> None:
