@@ -83,6 +83,7 @@ CALLS = {
     "more than half a log": ("o.extend('market', 'A', table(60) | {f'{n}': [n] * 60 for n in range(80)})", None),
     "blocks": ("o.extend('market', 'A', table(350))", lambda plain: plain.extend(table(350))),
     "distilling": ("o.distill()", lambda plain: None),
+    "dropping": ("o.drop('market')", lambda plain: plain.keep(set())),
 }
 WIDE = table(60) | {f"{n}": np.array([n] * 60) for n in range(80)}
 
@@ -91,7 +92,7 @@ def settle(o: Any, plain: Plain, call: str) -> bool:
     """See that the call was done or was not, note it, and return which."""
     act = CALLS[call][1] or (lambda plain: plain.extend(WIDE))
     facts, before = o.info("market", "A"), len(plain.rows)
-    done = facts is not None and facts.rows > before
+    done = facts is not None and (0 == facts.rows < before if call == "dropping" else facts.rows > before)
     if done:
         act(plain)
     elif facts is not None:  # fields are noted before their first row is: they may stay without any
