@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .observations import Observations
     from .vectors import VectorStore
 
-_AT_ONCE = 256
 _MAX_BYTES = 1 << 40
 
 

@@ -402,7 +402,7 @@ class LmdbEngine:
             for key, version in items:
                 current = tables.record(record_key(row.id, key))
                 if current is not None and current.version == version:
-                    self._delete(tables, row, key, current, now, None)
+                    self._delete(tables, row, Change("delete", labels, key), current, now, None)
                     count += 1
             return count
 
