@@ -416,12 +416,6 @@ cdef class Ring:
             f"{control.reserved.word}, capacity {self.ring.capacity})"
         )
 
-    @property
-    def is_provided(self):
-        """Whether the memory of the messages was taken: by the first who published."""
-        self.check_process()
-        return word_relaxed(&self.ring.control.provided.word) != 0
-
     # ---- publishing ----
 
     cdef int draft(self, ring_draft_t *draft, bytes topic, bytes sender, uint32_t flags) except -1:

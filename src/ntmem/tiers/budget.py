@@ -118,6 +118,7 @@ def _accounts_of_region(region: Region, engine: LogEngine) -> dict[str, MemoryPa
     taken = dict(sizes)
     if "hot" in sizes:
         taken["hot"] = 0 if engine.store.hot is None else engine.store.hot.memory_bytes
-    taken["bus"] = sizes["bus"] if message_ring(engine.log).is_provided else _PAGE
+    ring = message_ring(engine.log)
+    taken["bus"] -= ring.capacity - ring.memory_bytes
     where = "process" if engine.store.directory is None else "shared"
     return {name: MemoryPart(taken[name], size, where) for name, size in sizes.items()}
