@@ -84,7 +84,7 @@ def test_the_accounts_are_those_of_the_kernel(ram: Path, engine: str) -> None:
             return {name: part.used for name, part in stats.memory.items()}
 
         fresh = check()
-        assert fresh["bus"] == 4096
+        assert fresh["bus"] == 8192
         assert fresh["vectors"] == fresh["columns"] == fresh["graphs"] == 0
         memory.publish("prices", b"61800")
         assert check()["bus"] > 1 << 20

@@ -21,6 +21,7 @@ from .metrics import serve_metrics
 from .output import (
     EXIT_CODES,
     EXIT_MISSING,
+    examples,
     existing,
     fail,
     json_option,
@@ -47,7 +48,13 @@ def cli() -> None:
     """The shared memory of a team of trading agents."""
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(
+    epilog=examples(
+        "ntmem get desk target",
+        "ntmem get swarm/agent_1 state --object",
+        "ntmem get desk plan --as-of 1767225600000000000",
+    )
+)
 @click.argument("namespace")
 @click.argument("key")
 @click.option("--raw", is_flag=True, help="Print the bytes of the value and nothing else.")
@@ -87,7 +94,12 @@ def _about(record: ntmem.Record) -> dict[str, Any]:
     }
 
 
-@cli.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True})  # for values such as -5
+@cli.command(
+    epilog=examples(
+        "ntmem put desk target 3", "ntmem put desk draft later --ttl 60", "ntmem put desk model --file weights.bin"
+    ),
+    context_settings={"ignore_unknown_options": True},  # for values such as -5
+)
 @click.argument("namespace")
 @click.argument("key")
 @click.argument("value", required=False)
@@ -119,7 +131,7 @@ def put(
         click.echo(f"version {version}")
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=examples("ntmem rm desk draft", "ntmem rm swarm/agent_1 --all"))
 @click.argument("namespace")
 @click.argument("key", required=False)
 @click.option("--all", "everything", is_flag=True, help="Delete the whole namespace, its children and their history.")
@@ -144,7 +156,7 @@ def rm(namespace: str, key: str | None, everything: bool, if_version: int | None
         fail(f"there is no key {key!r} in {namespace}", EXIT_MISSING)
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=examples("ntmem ls", "ntmem ls desk --prefix order- --limit 20"))
 @click.argument("namespace", required=False)
 @click.option("--prefix", default="", help="Only keys that begin with it.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")
@@ -169,7 +181,7 @@ def ls(namespace: str | None, prefix: str, limit: int | None, store: Path, as_js
             print_row((str(size), plain(key)), (10, 0), right=(0,))  # at once: there may be many
 
 
-@cli.command(epilog=EXIT_CODES)
+@cli.command(epilog=examples("ntmem info --store ./desk", "ntmem info --json"))
 @store_option
 @json_option
 @verb

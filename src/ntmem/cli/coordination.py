@@ -10,10 +10,9 @@ import click
 import ntmem
 from ntmem._core.text import iso
 
-from .output import EXIT_CODES, existing, json_option, jsonable, plain, print_found, store_option, verb
+from .output import examples, existing, json_option, jsonable, plain, print_found, store_option, verb
 
-_LOCKS = (
-    """
+_LOCKS = """
 \b
 Columns:
   resource      what is locked
@@ -26,13 +25,10 @@ Columns:
   held          seconds since it was granted
   waiting       how many wait for it in order
   waits, longest wait
-                how often it was granted after a wait, and the longest in seconds
-"""
-    + EXIT_CODES
-)
+                how often it was granted after a wait, and the longest, in s
+""" + examples("ntmem locks", "ntmem locks --store ./desk --json")
 
-_AGENTS = (
-    """
+_AGENTS = """
 \b
 Columns:
   agent         its id
@@ -42,9 +38,7 @@ Columns:
   registered    when, by the store's clock
   remaining     seconds in which its heart has to beat again
   capabilities  what it says it can do
-"""
-    + EXIT_CODES
-)
+""" + examples("ntmem agents", "ntmem agents --capability momentum")
 
 
 @click.command(epilog=_LOCKS)

@@ -28,10 +28,9 @@ Exit codes:
 \b
 Examples:
   ntmem doctor                      this machine, and all regions of this user
-  ntmem doctor ./desk               this machine, and one store: its region, its
-                                    disk, the rights to it
+  ntmem doctor ./desk               this machine, and one store
   ntmem doctor --flush ./desk       after a crash, without starting the agents
-  ntmem doctor --clean              remove what dead processes have left, if all of it is on disk
+  ntmem doctor --clean              remove what dead processes have left
   ntmem doctor --set-aside /dev/shm/ntmem-1000-0123456789abcdef ./desk
 """
 

@@ -32,6 +32,12 @@ Exit codes:
 NTMEM_TRACEBACK=1 shows where an error comes from.
 """
 
+
+def examples(*lines: str) -> str:
+    """Return what stands at the end of a verb's help: examples, then the exit codes."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)]) + "\n" + EXIT_CODES
+
+
 store_option = click.option(
     "--store",
     "store",

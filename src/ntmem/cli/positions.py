@@ -16,7 +16,7 @@ from ntmem._core.text import NUMBERS, exact, rows
 from ntmem.tiers.positions import Positions
 
 from .output import (
-    EXIT_CODES,
+    examples,
     existing,
     json_option,
     plain,
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 _INTERVAL = 1.0
 
-_EPILOG = (
-    """
+_EPILOG = """
 \b
 Columns:
   symbol, account, strategy
@@ -52,9 +51,7 @@ Columns:
 Numbers are exact; with --json they are text, and averages have 34 digits.
 With --watch --json each look is one line: {"now": ..., "positions": [...]}.
 Ctrl-C ends --watch with 0.
-"""
-    + EXIT_CODES
-)
+""" + examples("ntmem positions --symbol BTCUSDT", "ntmem positions --watch --interval 0.5")
 
 
 @click.command(epilog=_EPILOG)

@@ -31,19 +31,22 @@ Exit codes:
      far is printed, unless no agent had been started yet
 
 \b
-Market data is CSV, plain or gzipped, told by its columns (case and punctuation do not matter):
+Market data is CSV, plain or gzipped, told by its columns (case and
+punctuation do not matter):
   quotes   bid, ask, and perhaps bid_size, ask_size
   trades   price, and perhaps quantity
   bars     open, high, low, close, and perhaps volume
-with ts_event (or timestamp, time, date, open_time ...), when it happened, and ts_known (or local_timestamp,
-recv_time ...), when it became known. Times are numbers since the epoch or ISO 8601 text with a zone; a plain date
-is midnight UTC. A file without ts_known needs --known-after: nothing is shown to an agent before it was known.
+with ts_event (or timestamp, time, date, open_time ...), when it happened, and
+ts_known (or local_timestamp, recv_time ...), when it became known. Times are
+numbers since the epoch or ISO 8601 text with a zone; a plain date is midnight
+UTC. A file without ts_known needs --known-after: nothing is shown to an agent
+before it was known.
 
 \b
 Examples:
   ntmem replay
   ntmem replay bars-1m.csv.gz --known-after 60 --seconds 20 --store ./desk
-  ntmem replay BTCUSDT-1m.csv --columns open_time,open,high,low,close,volume,ts_known,_,_,_,_,_
+  ntmem replay BTCUSDT-1m.csv --columns open_time,open,high,low,close,_,ts_known
   ntmem replay ticks.csv --agent my_agents:Momentum
 """
 

@@ -21,8 +21,8 @@ Examples:
   ntmem search                                the collections there are
   ntmem search setups --like s17 -k 5         what is nearest to a vector
   ntmem search setups --vector 0.1,0.9        and to numbers
-  ntmem search notes --text "funding flips"   to text, hashed as HashedTextEmbedder does
-  ntmem search setups --like s17 --where '{"symbol": "BTCUSDT", "spread": {"$gt": 5}}'
+  ntmem search notes --text "funding flips"   to text, as HashedTextEmbedder
+  ntmem search setups --like s17 --where '{"spread": {"$gt": 5}}'
 """
     + EXIT_CODES
 )

@@ -10,10 +10,9 @@ import msgspec
 
 from .. import Message
 from .._core.text import iso
-from .output import EXIT_CODES, existing, plain, readable, store_option, until_interrupted, value_fields, verb
+from .output import examples, existing, plain, readable, store_option, until_interrupted, value_fields, verb
 
-_EPILOG = (
-    """
+_EPILOG = """
 \b
 Columns:
   time          of publication, UTC
@@ -21,11 +20,9 @@ Columns:
   sender        agent id of who published it, or pid-N
   topic, payload
 A line of its own says how many messages were missed where the bus was faster
-than this. With --json each message is a line: {"topic": ..., "seq": ..., ...}.
+than this. With --json each message is a line: {"topic": ..., "seq": ...}.
 Ctrl-C ends it with 0.
-"""
-    + EXIT_CODES
-)
+""" + examples("ntmem tail", "ntmem tail 'px/*' --count 10", "ntmem tail fills --durable --since 0")
 
 
 @click.command(epilog=_EPILOG)
