@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from hostile import Child, Start
 
 import ntmem
+from ntmem.cli.positions import fitting
 from ntmem.cli.commands import cli
 
 pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.only("shared", "tiny")]
@@ -217,3 +218,22 @@ def test_watching_on_a_terminal(store: Path, start: Start, number: signal.Signal
     rest = watcher.end()
     assert "\x1b[?25l" in seen  # hides the cursor
     assert rest.endswith("\x1b[?25h")  # and gives it back
+
+
+def test_a_narrow_terminal_has_what_matters_most() -> None:
+    header = ("symbol", "account", "strategy", "side", "quantity", "realized", "fees", "funding", "last change")
+    table = [
+        ("BTCUSDT", "-", "momentum", "long", "2", "17.25", "0", "0", "2026-11-22T16:43:12Z"),
+        ("ES", "-", "-", "short", "-3", "0", "0", "0", "2026-11-21T09:00:00Z"),
+    ]
+    now = "2026-11-22T16:45:00Z"
+    names, rows, left_out = fitting(header, table, 200, now)
+    assert names == ("symbol", "strategy", "side", "quantity", "realized", "last change")  # nobody has the others
+    assert [row[-1] for row in rows] == ["16:43:12Z", "2026-11-21T09:00:00Z"]
+    assert left_out == []
+    for width in range(200, 30, -1):
+        names, rows, left_out = fitting(header, table, width, now)
+        assert sum(max(map(len, column)) + 2 for column in zip(names, *rows, strict=True)) - 2 <= width
+        assert {"symbol", "quantity", "realized"} <= set(names)
+        assert left_out == ["side", "last change", "strategy"][: len(left_out)]
+    assert fitting(header, [], 20, now)[0][0] == "symbol"

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 import ntmem
-from ntmem._core.text import NUMBERS, exact, rows
+from ntmem._core.text import NUMBERS, exact, iso, rows
 from ntmem.tiers.positions import Positions
 
 from .output import (
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .._core.position import Position
 
 _INTERVAL = 1.0
+_EMPTY = ("account", "strategy", "fees", "funding")  # are left out where nobody has one
+_LEAST = ("funding", "fees", "side", "last change", "strategy", "account", "mark price", "unrealized")
 
 _EPILOG = """
 \b
@@ -48,6 +50,7 @@ Columns:
   unrealized    profit and loss of what is held, at the mark
   fees, funding what was paid, and what was received
   last change   time of the latest fill or cash, UTC
+On a terminal --watch leaves out what nobody has, and what does not fit.
 Numbers are exact; with --json they are text, and averages have 34 digits.
 With --watch --json each look is one line: {"now": ..., "positions": [...]}.
 Ctrl-C ends --watch with 0.
@@ -124,22 +127,48 @@ def _watch(
             time.sleep(interval)
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(_live_table(look(memory)), refresh=True)
+            live.update(_live_table(look(memory), console.width, iso(memory.now())), refresh=True)
             time.sleep(interval)
 
 
-def _live_table(found: list[Position]) -> Table:
+def _live_table(found: list[Position], width: int, now: str) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    header, table = _cells(found)
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    header, table, left_out = fitting(*_cells(found), width, now)
+    caption = f"{now[:19]}Z  {len(found)} positions" + (f", no room for {', '.join(left_out)}" if left_out else "")
+    made = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    made.caption_style = ""
     for name in header:
         made.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold")  # all digits are shown
     for cells in table:
         made.add_row(*map(Text, cells))  # a symbol is no markup
     return made
+
+
+def fitting(
+    header: tuple[str, ...], table: list[tuple[str, ...]], width: int, now: str
+) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[str]]:
+    """Return the columns that fit a terminal of so many places, and the names of those that were left out for it.
+
+    First go those that say nothing, and the date of today; then those that matter least.
+    """
+    day = now[: now.index("T") + 1]
+    columns = {
+        name: [cell.removeprefix(day) if name == "last change" else cell for cell in cells]
+        for name, *cells in zip(header, *table, strict=True)
+    }
+    for name in _EMPTY:
+        if table and all(cell in ("-", "0") for cell in columns.get(name, "x")):
+            del columns[name]
+    left_out = []
+    for name in _LEAST:
+        if sum(max(map(len, (it, *cells))) + 2 for it, cells in columns.items()) - 2 <= width:
+            break
+        if columns.pop(name, None) is not None:
+            left_out.append(name)
+    return tuple(columns), list(zip(*columns.values(), strict=True)), left_out
 
 
 def _cells(found: list[Position]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
