@@ -114,7 +114,7 @@ def test_trajectories_and_patterns(memory: ntmem.MemorySystem) -> None:
     assert memory.stats().total_trajectories == 13
     bank = memory.bank
     assert len(memory.trajectories.find(agent_id="agent_1", limit=20).trajectories) == 12
-    assert len(memory.trajectories.find(verdict="CORRECT", limit=20).trajectories) == 12
+    assert len(memory.trajectories.find(verdict="correct", limit=20).trajectories) == 12
     (pending,) = memory.trajectories.find(agent_id="agent_2").trajectories
     assert (pending.task, pending.status) == ("watch", "open")
     recalled = bank.recall([1.0, 0.05], 3)

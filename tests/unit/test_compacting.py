@@ -177,7 +177,7 @@ def killed(name):
         done += 1
         return step(*args, **kwargs)
     setattr(os, name, run)
-for name in ("mkdir", "chmod", "fsync", "rename", "rmdir", "unlink"):
+for name in ("mkdir", "chmod", "fsync", "rename", "rmdir", "unlink", "sendfile"):
     killed(name)
 ntmem.compact(sys.argv[1])
 say(done)

@@ -39,6 +39,10 @@ def fill_store(memory: ntmem.MemorySystem, clock: ntmem.SimulatedClock) -> None:
         else:
             memory.put("px", "BTC", b"%d" % step, ttl=1.5 if step == 1 else None)
         memory.put("px", "ETH", b"twice")
+    memory.put("px", "early", b"1", ttl=3)
+    clock.set(memory.now() + SECOND)
+    memory.delete("px", "early")  # before it expires; when it is imported it has
+    clock.set(memory.now() + 5 * SECOND)
     memory.put("px", "ahead", b"later", ts_known=NOW + 10**6 * SECOND)
     memory.put("px", "gone", b"1")
     memory.delete("px", "gone")
@@ -81,10 +85,10 @@ def answers(memory: ntmem.MemorySystem) -> dict[str, Any]:
             record = memory.get_record(name, key)
             assert record is not None
             found[f"{name} {key}"] = (value, record.ts_event, record.ts_known, record.expires_at)
-    for key in ("BTC", "ETH", "ahead", "gone", "never"):
+    for key in ("BTC", "ETH", "early", "ahead", "gone", "never"):
         past = memory.history("px", key)
         found[f"px {key}"] = [(it.value, it.ts_event, it.ts_known, it.expires_at) for it in past]
-        for half in range(-4, 16):
+        for half in range(-4, 24):
             at = NOW + half * SECOND // 2
             try:
                 record = memory.get_record("px", key, as_of=at)
@@ -145,7 +149,7 @@ def test_what_is_imported_answers_the_same_and_once(memory: ntmem.MemorySystem, 
     assert report.path == str(path)
     assert report.bytes == path.stat().st_size
     assert report.counts == {
-        **{"namespaces": 3, "records": 4 + 13 + 2 - 1, "instruments": 1, "fills": 5, "positions": 3},
+        **{"namespaces": 3, "records": 3 + 17, "instruments": 1, "fills": 5, "positions": 3},
         **{"series": 2, "rows": 4523, "collections": 1, "vectors": 12},
     }
     assert report.not_exported == {"messages": 1, "trajectories": 1, "vectors of trajectories": 1, "voters": 1}
@@ -175,6 +179,12 @@ def test_a_wrong_line_is_named_and_running_it_again_goes_on(memory: ntmem.Memory
     memory.export(path)
     whole = path.read_bytes().splitlines(keepends=True)
     kinds = [document["kind"] for document in lines(path)]
+    with twin(memory) as other:
+        at = kinds.index("rows")
+        rest = b"".join([*whole[:at], *whole[at + 1 :]])
+        damaged.write_bytes(rest)
+        with pytest.raises(ntmem.SerializationError, match=r"line \d+ .* rows before it are missing"):
+            other.import_(damaged)
     with twin(memory) as other:
         for kind in ("record", "history", "fill", "position", "rows", "collection", "vector", "end"):
             at = len(kinds) - 1 - kinds[::-1].index(kind)

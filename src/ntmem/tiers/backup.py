@@ -36,7 +36,7 @@ from .log import LogEngine
 from .opening import SCHEMA
 from .region import HAS_LOCKS, AttachLock, may_attach, region_path, remove_file, remove_tails
 from .sharing import opening
-from .tables import OVER, Tables
+from .tables import Tables
 from .verification import verify_directory
 
 MANIFEST = "manifest.json"
@@ -424,9 +424,6 @@ def _stamp(directory: str) -> int:
         leap = max(1, min(_LEAP, (_GENERATIONS - head.generation) // 2))
         tables.put_head(head._replace(generation=head.generation + leap))
         tables.leap_fences(_FENCE_LEAP)
-        row = tables.log_row()
-        if row is not None:
-            tables.put_log_row(row._replace(position=OVER))
         return head.generation + leap
 
     try:

@@ -117,6 +117,7 @@ class Incoming:
         self._id = ""
         self._ended = False
         self._changes: list[Change] = []
+        self._entries: list[Change] = []  # fills
         self._size = 0
         self._history = False
         self._fresh = False
@@ -141,6 +142,8 @@ class Incoming:
         if kind != "record":
             self._flush_changes()
             self._chain = None
+        if kind != "fill":
+            self._flush_entries()
         if kind != "vector":
             self._flush_points()
         if kind == "end":
@@ -287,8 +290,10 @@ class Incoming:
         if self._fills is None or self._fills[0] != name:
             self._fills = (name, self._engine.get(POSITIONS, name) is not None)
         if not self._fills[1]:  # the position follows as it was; until then its fills are known, and not counted
-            change = Change("put", ENTRIES, entry_key, bookrows.encode_entry(entry), own=True, ts_event=entry.ts_event)
-            self._engine.commit([change])
+            value = bookrows.encode_entry(entry)
+            self._entries.append(Change("put", ENTRIES, entry_key, value, own=True, ts_event=entry.ts_event))
+            if len(self._entries) >= _BATCH:
+                self._flush_entries()
         else:
             book, names = self._parts.positions(), {it: document[it] for it in _NAMES}
             event = entry.ts_event if entry.has_time else None
@@ -300,7 +305,13 @@ class Incoming:
                 numbers = (Decimal(document[it]) for it in ("quantity", "price"))
                 fee = Decimal(document["fee"])
                 book.apply_fill(symbol, *numbers, trade_id=document["trade_id"], fee=fee, ts_event=event, **names)
-        self.counts["fills"] += 1
+            self.counts["fills"] += 1
+
+    def _flush_entries(self) -> None:
+        if self._entries:
+            waiting, self._entries = self._entries, []
+            self._engine.commit(waiting)
+            self.counts["fills"] += len(waiting)
 
     def _take_position(self, document: Document) -> None:
         name = _position_name(document)
