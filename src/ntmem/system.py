@@ -1013,7 +1013,7 @@ class MemorySystem(DirectCalls):
         namespace : tuple of str or str, optional
             Only what is in it and below it; then without positions.
         progress : callable, optional
-            Called now and then with the number of documents that are written.
+            Called now and then with the number of documents that are written. Not to use the store: it is being read.
 
         Raises
         ------
@@ -1064,7 +1064,8 @@ class MemorySystem(DirectCalls):
         Notes
         -----
         A batch is written whole or not at all. While it runs, nobody else is to append to the series and collections
-        that it brings rows and vectors for: what is missing after an error is found by counting.
+        that it brings rows and vectors for (what is missing after an error is found by counting), or to book to the
+        positions that it brings.
         **Complexity**: O(size of the file), in memory for a batch.
 
         Examples

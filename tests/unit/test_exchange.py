@@ -252,8 +252,8 @@ def test_into_a_store_that_has_data(tmp_path: Path) -> None:
         other.put("px", "BTC", b"mine", ts_known=1500)
         other.observations.append("market", "BTC", 6, {"bid": 0.0})
         other.vectors.add("setups", "mine", [0.0, 1.0])
-        other.positions.apply_fill("ES", 2, 100, trade_id="1", ts_event=1)
         other.positions.apply_fill("ES", 5, 100, trade_id="9")
+        other.positions.apply_fill("ES", 2, 100, trade_id="1")  # booked here, too, at a time that nobody said
         for _ in range(2):
             report = other.import_(path)
         assert dict(other.scan("desk")) == {"target": b"3", "mine": b"5"}

@@ -79,6 +79,14 @@ def encode_entry(entry: Entry) -> bytes:
     return _ENTRY.pack(*entry[:8]) + b"".join(it.to_bytes(_MONEY, "little", signed=True) for it in entry[8:])
 
 
+def is_same(a: Entry, b: Entry) -> bool:
+    """Whether two entries of one id have the same content: times count where both were given."""
+    timed = a.has_time and b.has_time
+    return (a[:4], a.quantity, a.price, a.fee) == (b[:4], b.quantity, b.price, b.fee) and (
+        not timed or a.ts_event == b.ts_event
+    )
+
+
 def decode_held(data: bytes) -> Held:
     """Return what is held."""
     if len(data) != _POSITION.size + 4 * _MONEY or data[0] != FORMAT:

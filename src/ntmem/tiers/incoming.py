@@ -221,25 +221,26 @@ class Incoming:
             expires_at=expires,
         )
         now = self._engine.now()
-        if deleted and known > now:
-            raise ValueError(f"it was deleted at {known}, and the store's clock is at {now}; set the clock first")
+        if known > now and (deleted or not self._history):
+            raise ValueError(f"it was known at {known}, and the store's clock is at {now}; set the clock first")
         if not self._history and 0 < expires <= now:
             self.left_out["records that have expired"] += 1
-        elif self._is_there(change):
-            self.unchanged += 1
-        else:
+        elif self._is_news(change):
             self._changes.append(change)
             self._size += len(key) + len(change.value) + 256
             if len(self._changes) >= _BATCH or self._size >= _BATCH_BYTES:
                 self._flush_changes()
 
-    def _is_there(self, change: Change) -> bool:
+    def _is_news(self, change: Change) -> bool:
+        """Whether a version is to be written; count it if not."""
         if not self._history:
             found = self._engine.get_latest(change.namespace, change.key)
-            return found is not None and (
+            same = found is not None and (
                 (found.value, found.ts_event, found.ts_known, found.expires_at or 0)
                 == (change.value, change.ts_event, change.ts_known, change.expires_at)
             )
+            self.unchanged += same
+            return not same
         chain = self._chain
         if chain is None or (chain.labels, chain.key) != (change.namespace, change.key):
             found_versions = self._engine.versions_of(change.namespace, change.key)[::-1]
@@ -247,15 +248,15 @@ class Incoming:
             self._at = 0
         at, self._at = self._at, self._at + 1
         if at >= len(chain.found):
-            return False
-        if _same(change, chain.found[at]):
             return True
+        if _same(change, chain.found[at]):
+            self.unchanged += 1
+            return False
         if (change.ts_known or 0) < chain.found[-1].ts_known:  # another past: within a key it never falls
             self.left_out["versions of keys that have another past here"] += 1
-            self.unchanged -= 1
-            return True
+            return False
         chain.found.clear()  # what follows comes behind it
-        return False
+        return True
 
     # -- positions
 
@@ -283,7 +284,7 @@ class Incoming:
         entry = _entry(document)
         there = self._engine.get(ENTRIES, entry_key)
         if there is not None:
-            if there != bookrows.encode_entry(entry):
+            if not bookrows.is_same(bookrows.decode_entry(there), entry):
                 raise FillConflict(f"{document['trade_id']!r} was booked here with another content")
             self.unchanged += 1
             return
