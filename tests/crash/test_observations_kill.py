@@ -117,9 +117,19 @@ def check_swept(memory: Any, plain: Plain, monkeypatch: pytest.MonkeyPatch) -> N
     assert len([*engine.entries_of(VECTORS, b"")]) == sum(each.embedding is not None for each in plain.rows)
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["beside", "alone"])
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    ("point", "call", "beside"),
+    [
+        *(
+            (point, call, beside)
+            for point in POINTS
+            for call in CALLS
+            for beside in (True, False)
+            if call != "dropping"
+        ),
+        *((point, "dropping", point == "committed") for point in ("written", "committed")),
+    ],
+)
 def test_who_is_killed_in_a_call(
     nursery: Nursery, ram: Path, point: str, call: str, beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,11 +112,12 @@ def test_what_is_left_is_what_a_model_leaves(steps: list[tuple[str, int, int]], 
 
 def test_more_than_are_remembered_at_once(memory: ntmem.MemorySystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "_MOST", 8)
-    memory.put_many("desk", {f"k{number:03d}": b"x" for number in range(100)})
+    order = [number * 37 % 100 for number in range(100)]
+    memory.put_many("desk", {f"k{number:03d}": b"x" for number in order})
     memory.put("other", "k", b"")
     memory.retain("desk", max_entries=10)
     assert memory.upkeep().records == 90
-    assert keys(memory) == [f"k{number:03d}" for number in range(90, 100)]
+    assert keys(memory) == sorted(f"k{number:03d}" for number in order[90:])
     assert keys(memory, "other") == ["k"]
 
 
@@ -149,6 +150,25 @@ def test_each_call_says_all_of_it_anew(memory: ntmem.MemorySystem, clock: ntmem.
     memory.retain("desk", max_age=5)
     memory.retain("desk")
     assert memory.upkeep().records == 0
+
+
+def test_bytes_are_those_of_keys_and_values(memory: ntmem.MemorySystem) -> None:
+    memory.put_many("desk", {"aa": b"1", "bb": b"1", "cc": b"1"})
+    memory.retain("desk", max_bytes=6)
+    report = memory.upkeep()
+    assert (report.records, report.record_bytes, keys(memory)) == (1, 3, ["bb", "cc"])
+    memory.retain("desk", max_bytes=5)
+    assert memory.upkeep().records == 1
+
+
+def test_a_bound_that_meets_history_deletes_nothing(memory: ntmem.MemorySystem) -> None:
+    """As if somebody had turned it on between a look at the bounds and the deletion."""
+    memory.retain("desk", history=True)
+    memory.put_many("desk", {"a": b"", "b": b""})
+    memory.flush()
+    bounds.set_bound(memory._engine(), b"desk", bounds.Bound(max_entries=1))
+    assert memory.upkeep().records == 0
+    assert keys(memory) == ["a", "b"]
 
 
 def test_an_owner_s_namespace_is_kept_small_by_anybody(memory: ntmem.MemorySystem, ram: Path) -> None:
