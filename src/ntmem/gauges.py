@@ -240,10 +240,11 @@ def _inside(directory: str | None, report: RegionReport, shared: _Shared, beside
         except (WriterStalled, LogDamaged) as error:
             problems.append(f"locks cannot be looked at: {error}")
     infos = [lock_info(*row) for row in rows]
+    ring, messages = None, 0
     try:
-        ring: Ring | None = Ring(log.region)
+        ring = Ring(log.region)
+        messages = ring.last + 1 - ring.first
     except _UNREADABLE as error:
-        ring = None
         problems.append(f"messages cannot be looked at: {error}")
     seen, is_open = positions.count(log)
     counts = {} if hot is None else hot.counts()
@@ -267,7 +268,7 @@ def _inside(directory: str | None, report: RegionReport, shared: _Shared, beside
         locks=tuple(info for info in infos if not info.resource.startswith(RESERVED)),
         agents=tuple(_agent(info) for info in infos if info.resource.startswith(_AGENT) and info.fence is not None),
         lock_counts={} if leases is None else leases.counts,
-        messages=0 if ring is None else ring.last + 1 - ring.first,
+        messages=messages,
         positions=seen,
         open_positions=is_open,
         file_bytes=_size(directory),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from hostile import HANG, Child, Start
+from msgspec import structs
 
 import ntmem
 from ntmem.cli.commands import cli
@@ -99,7 +100,7 @@ def test_a_frame_fits_the_terminal_and_says_nothing_to_it(memory: ntmem.MemorySy
     reader = GaugeReader(store)
     use(memory)
     before = reader.read()
-    now = reader.read()
+    now = structs.replace(reader.read(), problems=("a process is stopped; " * 20,))
     for width, height in [(80, 24), (40, 10), (200, 60), (57, 3)]:
         made = frame(now, before, width, height).plain
         lines = made.split("\n")
@@ -159,6 +160,29 @@ def test_it_keeps_nobody_from_leaving_and_finds_who_comes_again(store: Path, sta
     assert seen["operations"]["put"]["calls"] <= 100
     watcher.signal(signal.SIGTERM)
     watcher.end()
+
+
+def test_of_the_dead_there_are_no_figures(store: Path, start: Start) -> None:
+    reader = GaugeReader(store)
+    child = trader(start, store, "alice")
+    assert [agent.agent_id for agent in reader.read().agents] == ["alice"]
+    child.kill()
+    found = reader.read()
+    assert found.state in ("stale", "left behind")
+    assert (found.region, found.agents, found.operations) == (None, (), {})
+    assert "nobody has it open" in frame(found, None, 80).plain
+
+
+def test_a_store_that_was_opened_anew_between_two_looks(store: Path) -> None:
+    reader = GaugeReader(store)
+    seen = []
+    for count in (10, 20):
+        with ntmem.open(store, engine="shared") as memory:
+            for n in range(count):
+                memory.put("desk", f"k{n}", b"v")
+            seen.append(reader.read())
+    assert [gauges.operations["put"].calls for gauges in seen] == [10, 20]
+    assert seen[0].region != seen[1].region
 
 
 def test_one_frame(store: Path) -> None:

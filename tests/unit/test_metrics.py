@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import ntmem
 from ntmem.cli.commands import cli
 from ntmem.gauges import GaugeReader
-from ntmem.integrations.metrics import BOUNDS, NtmemCollector, dashboard, registry_of
+from ntmem.integrations.metrics import BOUNDS, NtmemCollector, _cumulative, dashboard, registry_of
+from ntmem.tiers.operations import Operation
 from ntmem.tiers.region import region_path
 
 SERVER = """
@@ -167,6 +168,12 @@ def test_the_dashboard_asks_for_nothing_that_there_is_not(store: Path) -> None:
         == len(ids)
         == len(expressions) - sum(len(p["targets"]) - 1 for p in json.loads(dashboard())["panels"])
     )
+
+
+def test_a_bound_is_where_the_bucket_above_begins() -> None:
+    found = dict(_cumulative(Operation(6, 0, ((56, 1), (64, 2), (112, 1), (128, 1), (1 << 36, 1)))))
+    assert (found["6.4e-08"], found["1.28e-07"], found["2.56e-07"]) == (1, 4, 5)
+    assert list(found.values())[-2:] == [5, 6]  # what took longer than the last bound is counted, too
 
 
 def test_a_reader_says_that_there_is_no_store(tmp_path: Path) -> None:
