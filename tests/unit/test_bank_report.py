@@ -645,3 +645,22 @@ def test_bars_are_as_long_as_what_they_say() -> None:
     assert wide[2] == pytest.approx(2 * wide[1], rel=0.01)
     ET.fromstring(svg.bars("x", []))
     ET.fromstring(svg.scatter("x", []))
+
+
+def test_labels_stand_away_from_the_dots_of_their_place_and_inside() -> None:
+    aside = [svg.Dot(x, 0, 9, svg.WITH, 1, f"{x} {way}", shift=(way, 0)) for x in (0, 1, 9, 10) for way in (-10, 10)]
+    drawn = svg.scatter("dots", aside)
+    found = {
+        name: (float(x), anchor)
+        for x, anchor, name in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)">(\d+ -?\d+)<', drawn)
+    }
+    assert {name: anchor for name, (_, anchor) in found.items() if name in ("1 -10", "1 10", "9 -10")} == {
+        "1 -10": "end",
+        "1 10": "start",
+        "9 -10": "end",
+    }
+    assert found["10 10"][1] == "end"  # there is no room to the right of it
+    for name, (x, anchor) in found.items():
+        wide = 6.3 * len(name)
+        assert x - wide * (anchor == "end") >= 0
+        assert x + wide * (anchor == "start") <= 460

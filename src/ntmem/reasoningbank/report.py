@@ -32,10 +32,15 @@ RIGHT = "#009e73"
 _LABELLED = 14  # patterns of a map that have their action beside them
 _SMALLEST, _LARGEST = 3.0, 13.0  # pixels of a dot
 _STYLE = (
-    ":root{color-scheme:light dark}body{font:15px/1.5 sans-serif;max-width:980px;margin:2em auto;padding:0 1em}"
-    "svg{max-width:100%;height:auto;margin:0 1em 1em 0}table{border-collapse:collapse;margin:.6em 0 1.4em}"
+    ":root{color-scheme:light dark}body{font:15px/1.5 sans-serif;max-width:1040px;margin:2em auto;padding:0 1em;"
+    "font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto;margin:0 1em 1em 0}"
+    "table{border-collapse:collapse;margin:.6em 0 1.4em;display:block;overflow-x:auto}"
     "caption{text-align:left;font-weight:bold;padding:.3em 0}th,td{text-align:left;vertical-align:top;"
-    "padding:.2em .8em .2em 0;border-bottom:1px solid #8886}td{overflow-wrap:anywhere}h2{margin-top:2em}"
+    "padding:.2em .8em .2em 0;border-bottom:1px solid #8886;white-space:nowrap}"
+    "td:nth-child(-n+2){overflow-wrap:anywhere;white-space:normal;min-width:7em}h2{margin-top:2em}"
+    ".totals tbody{display:block;columns:3 17em;column-gap:3em}"
+    ".totals tr{display:flex;justify-content:space-between;break-inside:avoid;border-bottom:1px solid #8886}"
+    ".totals :is(th,td){border:0;padding-right:0;font-weight:normal;white-space:normal;min-width:0}"
 )
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _TITLE = "What the bank knows"
@@ -125,14 +130,15 @@ def page(found: Figures) -> str:
 def body(found: Figures) -> str:
     """Return what stands on the page."""
     totals = found.totals
-    then = iso(found.as_of) if found.as_of < MAX_INSTANT else "any time"
+    then = iso(found.as_of).replace(".000000000Z", "Z") if found.as_of < MAX_INSTANT else "any time"
     parts = [f"<h1>{_TITLE}</h1><p>As it was known at {then}; nothing that became known later is in it.</p>"]
     if not totals["trajectories"] and not totals["kinds"]:
         parts.append("<p>Nothing is known yet: there are no trajectories and no patterns.</p>")
         return "".join(parts)
     if found.was_cut:
         parts.append(f"<p>There are earlier trajectories: only the latest {totals['trajectories']} are looked at.</p>")
-    parts.append(html_facts((_TOTALS.get(name, name), count) for name, count in totals.items()))
+    facts = html_facts((_TOTALS.get(name, name), count) for name, count in totals.items())
+    parts.append(f'<div class="totals">{facts}</div>')
     parts += [_memory(found), _calibration(found), _map_section(found), _usage(found), _drifts(found)]
     parts.append("<h2>The strongest patterns</h2>")
     parts.append(_table(found.strongest) if found.strongest else "<p>No patterns were found yet.</p>")

@@ -16,7 +16,7 @@ WITH, WITHOUT, LINES = "#0072b2", "#d55e00", ("#0072b2", "#d55e00", "#009e73", "
 """Colours that the colour-blind tell apart (Okabe and Ito)."""
 GREY = "#8a8a8a"
 _WIDTH, _HEIGHT = 460, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 46, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 52, 30
 _EDGE = 24  # between the outermost dots and the rim
 _ROW, _ROWS = 11.0, 4  # pixels between labels of dots; half rows by which one goes down where another is
 _TICKS = 5
@@ -192,7 +192,9 @@ def _beside(names: Sequence[tuple[float, float, Dot]]) -> list[str]:
     drawn, taken = [], list[tuple[float, float, float]]()
     for x, y, dot in sorted(names, key=lambda it: it[1]):
         wide = _LETTER * min(len(dot.label), _SHORT)
-        side, start = ("start", x + dot.size + 3) if x < _WIDTH * 0.7 else ("end", x - dot.size - 3 - wide)
+        left, right = x - dot.size - 3 - wide, x + dot.size + 3
+        is_left = left >= 0 and (dot.shift[0] < 0 or right + wide > _WIDTH)  # away from those that it was moved from
+        side, start = ("end", left) if is_left else ("start", right)
         for row in range(_ROWS + 1):
             at = y + row * _ROW / 2
             if all(abs(at - other) >= _ROW or start > high or start + wide < low for low, high, other in taken):
