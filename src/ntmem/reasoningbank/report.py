@@ -32,7 +32,7 @@ RIGHT = "#009e73"
 _LABELLED = 14  # patterns of a map that have their action beside them
 _SMALLEST, _LARGEST = 3.0, 13.0  # pixels of a dot
 _STYLE = (
-    ":root{color-scheme:light dark}body{font:15px/1.5 sans-serif;max-width:1040px;margin:2em auto;padding:0 1em;"
+    ":root{color-scheme:light dark}body{font:15px/1.5 sans-serif;max-width:1160px;margin:2em auto;padding:0 1em;"
     "font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto;margin:0 1em 1em 0}"
     "table{border-collapse:collapse;margin:.6em 0 1.4em;display:block;overflow-x:auto}"
     "caption{text-align:left;font-weight:bold;padding:.3em 0}th,td{text-align:left;vertical-align:top;"
