@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from hostile import Child, Start
 
 import ntmem
-from ntmem.cli.positions import fitting
 from ntmem.cli.commands import cli
+from ntmem.cli.positions import fitting
 
 pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.only("shared", "tiny")]
 
