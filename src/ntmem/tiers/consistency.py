@@ -8,6 +8,7 @@ distillation has left behind is swept later.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..errors import NtmemError
@@ -26,18 +27,63 @@ _ID_BYTES = 26  # of a trajectory
 _TIMES = ("event_min", "event_max", "known_min", "known_max")
 
 
-def check_consistency(tables: Tables, note: Note) -> None:
-    """Say of everything that does not fit together what it is. What is damaged is for others to find."""
-    rows: dict[tuple[str, ...], NamespaceRow] = {}
-    try:
-        rows = {row.labels: row for row in tables.namespaces_below(())}
-    except NtmemError:
-        return  # nothing can be told without them
-    for check in (_versions, _expiry, _positions, _series, _vectors, _trajectories):
-        try:
-            check(Snapshot(tables, rows), note)
-        except NtmemError:
-            continue  # noted with the record that is damaged
+class Consistency:
+    """The check of one snapshot: is shown each record that is sound, and then looks at the rest."""
+
+    def __init__(self, tables: Tables, note: Note) -> None:
+        self._tables = tables
+        self._note = note
+        self._rows: dict[tuple[str, ...], NamespaceRow] = {}
+        self._newest = 2**64
+        self._next_id = 2**64
+        with suppress(NtmemError):  # it is noted, and then little can be told
+            head = tables.head()
+            self._newest, self._next_id = head.version, head.next_namespace
+            self._rows = {row.labels: row for row in tables.namespaces_below(())}
+        self._names = {id_prefix(row.id): namespace_key(row.labels) for row in self._rows.values()}
+        self._sizes = dict.fromkeys(self._names, 0)
+        self._before = b""
+        self._current: Stored | None = None
+
+    def record(self, where: bytes, stored: Stored) -> None:
+        """Look at a current record: its version is at most the newest, and if it expires the index says so."""
+        if stored.version > self._newest:
+            self._note(f"records: {where!r} has version {stored.version}, the newest change has {self._newest}")
+        if stored.expires_at:
+            index_key = expiry_key(stored.expires_at, where)
+            if self._tables.expiry(index_key) != self._names.get(where[:8]):
+                self._note(
+                    f"expiry: the record under {where!r} expires at {stored.expires_at}, which the index does not say"
+                )
+
+    def past(self, where: bytes, stored: Stored, size: int) -> None:
+        """Look at a past version: its number is that of its key, and below that of the current one."""
+        head, version = where[:8], stored.version
+        if head in self._sizes:
+            self._sizes[head] += size
+        if int.from_bytes(where[-8:], "big") != version:
+            self._note(f"history: {where!r} has version {version}, which is not that of its key")
+        if version > self._newest:
+            self._note(f"history: {where!r} has version {version}, the newest change has {self._newest}")
+        if where[:-8] != self._before:
+            self._before = where[:-8]
+            self._current = None
+            with suppress(NtmemError):
+                self._current = self._tables.record(record_key(int.from_bytes(head, "big"), stored.key))
+        if self._current is not None and version >= self._current.version:
+            self._note(f"history: {where!r} has version {version}, the current one of its key {self._current.version}")
+
+    def finish(self) -> None:
+        """Look at everything else."""
+        for row in self._rows.values():
+            name, size = "/".join(row.labels), self._sizes[id_prefix(row.id)]
+            if row.id >= self._next_id:
+                self._note(f"namespaces: {name} has number {row.id}, the next to be given is {self._next_id}")
+            if size != row.history_bytes:
+                self._note(f"history: that of {name} takes {size} bytes, its namespace says {row.history_bytes}")
+        for check in (_expiry, _positions, _series, _vectors, _trajectories):
+            with suppress(NtmemError):  # noted with the record that is damaged
+                check(Snapshot(self._tables, self._rows), self._note)
 
 
 class Snapshot:
@@ -61,44 +107,11 @@ class Snapshot:
         return None if row is None else self.tables.record(record_key(row.id, key))
 
 
-def _versions(found: Snapshot, note: Note) -> None:
-    """Versions are at most the newest; those of a key rise; what history takes is what its namespace says."""
-    tables, newest = found.tables, found.tables.head().version
-    next_id = tables.head().next_namespace
-    for row in found.rows.values():
-        name = "/".join(row.labels)
-        if row.id >= next_id:
-            note(f"namespaces: {name} has number {row.id}, the next to be given is {next_id}")
-        head = id_prefix(row.id)
-        for where, stored in tables.records_from(head, head):
-            if stored.version > newest:
-                note(f"records: {where!r} has version {stored.version}, the newest change has {newest}")
-        size, before = 0, b""
-        for where, past in tables.past(row.id):
-            size += tables.past_size(where)
-            if int.from_bytes(where[-8:], "big") != past.version:
-                note(f"history: {where!r} has version {past.version}, which is not that of its key")
-            if past.version > newest:
-                note(f"history: {where!r} has version {past.version}, the newest change has {newest}")
-            if where[:-8] != before:
-                before = where[:-8]
-                current = tables.record(record_key(row.id, past.key))
-            if current is not None and past.version >= current.version:
-                note(f"history: {where!r} has version {past.version}, the current one of its key {current.version}")
-        if size != row.history_bytes:
-            note(f"history: that of {name} takes {size} bytes, its namespace says {row.history_bytes}")
-
-
 def _expiry(found: Snapshot, note: Note) -> None:
-    """What expires stands in the index, and what stands in the index expires then."""
-    tables = found.tables
-    names = {id_prefix(row.id): namespace_key(row.labels) for row in found.rows.values()}
-    for where, stored in tables.records_from(b"", b""):
-        if stored.expires_at and tables.expiry(expiry_key(stored.expires_at, where)) != names.get(where[:8]):
-            note(f"expiry: the record under {where!r} expires at {stored.expires_at}, which the index does not say")
-    for index_key, _ in tables.expiries():
+    """What stands in the index expires then."""
+    for index_key, _ in found.tables.expiries():
         expires_at, where = split_expiry_key(index_key)
-        record = tables.record(where)
+        record = found.tables.record(where)
         if record is None or record.expires_at != expires_at:
             note(f"expiry: the index has {where!r} at {expires_at}, where no record expires then")
 

@@ -267,13 +267,9 @@ class Tables:
         self._txn.put(where, data, db=self._dbs["history"])
         return len(where) + len(data)
 
-    def past_size(self, where: bytes) -> int:
-        """Return the bytes that a past version takes."""
-        return len(where) + len(self._txn.get(where, db=self._dbs["history"]) or b"")
-
     def delete_past(self, where: bytes) -> int:
         """Delete a past version; return the bytes it took."""
-        size = self.past_size(where)
+        size = len(where) + len(self._txn.get(where, db=self._dbs["history"]) or b"")
         self._txn.delete(where, db=self._dbs["history"])
         return size
 

@@ -15,7 +15,7 @@ import msgspec
 from ..errors import CorruptionError, NtmemError, StorageError
 from ..stats import VerifyReport
 from .cold import ColdStore, Txn
-from .consistency import check_consistency
+from .consistency import Consistency
 from .datafile import DATA_FILE, check_before_mapping, walk
 from .layout import decode_namespace, decode_record, id_prefix, namespace_key
 from .region import AttachLock, map_region, region_path
@@ -84,16 +84,21 @@ def _check_rows(store: ColdStore, txn: Txn, finding: _Finding) -> None:
         except CorruptionError as error:
             _note(finding, f"namespaces: {bytes(key)!r}: {error}")
         finding.namespaces += 1
+    consistency = Consistency(tables, lambda problem: _note(finding, problem))
     for database in ("records", "history"):
         for key, data in txn.cursor(store.databases[database]):
             try:
-                decode_record(bytes(key), data)
+                stored = decode_record(bytes(key), data)
+                if database == "records":
+                    consistency.record(bytes(key), stored)
+                else:
+                    consistency.past(bytes(key), stored, len(key) + len(data))
                 if bytes(key[:8]) not in ids:
                     _note(finding, f"{database}: the record under {bytes(key)!r} belongs to no namespace")
             except CorruptionError as error:
                 _note(finding, f"{database}: {error}")
             setattr(finding, database, getattr(finding, database) + 1)
-    check_consistency(tables, lambda problem: _note(finding, problem))
+    consistency.finish()
 
 
 def _check_region(store: ColdStore, finding: _Finding) -> None:
