@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,32 @@ def test_completion_is_for_this_program(shell: str) -> None:
         said = subprocess.run([sys.executable, "-c", f"import sys; sys.argv = ['ntmem']; {code}"], env=env, text=True,
                               capture_output=True, check=False)  # fmt: skip
         assert "serve-metrics" in said.stdout
+
+
+def test_a_handler_may_open_stores_itself(tmp_path: Path) -> None:
+    """One that keeps messages in a store, while another thread opens one: neither waits for the other's lock."""
+    inside, opened = threading.Event(), threading.Event()
+
+    class Keeping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().endswith("first: opened") and not inside.is_set():
+                inside.set()
+                assert opened.wait(30)
+
+    handler = Keeping()
+    logger = logging.getLogger("ntmem")
+    logger.addHandler(handler)
+    try:
+        thread = threading.Thread(target=lambda: ntmem.open(tmp_path / "first").close())
+        thread.start()
+        assert inside.wait(30)
+        other = threading.Thread(target=ntmem.open, args=(tmp_path / "second",), daemon=True)
+        logger.removeHandler(handler)  # only the registry is in question here
+        other.start()
+        other.join(20)
+        was_held_up = other.is_alive()
+        opened.set()
+        thread.join()
+    finally:
+        logger.removeHandler(handler)
+    assert not was_held_up

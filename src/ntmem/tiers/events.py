@@ -7,6 +7,9 @@ comes by: see :meth:`Events.look`. ``docs/guide/operations.md`` lists the messag
 from __future__ import annotations
 
 import logging
+from collections import deque
+from contextlib import suppress
+from typing import Any
 
 from .._core.flusher import Flusher, trouble_text
 from .._core.log import Log
@@ -14,6 +17,20 @@ from .._core.log import Log
 _SLOW = 1.0  # seconds of a pass of the flusher
 
 log = logging.getLogger("ntmem")
+
+_waiting: deque[tuple[Any, ...]] = deque()
+
+
+def tell_later(level: int, message: str, *arguments: object) -> None:
+    """Keep a message until :func:`tell`: for who holds a lock, which a handler of the program's might want as well."""
+    _waiting.append((level, message, *arguments))
+
+
+def tell() -> None:
+    """Log what was kept."""
+    with suppress(IndexError):  # another thread may have been faster
+        while _waiting:
+            log.log(*_waiting.popleft())
 
 
 class Events:

@@ -885,7 +885,7 @@ class LogEngine(LmdbEngine):
         """Return when everything acknowledged by now is on disk."""
         self.check_open()
         self._translated(lambda: self._wait_flushed(self.log.committed, timeout))
-        self.look()
+        self._tell()
 
     def wait_durable(self, version: int, timeout: float | None) -> None:
         """Return when the change with this version is on disk."""

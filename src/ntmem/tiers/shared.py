@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from logging import WARNING
 from typing import Any
 
 import lmdb
@@ -27,8 +28,7 @@ from .._core.meters import Meters
 from ..clock import SimulatedClock
 from ..errors import CorruptionError, DiskFull, MapFull, NtmemError, StorageError
 from .cold import ColdStore
-from .events import Events
-from .events import log as told
+from .events import Events, tell_later
 from .faults import open_error, trouble_error
 from .layout import id_prefix
 from .opening import ClockChoice, agree_on_row, check_agreed, followed_offset, prepare_rows
@@ -250,9 +250,8 @@ class SharedStore(LoggedStore):
         left = self.log.committed - self.log.flushed
         self.flusher = self._make_flusher(row.region_id if row else b"")
         self._drain(anew=True)
-        told.warning(
-            "%s: its processes have died; %d bytes of changes that they left were brought to disk", directory, left
-        )
+        said = "%s: its processes have died; %d bytes of changes that they left were brought to disk"
+        tell_later(WARNING, said, directory, left)
         self._note_log()
         self.was_touched = False  # the region proves whose file it is
         remove_region(self.log)

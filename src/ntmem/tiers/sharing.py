@@ -16,12 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from logging import INFO
 from typing import TypeVar
 
 from ..errors import StorageError
 from .cold import ColdStore
 from .datafile import DATA_FILE
-from .events import log
+from .events import tell, tell_later
 from .faults import open_error
 
 S = TypeVar("S", bound=ColdStore)
@@ -36,14 +37,18 @@ _given_back: deque[ColdStore] = deque()
 
 @contextmanager
 def _registered() -> Iterator[None]:
-    with _registry:
-        _registrars.append(threading.get_ident())
-        try:
-            if len(_registrars) == 1:
-                _take_back()
-            yield
-        finally:
-            _registrars.pop()
+    try:
+        with _registry:
+            _registrars.append(threading.get_ident())
+            try:
+                if len(_registrars) == 1:
+                    _take_back()
+                yield
+            finally:
+                _registrars.pop()
+    finally:
+        if threading.get_ident() not in _registrars:
+            tell()
 
 
 @contextmanager
@@ -111,7 +116,7 @@ def _prepared(store: S, prepare: Callable[[S], None]) -> S:
     store.prepared = True
     _open_stores[(0, id(store)) if store.directory is None else _identity(store.directory)] = store
     if store.directory is not None:
-        log.info("%s: opened%s", store.directory, " for reading" if store.read_only else "")
+        tell_later(INFO, "%s: opened%s", store.directory, " for reading" if store.read_only else "")
     return store
 
 
@@ -139,7 +144,7 @@ def _take_back() -> None:
             try:
                 store.close()
                 if store.directory is not None:
-                    log.info("%s: closed", store.directory)
+                    tell_later(INFO, "%s: closed", store.directory)
             finally:
                 if not store.closed:  # interrupted: the next one who comes by closes it
                     store.users += 1
