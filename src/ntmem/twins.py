@@ -1,6 +1,6 @@
 """Asynchronous twins: calls that may block, made in a thread for whoever must not be held up.
 
-**Invariants** (numbered as in the design)
+**Invariants**
 
 - A twin does what its call does, with the same arguments, result and errors; it adds nothing but the thread.
 - Who is cancelled stops waiting. A call that has not begun is not made; one that has goes on to its end, so a change is
