@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile import Start
 
 import ntmem
 
@@ -214,6 +215,30 @@ def test_a_wrong_line_is_named_and_running_it_again_goes_on(memory: ntmem.Memory
             memory.export(tmp_path / name)
         with pytest.raises(ValueError, match=r"must end in \.jsonl"):
             memory.import_(tmp_path / name)
+
+
+def test_killed_in_the_middle_it_goes_on(memory: ntmem.MemorySystem, ram: Path, start: Start) -> None:
+    expected, path = answers(memory), ram / "all.jsonl"
+    memory.export(path)
+    code = """
+path, store, now, at = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+lines = 0
+def progress(done, total):
+    global lines
+    lines += 1
+    if lines == at:
+        os.kill(os.getpid(), 9)
+ntmem.open(store, clock=ntmem.SimulatedClock(now)).import_(path, progress=progress)
+"""
+    kinds = [document["kind"] for document in lines(path)]
+    for kind in ("history", "position", "rows", "vector"):  # in the middle of it, or of what stands before
+        at = (kinds.index(kind) + len(kinds) - kinds[::-1].index(kind)) // 2
+        child = start(code, path, ram / "new", memory.now(), at)
+        assert child.process.wait() == -9
+    with ntmem.open(ram / "new", clock=ntmem.SimulatedClock(memory.now())) as other:
+        other.import_(path)
+        assert answers(other) == expected
+        assert other.verify().ok
 
 
 def test_nothing_of_a_damaged_batch_is_kept(tmp_path: Path) -> None:
