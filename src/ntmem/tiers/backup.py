@@ -110,7 +110,7 @@ def backup(engine: LmdbEngine, path: str | os.PathLike[str]) -> BackupReport:
             found = described(temporary)
             size, digest = _digested(data_file)
             manifest = Manifest(
-                *(FORMAT, _version(), SCHEMA, found.generation, found.last_version, found.records),
+                *(FORMAT, package_version(), SCHEMA, found.generation, found.last_version, found.records),
                 *(clocks.wall_ns(), size, digest),
             )
             with open(os.path.join(temporary, MANIFEST), "xb") as file:
@@ -186,7 +186,8 @@ def _only_data(directory: str) -> None:
             os.unlink(os.path.join(directory, name))
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Return the version of ntmem."""
     return str(sys.modules[__name__.partition(".")[0]].__version__)
 
 

@@ -65,7 +65,7 @@ def _json_lines(vectors: Iterable[StoredVector], file: BinaryIO, dimension: int)
 
 
 def _parquet(vectors: Iterable[StoredVector], file: BinaryIO, dimension: int) -> int:
-    arrow, parquet = _arrow("pyarrow"), _arrow("pyarrow.parquet")
+    arrow, parquet = arrow_module("pyarrow"), arrow_module("pyarrow.parquet")
     schema = arrow.schema(
         {
             "id": arrow.string(),
@@ -100,7 +100,8 @@ def _groups(vectors: Iterable[StoredVector]) -> Iterator[list[tuple[Any, ...]]]:
         yield group
 
 
-def _arrow(module: str) -> Any:
+def arrow_module(module: str) -> Any:
+    """Return a module of pyarrow, or raise what is to be installed."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -111,7 +112,7 @@ def _arrow(module: str) -> Any:
 
 def _metadata(it: StoredVector) -> bytes:
     """Return the metadata of a vector as JSON."""
-    found = _beyond_json(it.metadata, "")
+    found = beyond_json(it.metadata, "")
     if found is not None:
         raise SerializationError(
             f"metadata of {it.id!r} have {found}, which JSON has not, so nothing was written; add the vector again "
@@ -120,15 +121,15 @@ def _metadata(it: StoredVector) -> bytes:
     return _JSON.encode(it.metadata)
 
 
-def _beyond_json(value: Any, at: str) -> str | None:
+def beyond_json(value: Any, at: str) -> str | None:
     """Return what JSON cannot say of a value, and where; None: it can say all."""
     if isinstance(value, dict):
         odd = {type(name).__name__ for name in value if not isinstance(name, str)}
         if odd:
             return f"a name of type {min(odd)} in {at}"
-        found = (_beyond_json(each, f"{at}.{name}" if at else name) for name, each in value.items())
+        found = (beyond_json(each, f"{at}.{name}" if at else name) for name, each in value.items())
     elif isinstance(value, list):
-        found = (_beyond_json(each, f"{at}[{place}]") for place, each in enumerate(value))
+        found = (beyond_json(each, f"{at}[{place}]") for place, each in enumerate(value))
     elif isinstance(value, float):
         return None if math.isfinite(value) else f"{value} at {at}"
     else:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from ..errors import SerializationError, StorageError
-from .exporting import _arrow as arrow_module
+from .exporting import arrow_module
 
 Document = dict[str, Any]
 

@@ -27,9 +27,9 @@ from .. import clock as clocks
 from ..errors import StorageError
 from ..namespace import labels_of
 from . import bookrows
-from .backup import _version, full_disk, settle
+from .backup import full_disk, package_version, settle
 from .engine import LmdbEngine
-from .exporting import _beyond_json as beyond_json
+from .exporting import beyond_json
 from .guards import (
     COLLECTIONS,
     DISTILLING,
@@ -136,7 +136,7 @@ class Outgoing:
         yield {
             "kind": HEADER,
             "format": FORMAT,
-            "ntmem": _version(),
+            "ntmem": package_version(),
             "id": os.urandom(16).hex(),
             "taken_at": clocks.wall_ns(),
             "namespace": list(self._below),
