@@ -337,9 +337,9 @@ def test_a_later_format_is_refused(ram: Path) -> None:
         o = memory.observations
         o.append(*MARKET, START, {"x": 1.0})
         row = o._of(*MARKET).row()
-        later = ntmem.tiers.series.encode_series(ntmem.tiers.series.msgspec.structs.replace(row, format=2))
+        later = ntmem.tiers.series.encode_series(ntmem.tiers.series.msgspec.structs.replace(row, format=3))
         memory._engine().commit([ntmem.records.Change("put", series.SERIES, o._of(*MARKET).key, later, own=True)])
-        with pytest.raises(ntmem.CorruptionError, match="has format 2, this version reads 1"):
+        with pytest.raises(ntmem.CorruptionError, match="has format 3, this version reads 2"):
             o.recent(*MARKET, 1)
 
 
