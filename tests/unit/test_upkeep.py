@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import ntmem
 from ntmem.tiers import bounds, upkeep
+from ntmem.tiers.guards import BLOCKS, ROWS, VECTORS
 
 pytestmark = pytest.mark.usefixtures("engine")
 SECOND = 10**9
@@ -191,6 +192,42 @@ def test_watchers_are_told(memory: ntmem.MemorySystem) -> None:
         memory.put("desk", "b", b"")
         memory.upkeep()
         assert [(it.kind, it.key) for it in changes.recv_many(10, 0)] == [("put", "b"), ("delete", "a")]
+
+
+# -- observations
+
+
+def numbers(memory: ntmem.MemorySystem) -> list[int]:
+    found: list[int] = memory.observations.recent("desk", "A", 100, fields=["row"], as_of=ntmem.LATEST)["row"].tolist()
+    return found
+
+
+def test_rows_go_when_they_are_older_than_that(memory: ntmem.MemorySystem, clock: ntmem.SimulatedClock) -> None:
+    o, at = memory.observations, clock.now()
+    for later in (0, 100, 0):
+        o.append("desk", "A", at, {"x": 1.0}, ts_known=at + later * SECOND)
+    memory.retain("desk", max_age=10)
+    clock.set(at + 10 * SECOND)
+    assert (memory.upkeep().rows, numbers(memory)) == (0, [0, 1, 2])
+    clock.set(at + 10 * SECOND + 1)
+    assert (memory.upkeep().rows, numbers(memory)) == (2, [1])
+    assert o.append("desk", "A", at, {"x": 1.0}, ts_known=at) == 3
+    assert (memory.upkeep().rows, numbers(memory)) == (1, [1])
+    assert o.info("desk", "A").rows == 1  # type: ignore[union-attr]
+
+
+def test_nothing_is_left_of_what_was_dropped(memory: ntmem.MemorySystem) -> None:
+    o = memory.observations
+    for place in range(4):
+        o.append("desk", "A", place, {"x": 1.0}, embedding=[1.0, float(place)], metadata="m")
+    o.distill()
+    o.append("desk", "A", 4, {"x": 1.0}, embedding=[1.0, 2.0])
+    o.append("other", "A", 4, {"x": 1.0}, embedding=[1.0, 2.0])
+    assert o.drop("desk").rows == 5
+    assert (o.drop("desk", "A").rows, numbers(memory)) == (0, [])
+    left = {space: len(list(memory._engine().scan(space, b"", b"", None))) for space in (ROWS, BLOCKS, VECTORS)}
+    assert left == {ROWS: 1, BLOCKS: 0, VECTORS: 1}
+    assert (o.append("desk", "A", 5, {"y": 1}), o.symbols("desk")) == (5, ["A"])
 
 
 # -- what has expired

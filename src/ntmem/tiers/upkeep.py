@@ -25,7 +25,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..errors import NtmemError, StoreClosed
+from ..errors import StoreClosed
 from ..instants import NS
 from ..records import Change
 from .bounds import bounds, enforce, sweep
@@ -183,7 +183,7 @@ class Upkeep:
                         self.last = run(self._tasks, self._step, self._known)
             except (Stopped, StoreClosed):
                 _keeper.drop(self)
-            except (NtmemError, OSError, ValueError):
+            except Exception:  # the thread is that of other stores, too
                 _log.warning("upkeep could not be done; it is tried again in %g s", self._interval, exc_info=True)
 
     def _step(self) -> None:
