@@ -78,7 +78,7 @@ class Gauges(Struct, frozen=True, kw_only=True):
     evictions : dict of str to int
         Of the hot tier, by cause.
     memory : dict of str to MemoryUse
-        Parts of shared memory: ``hot``, ``log`` (used: what is not on disk), ``messages``, ``vectors``.
+        Parts of shared memory: ``hot``, ``log`` (used: what is not on disk), ``bus``, ``vectors``.
     flush_lag : float
         Seconds of acknowledged changes that are not on disk,
     unflushed : int
@@ -286,7 +286,7 @@ def _memory(log: Log, hot: HotTable | None, ring: Ring | None, unflushed: int) -
     if hot is not None:
         found["hot"] = MemoryUse(hot.memory_bytes, hot.memory_limit)
     if ring is not None:
-        found["messages"] = MemoryUse(ring.memory_bytes, ring.capacity)
+        found["bus"] = MemoryUse(ring.memory_bytes, ring.capacity)
     if log.region.path is not None:
         found["vectors"] = MemoryUse(sum(map(_taken, glob(f"{escape(log.region.path)}-v*"))), 0)
     return dict(sorted(found.items()))

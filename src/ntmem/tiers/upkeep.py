@@ -98,6 +98,7 @@ def run(tasks: Tasks, step: Callable[[], None], since: dict[str, int] | None = N
     """Do one round; `step` is called between small steps. `since` is what the round before knew; it is changed."""
     began = time.monotonic()
     engine = tasks.engine()
+    engine.look()
     known = {} if since is None else since
     expired = sweep(engine, step)
     records = record_bytes = guarded = rows = blocks = block_bytes = messages = distilled = 0
