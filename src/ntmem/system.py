@@ -98,8 +98,9 @@ class MemorySystem(DirectCalls):
 
     Notes
     -----
-    **Thread safety**: all methods may be called from any thread, at the same time. **Complexity**: O(log n) a key
-    of n; a write is one synced transaction, a read one snapshot.
+    **Thread safety**: all methods may be called from any thread, at the same time. **Complexity**: O(1) a key that is
+    in shared memory, O(log n) of n any other. With the engine ``lmdb`` a write is one synced transaction, a read one
+    snapshot.
     """
 
     def __init__(
