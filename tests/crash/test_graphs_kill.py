@@ -148,7 +148,7 @@ def test_who_is_killed_at_a_step(
     with opened(store) as memory:
         assert memory.vectors.count("n") == len(there)
         assert lost(memory.vectors, there) == []
-    assert caplog.messages == []
+    assert [message for message in caplog.messages if "its processes have died" not in message] == []
 
 
 @pytest.mark.parametrize("step", ["after os.replace", "after graphs.remove_file", "before tail.announce_graphs"])

@@ -38,6 +38,7 @@ WORKER = Path(__file__).with_name("worker.py")
 SAMPLE_S = 1.0
 PATIENCE_S = 60.0
 MIB = 1 << 20
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144"}  # what the guide advises to processes that live long
 SETTLED_S = 120.0  # a shorter run is over before the parts of a store have what they use
 GROWTH = 1.10  # of memory from the second fifth of a run to the last one
 ALLOWANCE = 4 * MIB  # of what is too small to be told from chance
@@ -63,7 +64,9 @@ class Soak:
         arguments = (self.store, self.place / f"diary-{number}", number, self.options.workers, self.options.budget)
         errors = (self.place / f"errors-{number}").open("ab")
         with errors:
-            return subprocess.Popen([sys.executable, WORKER, *map(str, arguments)], stderr=errors)
+            return subprocess.Popen(
+                [sys.executable, WORKER, *map(str, arguments)], stderr=errors, env=os.environ | MALLOC
+            )
 
     def run(self) -> None:
         """Work, kill and look until the time is over."""
@@ -140,8 +143,7 @@ class Soak:
             self.revive()
             time.sleep(0.01)
         with ntmem.open(self.store, max_memory_bytes=self.options.budget) as memory:
-            memory.backup(self.place / "rest")
-            expected = digest(memory)
+            expected = self.back_up_at_rest(memory)
             found = sum(part.used for part in memory.stats().memory.values() if part.where == "shared")
         self.sample(-1.0)
         kernel = self.samples.pop()["shared"]
@@ -155,6 +157,24 @@ class Soak:
             return ["the store that was restored is not the one of the backup"] * (digest(memory) != expected)
 
         self.check_restored("rest", same)
+
+    def back_up_at_rest(self, memory: ntmem.MemorySystem) -> str:
+        """Take a backup of a store in which nothing happens, and return the digest of both.
+
+        Votes end by the clock, and upkeep and learning have to come to their ends: until then it is not at rest.
+        """
+        until = time.monotonic() + PATIENCE_S
+        while memory.consensus.pending() and time.monotonic() < until:
+            time.sleep(0.1)
+        while True:
+            expected = digest(memory)
+            memory.backup(self.place / "rest")
+            if digest(memory) == expected:
+                return expected
+            if time.monotonic() > until:
+                self.faults.append("the store does not come to rest")
+                return expected
+            shutil.rmtree(self.place / "rest")
 
     def check_restored(self, name: str, look: Callable[[ntmem.MemorySystem], Any]) -> None:
         """Restore a backup and look at it."""

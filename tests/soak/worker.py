@@ -205,15 +205,19 @@ def main() -> None:
     store, path, number, workers, budget = sys.argv[1:]
     diary = Diary(Path(path))
     with ntmem.open(store, max_memory_bytes=int(budget), agent_id=f"worker_{number}") as memory:
-        if number == "0":
-            memory.distiller.start(every=5.0)
         worker = Worker(memory, diary, int(number), int(workers))
+        learns = False
         while (command := diary.word("command")) != STOP:
             if command == PAUSE:
+                memory.distiller.stop()
+                learns = False
                 diary.set_word("answer", PAUSE)
                 time.sleep(0.01)
                 continue
             diary.set_word("answer", 0)
+            if number == "0" and not learns:
+                memory.distiller.start(every=5.0)
+                learns = True
             for _ in range(10):
                 worker.step()
             time.sleep(PAUSE_S)

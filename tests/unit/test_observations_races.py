@@ -342,7 +342,7 @@ def test_the_series_changes_while_rows_are_coded(
             plain.append(START, {"new": 1}, START)
             other.observations.append(*MARKET, START, {"new": 1}, ts_known=START)
 
-    place = "_sweep" if what == "sweep" else "encode_block"
+    place = "sweep" if what == "sweep" else "encode_block"
     done = once(distilling, place, meanwhile if what != "sweep" else other.observations.distill, monkeypatch)
     one.observations.distill()
     assert done

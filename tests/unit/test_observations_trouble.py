@@ -87,7 +87,7 @@ def test_a_table_that_is_added_while_it_is_being_given_up(
         def sweep() -> None:
             with monkeypatch.context() as patch:
                 patch.setattr(theirs, "update", update)
-                distilling._sweep(theirs, other.now())
+                distilling.sweep(theirs, other.now())
 
         thread = threading.Thread(target=sweep)
 

@@ -588,7 +588,7 @@ cdef class Direct:
 cdef class DirectCalls:
     """The calls of a store that are made most; the rest of them is in the subclass."""
 
-    cdef Direct direct
+    cdef Direct direct  # a call has a reference of its own: another thread may close the store in the middle of it
 
     def _use(self, Direct direct):
         """Go straight to the log from now on, or (None) leave everything to the subclass."""
@@ -596,11 +596,13 @@ cdef class DirectCalls:
 
     def _put_fenced(self, namespace, key, value, fence):
         """Do :meth:`Direct.put_fenced` if it can be done."""
-        return 0 if self.direct is None else self.direct.put_fenced(namespace, key, value, fence)
+        cdef Direct direct = self.direct
+        return 0 if direct is None else direct.put_fenced(namespace, key, value, fence)
 
     def _put_plain(self, namespace, mapping):
         """Do :meth:`Direct.put_many` if it can be done."""
-        return 0 if self.direct is None or type(mapping) is not dict else self.direct.put_many(namespace, mapping)
+        cdef Direct direct = self.direct
+        return 0 if direct is None or type(mapping) is not dict else direct.put_many(namespace, mapping)
 
     @cython.binding(False)
     def put(
@@ -643,9 +645,10 @@ cdef class DirectCalls:
             The store cannot take it; nothing was kept.
         """
         cdef uint64_t version
-        if (self.direct is not None and ttl is None and if_version is None and fence is None and ts_event is None
+        cdef Direct direct = self.direct
+        if (direct is not None and ttl is None and if_version is None and fence is None and ts_event is None
                 and ts_known is None and durable is None):
-            version = self.direct.put(namespace, key, value, None)
+            version = direct.put(namespace, key, value, None)
             if version != 0:
                 return version
         return self._put(namespace, key, value, ttl, if_version, fence, ts_event, ts_known, durable)
@@ -663,8 +666,9 @@ cdef class DirectCalls:
         b'3'
         """
         cdef object value = UNDECIDED
-        if self.direct is not None:
-            value = self.direct.get(namespace, key)
+        cdef Direct direct = self.direct
+        if direct is not None:
+            value = direct.get(namespace, key)
         if value is UNDECIDED:
             return self._get(namespace, key, default)
         return default if value is None else value
