@@ -154,3 +154,9 @@ def test_ls_prints_no_control_characters(store: Path) -> None:
     with ntmem.open(store) as memory:
         memory.put("odd", "a\n\x1b[31mb", b"")
     assert run(store, "ls", "odd").stdout.split() == ["0", "'a\\n\\x1b[31mb'"]
+
+
+def test_the_list_of_verbs_is_not_cut_off() -> None:
+    said = CliRunner().invoke(cli, ["--help"], terminal_width=80).output
+    assert all(f"  {name} " in said for name in cli.commands)
+    assert not [line for line in said.splitlines() if line.startswith("  ") and line.endswith("...")]

@@ -193,6 +193,7 @@ def info(store: Path, as_json: bool) -> None:
         print_json(facts)
         return
     facts["now"] = iso(int(facts["now"]))
+    facts["memory"] = ", ".join(f"{name} {part['used']}" for name, part in facts["memory"].items())
     facts["operations"] = ", ".join(f"{name} {found['count']}" for name, found in facts["operations"].items())
     print_columns((name, str(fact)) for name, fact in facts.items())
 
@@ -200,3 +201,22 @@ def info(store: Path, as_json: bool) -> None:
 OTHERS = (locks, agents, sessions, positions, search, tail, top, bank, doctor, serve_metrics, completion, replay)
 for command in (*OTHERS, *keeping.COMMANDS):
     cli.add_command(command)
+for name, said in {  # whose first sentence is too long for a line of `ntmem --help`
+    "backup": "Copy a store into a new directory.",
+    "bank": "Show what agents tried, and what is to be learnt.",
+    "compact": "Give back the space of what is over.",
+    "completion": "Print a script that completes verbs and options.",
+    "doctor": "Check this machine, a store and its shared memory.",
+    "export": "Write what a store has to a file.",
+    "get": "Print the value of a key.",
+    "import": "Bring an export into a store.",
+    "ls": "List namespaces, or the keys of one.",
+    "positions": "List the positions of a store, also live.",
+    "put": "Set a key to a text, or to a file's content.",
+    "replay": "Replay market data through a team of agents.",
+    "restore": "Make a store of a backup.",
+    "search": "Print the vectors that are nearest to one.",
+    "tail": "Show messages as they come.",
+    "verify": "Check all that is in a store's data file.",
+}.items():
+    cli.commands[name].short_help = said
