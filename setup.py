@@ -4,14 +4,15 @@ Environment switches, each 0 (default) or 1 unless said otherwise:
 NTMEM_DEBUG       bounds checks, asserts, -O0 -g
 NTMEM_LINETRACE   line tracing, for coverage of .pyx files
 NTMEM_SANITIZE    comma-separated set of address, undefined, thread
-NTMEM_FAILPOINTS  compile the failpoints in (the macro NTMEM_FAILPOINTS)
+NTMEM_FAILPOINTS  compile the failpoints in (the macro NTMEM_FAILPOINTS), with -O1: it is built for tests
 NTMEM_WERROR      warnings of Cython and of the C compiler are errors
 """
 
 import contextlib
-import io
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -65,7 +66,7 @@ FLAGS = [
     "-Wno-unused-parameter",
     "-Wno-missing-field-initializers",
 ]
-FLAGS += ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O3", "-g0"]
+FLAGS += ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O1" if FAILPOINTS else "-O3", "-g0"]
 FLAGS += ["-Werror"] * WERROR
 LINK = []
 if SANITIZE:
@@ -83,6 +84,25 @@ if LINETRACE:  # from 3.12 on Cython would trace through sys.monitoring, which c
     MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
 
 
+@contextlib.contextmanager
+def said_by_all() -> Iterator[list[str]]:
+    """Keep what this process and its children write to the standard error, and write it there at the end."""
+    said: list[str] = []
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            said.append(file.read().decode(errors="replace"))
+            sys.stderr.write(said[0])
+
+
 class StrictBuild(build_ext):
     """Run Cython here, not at import: egg_info instantiates this command without building anything."""
 
@@ -95,18 +115,15 @@ class StrictBuild(build_ext):
         from Cython.Compiler import Options
 
         Options.warning_errors = WERROR
-        said = io.StringIO()
-        try:  # one process and forced, so that every hint of every module passes through here
-            with contextlib.redirect_stderr(said):
-                modules = cythonize(
-                    self.extensions,
-                    build_dir=str(Path(self.build_temp, "cython")),
-                    compiler_directives=DIRECTIVES,
-                    force=True,
-                )
-        finally:
-            sys.stderr.write(said.getvalue())
-        if "performance hint:" in said.getvalue():  # e.g. a GIL check after every call; not a -Werror matter
+        with said_by_all() as said:  # forced, so that every hint of every module passes through here
+            modules = cythonize(
+                self.extensions,
+                build_dir=str(Path(self.build_temp, "cython")),
+                compiler_directives=DIRECTIVES,
+                force=True,
+                nthreads=self.parallel if sys.platform == "linux" else 0,  # they are processes, and forked
+            )
+        if "performance hint:" in "".join(said):  # e.g. a GIL check after every call; not a -Werror matter
             raise SystemExit("Cython gave a performance hint (above); resolve it, e.g. with `noexcept`")
         for extension, module in zip(self.extensions, modules, strict=True):
             vars(extension).update(vars(module))  # keeps what setuptools has noted on its own object
