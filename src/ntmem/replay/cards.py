@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -198,26 +199,26 @@ def _judging(judging: dict[str, Any]) -> Table:
 
 
 def _deciding(deciding: dict[str, Any]) -> Table:
-    table = _table(
-        "Decisions (what one earns: with memory, by chance, and always in one way)",
-        *("scene", "decisions", "with memory", "by chance", "long", "flat", "short", "gain", "95 %", "best", "poison"),
-    )
-    for column in table.columns:
-        column.no_wrap, column.overflow = True, "fold"
-    for one in deciding["scenes"]:
-        gain, best = one["against_chance"], one["best"]
-        interval = gain["interval"]
-        table.add_row(
-            one["name"] + f" ({one['unit']})" * bool(one["unit"]),
-            f"{one['decisions']:,}",
-            *(f"{one[name]:+.3f}" for name in ("with_memory", "by_chance")),
-            *(f"{one['always'][name]:+.3f}" for name in ("long", "flat", "short")),
-            f"{gain['difference']:+.3f}",
-            "-" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}",
-            "-" if best is None else f"{best['share']:.0%}",
-            "[green]no effect[/]" if one["exact"] else "[bold red]differs[/]",
-        )
+    scenes = deciding["scenes"]
+    names = (one["name"] + f" ({one['unit']})" * bool(one["unit"]) for one in scenes)
+    table = _table("Decisions (what one earns: with memory, by chance, and always in one way)", "", *names)
+    rows: dict[str, list[str]] = {
+        "decisions": [f"{one['decisions']:,}" for one in scenes],
+        "with memory": [f"{one['with_memory']:+.3f}" for one in scenes],
+        "by chance": [f"{one['by_chance']:+.3f}" for one in scenes],
+        **{f"always {way}": [f"{one['always'][way]:+.3f}" for one in scenes] for way in ("long", "flat", "short")},
+        "gain": [f"{one['against_chance']['difference']:+.3f}" for one in scenes],
+        "  95 %": [_interval(one["against_chance"]["interval"]) for one in scenes],
+        "best": ["-" if one["best"] is None else f"{one['best']['share']:.0%}" for one in scenes],
+        "poison": ["[green]no effect[/]" if one["exact"] else "[bold red]differs[/]" for one in scenes],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
     return table
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
 def _print_lines(report: Report, console: Console) -> None:
@@ -277,4 +278,5 @@ def _print_lines(report: Report, console: Console) -> None:
 
 def _say(console: Console, text: str, style: str = "") -> None:
     """Print text as it is: a file's content must not be taken for markup."""
-    console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
+    whole = not console.is_terminal  # on one, lines are broken between words
+    console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=whole)
