@@ -12,7 +12,7 @@ LAYERS = [  # top to bottom; a module may import from its own layer and from low
     {"__init__"},  # the public names
     {"broker"},
     {"system", "gauges", "transaction", "view", "watching"},
-    {"reasoningbank", "coordination", "remote"},
+    {"reasoningbank", "coordination", "agentdb", "remote"},
     {"tiers", "embedding"},
     {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats", "subscription"}
     | {"delta", "twins"},
