@@ -6,7 +6,7 @@ path                                             request              answers
 GET /health                                                           200 :class:`Health`
 POST /collections                                :class:`Create`      201 :class:`Created`; 409: there is one
 POST /collections/{c}/insert                     :class:`Insert`      201 :class:`Inserted`
-POST /collections/{c}/batch_insert               :class:`BatchInsert` 201 :class:`BatchInserted`
+POST /collections/{c}/batch_insert               :class:`BatchInsert` 200 :class:`BatchInserted`
 POST /collections/{c}/search                     :class:`Search`      200 :class:`SearchAnswer`
 POST /collections/{c}/query                      :class:`Query`       200 :class:`QueryAnswer`
 GET /collections/{c}/documents/{hexid}                                200 a document; 404
@@ -114,7 +114,7 @@ Filters: TypeAlias = Filter | list[Filter] | None
 # ---- requests
 
 Embedding: TypeAlias = Annotated[list[float], Meta(min_length=1, max_length=MOST_DIMENSIONS)]
-Nanoseconds: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Nanoseconds: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Request(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from ntmem._core.text import iso
 from ntmem.values import CODECS
 
 from . import keeping
+from .agentdb import serve_agentdb
 from .bank import bank
 from .completion import completion
 from .coordination import agents, locks
@@ -198,7 +199,10 @@ def info(store: Path, as_json: bool) -> None:
     print_columns((name, str(fact)) for name, fact in facts.items())
 
 
-OTHERS = (locks, agents, sessions, positions, search, tail, top, bank, doctor, serve_metrics, completion, replay)
+OTHERS = (
+    *(locks, agents, sessions, positions, search, tail, top, bank, doctor, completion, replay),
+    *(serve_metrics, serve_agentdb),
+)
 for command in (*OTHERS, *keeping.COMMANDS):
     cli.add_command(command)
 for name, said in {  # whose first sentence is too long for a line of `ntmem --help`

@@ -66,6 +66,14 @@ _MOST_SPARE = 2 << 20  # that memory is taken ahead: vectors.h has VECTORS_SPARE
 _FILTERS = 16  # whose bits are kept
 
 
+class NoRoom(VectorError):
+    """Vectors take all the memory they may."""
+
+
+class TooLarge(VectorError):
+    """The log does not take so many vectors at once."""
+
+
 class Columns:
     """Metadata of a collection from a slot on, as filters ask for them."""
 
@@ -409,15 +417,17 @@ class Collection:
 
     # -- changing it
 
-    def write(self, points: Sequence[Point]) -> None:
-        """Add changes, in order; those of a group all or none."""
+    def write(self, points: Sequence[Point], whole: bool = False) -> None:
+        """Add changes, in order; those of a group all or none, and all are one group if it is to be `whole`."""
         if len(points) == 1 and self._rows is not None and self._write_one(self._rows, points[0]):
             return
-        done, size = 0, _GROUP
+        done, size = 0, len(points) if whole else _GROUP
         while done < len(points):
             try:
                 done += self._write_group(points[done : done + size], done)
-            except ValueTooLarge:
+            except ValueTooLarge as error:
+                if whole:
+                    raise TooLarge(f"{len(points)} vectors are to be added all or none: {error}") from error
                 size = max(1, min(size, len(points) - done) // 2)
 
     def _write_one(self, rows: RowLog, point: Point) -> bool:
@@ -506,7 +516,7 @@ class Collection:
         wanted = len(points) * slot_bytes(self.row.dimension, self.row.dtype) + beside
         spare = min((taken + wanted) // 8, max((taken + wanted) // 256, _MOST_SPARE))
         if taken + wanted + spare > most:
-            raise VectorError(
+            raise NoRoom(
                 f"vectors take {taken} bytes of memory and {wanted} more, with {spare} to spare, are wanted; "
                 f"max_memory_bytes leaves {most} for them: open the store with more, or drop a collection"
             )

@@ -96,6 +96,15 @@ class StoredVector(NamedTuple):
     ts_known: int
 
 
+class Entry(NamedTuple):
+    """What is kept of a vector beside its numbers."""
+
+    id: str
+    metadata: dict[str, Any]
+    ts_event: int
+    ts_known: int
+
+
 class CollectionInfo(msgspec.Struct, frozen=True):
     """What there is of a collection.
 
@@ -284,6 +293,10 @@ class VectorStore:
             if key != _NUMBERS and not decode_collection(stored.value).is_dropped
         )
 
+    def __contains__(self, namespace: AnyNamespace) -> bool:
+        """Whether a namespace has a collection. O(1)."""
+        return self._row(self._open(), labels_of(namespace)) is not None
+
     def info(self, namespace: AnyNamespace) -> CollectionInfo | None:
         """Return what there is of a collection; None: there is none."""
 
@@ -361,6 +374,7 @@ class VectorStore:
         *,
         ts_event: Instant | Sequence[Instant] | None = None,
         ts_known: Instant | Sequence[Instant] | None = None,
+        whole: bool = False,
     ) -> int:
         """Add vectors, one after the other as by :meth:`add`, and return how many.
 
@@ -372,6 +386,8 @@ class VectorStore:
         vectors : array of float32, shape (n, dimension)
         metadata : sequence of mapping, optional
         ts_event, ts_known : instant, or a sequence of n of them
+        whole : bool
+            Add all or none; raise :class:`VectorError` if the log does not take so many at once.
         """
         engine = self._writable()
         now = engine.now()
@@ -394,7 +410,7 @@ class VectorStore:
             return [self._point(row, *each, now) for each in zip(ids, numbers, extras, events, knowns, strict=True)]
 
         if ids:
-            self._write(engine, namespace, points)
+            self._write(engine, namespace, points, whole)
         return len(ids)
 
     aadd_many = twin(add_many)
@@ -437,7 +453,11 @@ class VectorStore:
     adelete = twin(delete)
 
     def _write(
-        self, engine: LmdbEngine, namespace: AnyNamespace, points: Callable[[CollectionRow | None], list[Point]]
+        self,
+        engine: LmdbEngine,
+        namespace: AnyNamespace,
+        points: Callable[[CollectionRow | None], list[Point]],
+        whole: bool = False,
     ) -> None:
         begun = perf_counter_ns()
         labels = _free(namespace)
@@ -454,7 +474,7 @@ class VectorStore:
                 except VectorError:
                     collection.tail()  # it may be another's row by now
                     raise
-                collection.write(made)
+                collection.write(made, whole)
                 engine.store.meters.since(meters.VECTOR_ADD, begun)
                 return
             except Over:
@@ -798,6 +818,23 @@ class VectorStore:
 
     acount = twin(count)
 
+    def select(
+        self, namespace: AnyNamespace, *, where: Mapping[str, Any] | None = None, as_of: AsOf = None
+    ) -> Iterator[Entry]:
+        """Return what is kept beside the vectors that are served, or pass a filter, in the order they were added.
+
+        It is as the collection was at the call, and looked up as it is asked for. **Complexity**: as :meth:`count`, and
+        O(metadata) for each.
+        """
+        limit, chosen = self._limit_of(as_of), compile_where(where)
+
+        def look(collection: Collection, tail: VectorTail) -> Iterator[Entry]:
+            count = tail.count
+            bits = None if chosen is None else _passing(collection, tail, count, limit, chosen)
+            return (_entry(tail, slot) for slot in _slots(tail.served(count, limit, bits)[0]))
+
+        return self._asked(namespace, look, iter(()))
+
     def export(self, namespace: AnyNamespace, path: str | os.PathLike[str], *, as_of: AsOf = None) -> int:
         """Write the vectors of a collection to a file, as they were given, and return how many.
 
@@ -1004,6 +1041,11 @@ def _stored(record: bytes) -> StoredVector:
 def _hit(tail: VectorTail, slot: int, score: float) -> SearchHit:
     found = tail.found(slot)
     return SearchHit(found.id, score, decode_metadata(found.metadata), found.ts_event, found.ts_known)
+
+
+def _entry(tail: VectorTail, slot: int) -> Entry:
+    found = tail.found(slot)
+    return Entry(found.id, decode_metadata(found.metadata), found.ts_event, found.ts_known)
 
 
 def _score(metric: str, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
