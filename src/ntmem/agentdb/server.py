@@ -474,7 +474,7 @@ class _Gate:
 
     async def _refuse(self, scope: Scope, said: _Said, refused: Refused) -> None:
         """Answer; what is left of the body is read first, within bounds, as few clients look while they send."""
-        is_read = await said.rest(self._rules.max_body)
+        is_read = refused.status != 408 and await said.rest(self._rules.max_body)
         headers = dict(refused.headers or {}) | ({} if is_read else {"Connection": "close"})
         answer = _failure(Refused(refused.status, refused.detail, headers))
         await answer(scope, said.receive, said.send)
