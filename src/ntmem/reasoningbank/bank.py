@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,9 +15,10 @@ from ..filters import compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, instant_ns, require_int
 from ..twins import twin
 from .checks import check_text, require_number
-from .events import Advised, Judged
+from .events import Advised, Judged, hashed
+from .memories import Memories, ReasoningMemory, public
 from .patterns import DistilledPattern, RecalledPattern, distilled
-from .shelf import Shelf
+from .shelf import Shelf, is_pattern
 from .state import State
 from .tracker import PendingOutcome, TrajectoryTracker
 from .trajectory import Trajectory
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from .consolidation import ConsolidationReport
     from .distiller import Distiller
     from .explaining import Explanation
-    from .recall import Candidate, Choice, Criteria
+    from .recall import Candidate, Choice, Criteria, Recallable
     from .report import BankReport
 
 
@@ -73,6 +75,7 @@ class ReasoningBank:
     ) -> None:
         self.trajectories = trajectories
         self._shelf = Shelf(engine, vectors, durable=trajectories.ledger.durable)
+        self._memories = Memories(self._shelf)
         self._distiller: Distiller | None = None
         self._making = threading.Lock()
         self._embedder = embedder
@@ -209,6 +212,15 @@ class ReasoningBank:
                 if cell.measure.strength >= min_strength and criteria.let_pass(cluster, cell):
                     yield distilled(cluster, cell)
 
+    def memories(self, *, where: Mapping[str, Any] | None = None, as_of: AsOf = None) -> Iterator[ReasoningMemory]:
+        """Yield the memories that were imported, in the order in which they came; `where` as of :meth:`recall`."""
+        from .remembering import facts_to_filter
+
+        passes = compile_where(where)
+        for kept in self._memories.all(self._limit(as_of)):
+            if passes is None or passes.matches(facts_to_filter(kept)):
+                yield public(kept)
+
     def recall(
         self,
         query: ArrayLike | str,
@@ -218,11 +230,17 @@ class ReasoningBank:
         agent_id: str | None = None,
         where: Mapping[str, Any] | None = None,
         as_of: AsOf = None,
-        min_similarity: float = _NEAR,
+        min_similarity: float | None = None,
         min_support: int | None = None,
         with_quarantined: bool = False,
+        scoring: str = "ntmem",
     ) -> list[RecalledPattern]:
         """Return what is known of situations like this one, the most useful first; empty: nothing is known.
+
+        That is patterns, and memories that were imported (:meth:`import_sqlite`, :meth:`import_jsonl`). A memory is a
+        pattern without an action and without outcomes: `action` is "", `support` and `strength` are 0, `outcome_mean`
+        is NaN and `outcome_interval` everything; `trajectory_ids` is the task it was learnt from, `confidence` and
+        `metadata` (`domain`, `tags`, `task_id`, `agents`, `outcome`, `usage_count`, ...) what its row says.
 
         Parameters
         ----------
@@ -232,7 +250,8 @@ class ReasoningBank:
             At most so many.
         trajectory_id : str, optional
             The decision that this advises: it is written down what advised it, for :meth:`explain`, and so that what
-            comes of it moves the patterns' confidence.
+            comes of it moves the patterns' confidence. A memory's use is counted, and it was right if the decision
+            earned something.
         agent_id : str, optional
             Only what this agent has made experience of itself.
         where : mapping, optional
@@ -240,12 +259,16 @@ class ReasoningBank:
             `outcome_mean` pass; :mod:`ntmem.filters` has the operators.
         as_of : instant, optional
             By what was known then.
-        min_similarity : float
-            The lowest cosine.
+        min_similarity : float, optional
+            The lowest cosine, by default 0.3; any where `scoring` is "upstream".
         min_support : int, optional
-            The fewest outcomes, by default the distiller's `min_trajectories`.
+            The fewest outcomes, by default the distiller's `min_trajectories`, of patterns; memories have none, and are
+            recalled unless it is said to be 1 or more.
         with_quarantined : bool
             Also those that have been wrong too often.
+        scoring : {"ntmem", "upstream"}
+            "upstream": as agentic-flow would recall from what :meth:`export_sqlite` writes, exactly; see
+            :mod:`ntmem.reasoningbank.upstream`. O(memories and patterns).
 
         Raises
         ------
@@ -258,21 +281,35 @@ class ReasoningBank:
         -----
         **Complexity**: one search by similarity among the kinds of situations, and one look at each that may count.
         """
-        from .recall import recall
+        from .recall import direction_of, diverse, recall
 
         begun = perf_counter_ns()
         require_int(k, "k", 1, _MOST_RECALLED)
+        if scoring not in ("ntmem", "upstream"):
+            raise ValueError(f"scoring must be 'ntmem' or 'upstream', was {scoring!r}")
         limit = self._limit(as_of)
-        criteria = self._criteria(
-            agent_id,
-            where,
-            require_number(min_similarity, "min_similarity", least=-1, most=1),
-            min_support,
-            with_quarantined=with_quarantined,
-        )
+        if min_similarity is None:
+            floor = _NEAR if scoring == "ntmem" else -math.inf
+        else:
+            floor = require_number(min_similarity, "min_similarity", least=-1, most=1)
+        criteria = self._criteria(agent_id, where, floor, min_support, with_quarantined=with_quarantined)
         now = self.trajectories.now() if as_of is LATEST else limit
-        direction = self._direction(query)
-        found = recall(self._shelf, direction, k, criteria, limit, now, is_now=as_of is None)
+        numbers = self._numbers(query)
+        direction = direction_of(numbers)
+        found: list[Any]
+        if scoring == "upstream":
+            from .upstream import recall_upstream
+
+            found = recall_upstream(self._shelf, self._memories, numbers, k, criteria, limit, now)
+        else:
+            found = [*recall(self._shelf, direction, k, criteria, limit, now, is_now=as_of is None)]
+            if criteria.with_memories and self._memories.head().memories:
+                from .remembering import remembered
+
+                found += remembered(
+                    self._memories, self._shelf, direction, k, criteria, limit, now, is_now=as_of is None
+                )
+            found = diverse(found, k)
         if trajectory_id is not None:
             self._advise(trajectory_id, found)
         patterns = [it.public() for it in found]
@@ -407,18 +444,26 @@ class ReasoningBank:
 
     areport = twin(report)
 
-    def _advise(self, trajectory_id: str, found: Sequence[Candidate]) -> None:
+    def _advise(self, trajectory_id: str, found: Sequence[Recallable]) -> None:
         _write_advice(self._get(trajectory_id, None), found)
+        used = [hashed(it.advice.pattern_id) for it in found if not is_pattern(it.advice.pattern_id)]
+        if used:
+            self._memories.count_use(used)
 
     def _direction(self, query: ArrayLike | str) -> NDArray[np.float64]:
         from .recall import direction_of
 
-        if isinstance(query, str):
-            embedder = self._embedder()
-            if embedder is None:
-                raise TypeError("text needs an embedder: open the store with embedder=, or pass a vector")
-            return direction_of(embedder.embed(query))
-        return direction_of(query)
+        return direction_of(self._numbers(query))
+
+    def _numbers(self, query: ArrayLike | str) -> NDArray[Any]:
+        import numpy as np
+
+        if not isinstance(query, str):
+            return np.asarray(query)
+        embedder = self._embedder()
+        if embedder is None:
+            raise TypeError("text needs an embedder: open the store with embedder=, or pass a vector")
+        return np.asarray(embedder.embed(query))
 
     def _criteria(
         self,
@@ -433,10 +478,11 @@ class ReasoningBank:
 
         if agent_id is not None:
             check_text(agent_id, "agent_id", 255)
+        with_memories = not min_support
         if min_support is None:
             min_support = self.distiller.settings.min_trajectories
         require_int(min_support, "min_support", 0, 2**62)
-        return Criteria(agent_id, compile_where(where), floor, min_support, with_quarantined)
+        return Criteria(agent_id, compile_where(where), floor, min_support, with_quarantined, with_memories)
 
     def _limit(self, as_of: AsOf) -> int:
         if as_of is None:
@@ -497,7 +543,7 @@ def _there(found: Trajectory | None, trajectory_id: str) -> Trajectory:
     return found
 
 
-def _write_advice(trajectory: Trajectory, found: Sequence[Candidate]) -> None:
+def _write_advice(trajectory: Trajectory, found: Sequence[Recallable]) -> None:
     advice = tuple(it.advice for it in found)
     trajectory.add(lambda state, now: Advised(now, now, advice))
 

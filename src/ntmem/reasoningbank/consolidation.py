@@ -23,6 +23,7 @@ from ..errors import StorageError, VersionConflict
 from ..instants import MAX_INSTANT, NS
 from ..tiers.guards import PATTERNS
 from .learning import Draft, Settings, confidence, evidence
+from .memories import Memories
 from .patterns import PROVEN, pattern_id
 from .recall import HALF_LIFE, near
 from .shelf import Cell, Cluster, Shelf, Update, copied, past_key
@@ -89,7 +90,7 @@ def consolidate(shelf: Shelf, settings: Settings, now: int) -> ConsolidationRepo
         pruned += went
         aged += has_aged
     pruned += bound(shelf, settings, now)
-    forgotten = _forget(shelf, now)
+    forgotten = _forget(shelf, now) + Memories(shelf).forget(now - _KEPT)
     left = list(shelf.all(MAX_INSTANT))
     cells = [cell for each in left for cell in each.cells]
     return ConsolidationReport(

@@ -19,7 +19,7 @@ from .calibration import wilson
 from .events import Acted, Advised, Begun, Event, Judged, Resolved
 from .figures import Facet, Group, Mean, Period, Share
 from .learning import earned, worth
-from .shelf import Cluster, cluster_of
+from .shelf import Cluster, cluster_of, is_pattern
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class Reading:
             if not isinstance(advised, Advised):
                 continue
             for said in advised.patterns:
+                if not is_pattern(said.pattern_id):
+                    continue  # a memory, which claims nothing of an action
                 cluster_id, action = cluster_of(said.pattern_id)
                 cluster = self._version(cluster_id, said.known)
                 cell = None if cluster is None else cluster.cell(action)

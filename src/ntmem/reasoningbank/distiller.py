@@ -32,8 +32,21 @@ from .events import Resolved, due_key
 from .evidence import Totals
 from .learning import Draft, Lesson, Settings
 from .ledger import Ledger
+from .memories import Memories, Memory
 from .patterns import PROVEN, DistilledPattern, Rewrite, distilled, rewritten
-from .shelf import Cluster, Scope, Shelf, Update, Working, cluster_id, cluster_of, copied, feedback_key, scope_id
+from .shelf import (
+    Cluster,
+    Scope,
+    Shelf,
+    Update,
+    Working,
+    cluster_id,
+    cluster_of,
+    copied,
+    feedback_key,
+    is_pattern,
+    scope_id,
+)
 from .state import State
 
 if TYPE_CHECKING:
@@ -70,6 +83,7 @@ class Distiller:
     def __init__(self, ledger: Ledger, shelf: Shelf) -> None:
         self._ledger = ledger
         self.shelf = shelf
+        self._memories = Memories(shelf)
         self._lock = threading.RLock()
         self._places: dict[str, Places] = {}
         self._changes = -1  # of the head, that `_places` belong to
@@ -338,7 +352,16 @@ class Distiller:
             return
         keys = [((it.trajectory, pattern), feedback_key(it.trajectory, pattern)) for it, pattern in advised]
         said = self.shelf.engine().fetch(DISTILLING, list(dict(keys).items()))
+        memories = [
+            (pattern, learning.worth_of_words(it.value))
+            for it, pattern in advised
+            if not is_pattern(pattern) and (it.trajectory, pattern) not in said
+        ]
+        if memories:
+            self._memories.credit(update, memories, update.known)
         for it, pattern in advised:
+            if not is_pattern(pattern):
+                continue
             draft = None if (it.trajectory, pattern) in said else self._draft(cluster_of(pattern)[0], drafts)
             cell = None if draft is None else draft.cluster.cell(cluster_of(pattern)[1])
             if cell is not None:
@@ -364,6 +387,8 @@ class Distiller:
 
     def feedback(self, pattern_id: str, reward: float, trajectory_id: str | None = None) -> bool:
         """See :meth:`ReasoningBank.feedback`."""
+        if self._memories.has(pattern_id):
+            return self._feedback_of_memory(pattern_id, reward, trajectory_id)
         name, action = cluster_of(pattern_id)
         for _ in range(_ATTEMPTS):
             with self._lock:
@@ -390,6 +415,21 @@ class Distiller:
                     self._changes += 1  # no cluster has moved
                 return True
         raise StorageError(f"others changed the patterns {_ATTEMPTS} times meanwhile; try again")
+
+    def _feedback_of_memory(self, memory_id: str, reward: float, trajectory_id: str | None) -> bool:
+        counts = True
+
+        def change(update: Update) -> list[Memory]:
+            nonlocal counts
+            counts = trajectory_id is None or not self._is_credited(trajectory_id, memory_id)
+            if counts:
+                self._memories.credit(update, [(memory_id, reward)], self.shelf.engine().now())
+                if trajectory_id is not None:
+                    update.put(DISTILLING, feedback_key(trajectory_id, memory_id), b"", is_new=True)
+            return []
+
+        self._memories.change(change)
+        return counts
 
     def _is_credited(self, trajectory_id: str, pattern_id: str) -> bool:
         """Whether it was said what a pattern was worth to a trajectory, or follows from an outcome already."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from .._core.text import html_facts, html_rows
-from .learning import earned, worth
+from .events import Advice, hashed
+from .learning import earned, worth, worth_of_words
 from .patterns import DistilledPattern, distilled
-from .shelf import Shelf, cluster_of
+from .shelf import Shelf, cluster_of, is_pattern
 from .trajectory import Action, Outcome, Trajectory
 
 _CAME = {None: "-", True: "right", False: "wrong"}
@@ -28,7 +29,8 @@ class Used(Struct, frozen=True, eq=False):
     score, similarity, recency, reliability : float
         score = 0.65 similarity + 0.15 recency + 0.20 reliability.
     was_right : bool or None
-        Whether what came was on the side of the base rate that the pattern says; None: nothing came of its action yet.
+        Whether what came was on the side of the base rate that the pattern says, of a memory whether something was
+        earned; None: nothing came of its action yet.
     """
 
     pattern: DistilledPattern | None
@@ -95,8 +97,14 @@ def explain(shelf: Shelf, trajectory: Trajectory, direction: Mapping[str, float]
     came = {name: it for name, it in trajectory.latest_outcomes().items() if name is not None}
     advised = trajectory.advice
     used = []
+    earnings = [
+        earned(came[each.id].value, each.type, each.reference, direction) for each in actions if each.id in came
+    ]
     for asked in advised:
         for it in asked.patterns:
+            if not is_pattern(it.pattern_id):
+                used.append(_used_memory(shelf, asked.ts_known, it, earnings))
+                continue
             cluster_id, action = cluster_of(it.pattern_id)
             cluster = shelf.seen([cluster_id], it.known).get(cluster_id)
             cell = None if cluster is None else cluster.cell(action)
@@ -114,6 +122,19 @@ def explain(shelf: Shelf, trajectory: Trajectory, direction: Mapping[str, float]
             used.append(Used(pattern, it.pattern_id, ts, *scores, right))
     found = (trajectory.id, trajectory.agent_id, trajectory.task, actions, came, tuple(used), bool(advised))
     return Explanation(*found, _text(trajectory, actions, came, used, was_asked=bool(advised)))
+
+
+def _used_memory(shelf: Shelf, ts: int, it: Advice, earnings: Sequence[float]) -> Used:
+    """Return a memory that advised a decision; it was right if what was done last earned something."""
+    from .memories import Memories
+    from .remembering import as_pattern
+
+    name = hashed(it.pattern_id)
+    kept = Memories(shelf).seen([name], it.known).get(name)
+    moved = [worth_of_words(value) for value in earnings]
+    right = next((each > 0 for each in reversed(moved) if each), None)
+    pattern = None if kept is None else as_pattern(kept)
+    return Used(pattern, it.pattern_id, ts, it.score, it.similarity, it.recency, it.reliability, right)
 
 
 def _text(

@@ -24,13 +24,15 @@ from .verdict import relative
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .memories import Standing
+
 OUTCOME = np.dtype(
     [("known", "<i8"), ("order", "<u8"), ("value", "<f8"), ("step", "<u4"), ("action", "<u2"), ("trajectory", "S26")]
 )
 """An outcome that a cluster has learnt: step and cell of the action, what came, from when on it was known."""
 ETA, PRAISE, BLAME = 0.05, 1.0, 0.5
 """Confidence moves by eta for a credit of +1, and by half of it for one of -1."""
-_CREDITS, _CONTRADICTED = 10, 8  # so many of the last credits against it: quarantine
+_CREDITS, CONTRADICTED = 10, 8  # so many of the last credits against it: quarantine
 _AGAIN = 10  # outcomes after which one that has strength comes back
 _AGES = 180 * 86_400 * NS  # after which half of the confidence is lost
 _EVIDENCE, _AGENTS = 16, 16
@@ -328,7 +330,7 @@ def confidence(cell: Cell, now: int) -> float:
     return 0.5 + (trusted - 0.5) * math.exp2(-max(now - cell.last, 0) / _AGES)
 
 
-def credit(cell: Cell, worth: float, now: int) -> None:
+def credit(cell: Cell | Standing, worth: float, now: int) -> None:
     """Move the confidence of a pattern by what it was worth to a decision, from -1 to 1."""
     before = cell.confidence
     step = ETA * worth * (PRAISE if worth > 0 else BLAME)
@@ -341,7 +343,7 @@ def credit(cell: Cell, worth: float, now: int) -> None:
         cell.wrong += 1
     if worth:
         cell.recent = (cell.recent + ("+" if worth > 0 else "-"))[-_CREDITS:]
-        if not cell.quarantined and cell.recent.count("-") >= _CONTRADICTED:
+        if not cell.quarantined and cell.recent.count("-") >= CONTRADICTED:
             cell.quarantined, cell.support_then = now, cell.support
 
 
@@ -350,6 +352,11 @@ def worth(cell: Cell, action: str, value: float) -> float:
     if action != cell.action or value == cell.measure.base or not cell.claims:
         return 0.0
     return 1.0 if (value > cell.measure.base) == (cell.claims > 0) else -1.0
+
+
+def worth_of_words(value: float) -> float:
+    """Return what a memory was worth to a decision: it claims nothing of an action, so whether that earned anything."""
+    return (value > 0.0) - (value < 0.0) + 0.0
 
 
 def learn_usual(usual: Totals, values: Sequence[float]) -> None:

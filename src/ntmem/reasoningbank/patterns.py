@@ -170,6 +170,11 @@ def pattern_id(cluster_id: str, action: str) -> str:
     return f"{cluster_id}:{action}"
 
 
+def created_of(cell: Cell) -> int:
+    """Return when a pattern was made, as other programs would say it: when its first outcome was known, ns UTC."""
+    return cell.first
+
+
 def distilled(cluster: Cluster, cell: Cell) -> DistilledPattern:
     """Return a pattern as its users see it."""
     return DistilledPattern(**facts_of(cluster, cell))

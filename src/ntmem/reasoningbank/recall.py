@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 COSINE, RECENCY, RELIABILITY = 0.65, 0.15, 0.20
 HALF_LIFE = 45 * 86_400 * NS
 _DIVERSE = 0.3  # what MMR counts against what was chosen
-_CANDIDATES = 4  # clusters that are looked at first, beside one for each pattern that is asked for
-_MOST = 4096
+CANDIDATES = 4  # clusters that are looked at first, beside one for each pattern that is asked for
+MOST = 4096
 NEAR = 8  # kinds of situations that a choice weighs
 EXPLORES = 0.45
+
+
+R = TypeVar("R", bound="Recallable")
 
 
 class Criteria(NamedTuple):
@@ -50,6 +53,7 @@ class Criteria(NamedTuple):
     floor: float
     least: int
     with_quarantined: bool
+    with_memories: bool = True
 
     def let_pass(self, cluster: Cluster, cell: Cell) -> bool:
         """Whether a pattern may be recalled; its similarity is not looked at."""
@@ -82,6 +86,18 @@ class Candidate(NamedTuple):
     score: float
 
     @property
+    def place(self) -> str:
+        return self.cluster.id
+
+    @property
+    def centroid(self) -> bytes:
+        return self.cluster.centroid
+
+    @property
+    def action(self) -> str:
+        return self.cell.action
+
+    @property
     def advice(self) -> Advice:
         return Advice(
             pattern_id(self.cluster.id, self.cell.action),
@@ -95,6 +111,22 @@ class Candidate(NamedTuple):
     def public(self) -> RecalledPattern:
         facts = facts_of(self.cluster, self.cell)
         return RecalledPattern(**facts, score=self.score, similarity=self.similarity)
+
+
+class Recallable(Protocol):
+    """What may be recalled: a :class:`Candidate`, or a memory (:mod:`ntmem.reasoningbank.remembering`)."""
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def centroid(self) -> bytes: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def advice(self) -> Advice: ...
+    def public(self) -> RecalledPattern: ...
 
 
 class Near(NamedTuple):
@@ -154,51 +186,51 @@ def candidates(found: Near, criteria: Criteria, now: int) -> list[Candidate]:
     return made
 
 
-def diverse(found: Sequence[Candidate], k: int) -> list[Candidate]:
+def diverse(found: Sequence[R], k: int) -> list[R]:
     """Return `k` of the candidates at most, the best first, that do not all say the same."""
     left = sorted(found, key=_by_score)
     if len(left) <= 1 or k == 1:
         return left[:k]
-    clusters = {it.cluster.id: it.cluster.centroid for it in left}
-    rows = np.frombuffer(b"".join(clusters.values()), "<f4").reshape(len(clusters), -1)
-    said = dict(zip(clusters, (np.maximum(rows @ rows.T, 0.0) * _DIVERSE).tolist(), strict=True))
-    place = {name: number for number, name in enumerate(clusters)}
+    places = {it.place: it.centroid for it in left}
+    rows = np.frombuffer(b"".join(places.values()), "<f4").reshape(len(places), -1)
+    said = dict(zip(places, (np.maximum(rows @ rows.T, 0.0) * _DIVERSE).tolist(), strict=True))
+    numbers = {name: number for number, name in enumerate(places)}
     by_action: dict[str, list[int]] = {}
     for number, it in enumerate(left):
-        by_action.setdefault(it.cell.action, []).append(number)
-    where = [place[it.cluster.id] for it in left]
+        by_action.setdefault(it.action, []).append(number)
+    where = [numbers[it.place] for it in left]
     again = [0.0] * len(left)
     worth = [it.score for it in left]
-    chosen: list[Candidate] = []
+    chosen: list[R] = []
     while len(chosen) < min(k, len(left)):
         best = worth.index(max(worth))
         taken = left[best]
         chosen.append(taken)
-        says = said[taken.cluster.id]
-        for number in by_action[taken.cell.action]:
+        says = said[taken.place]
+        for number in by_action[taken.action]:
             again[number] = max(again[number], says[where[number]])
             worth[number] = left[number].score - again[number]
-        by_action[taken.cell.action].remove(best)
+        by_action[taken.action].remove(best)
         worth[best] = -math.inf
     return chosen
 
 
-def _by_score(it: Candidate) -> tuple[float, str, str]:
-    return -it.score, it.cluster.id, it.cell.action
+def _by_score(it: Recallable) -> tuple[float, str, str]:
+    return -it.score, it.place, it.action
 
 
 def recall(
     shelf: Shelf, query: NDArray[np.float64], k: int, criteria: Criteria, limit: int, now: int, *, is_now: bool
 ) -> list[Candidate]:
-    """Return the patterns that speak of a situation, the best first."""
-    count = _CANDIDATES + k
+    """Return patterns that speak of a situation, all that may be among the best `k`."""
+    count = CANDIDATES + k
     while True:
         nearest = near(shelf, query, count, limit, is_now=is_now)
         found = candidates(nearest, criteria, now)
         is_all = nearest.is_all or (len(nearest.clusters) > 0 and nearest.similarities[-1] < criteria.floor)
-        if len(found) >= k or is_all or count >= _MOST:
-            return diverse(found, k)
-        count = min(4 * count, _MOST)
+        if len(found) >= k or is_all or count >= MOST:
+            return found
+        count = min(4 * count, MOST)
 
 
 # -- choosing

@@ -148,12 +148,18 @@ def cluster_id(scope: str, number: int) -> str:
     return f"{scope}{number:0{NUMBER_SIZE}x}"
 
 
+def is_pattern(pattern_id: str) -> bool:
+    """Whether an id is one that a pattern has; memories have others."""
+    cluster, _, action = pattern_id.partition(":")
+    return bool(action) and len(cluster) == CLUSTER_SIZE and not set(cluster) - set("0123456789abcdef")
+
+
 def cluster_of(pattern_id: Any) -> tuple[str, str]:
     """Return the cluster and the action that a pattern is of."""
     if not isinstance(pattern_id, str):
         raise TypeError(f"pattern_id must be a str, was {type(pattern_id).__name__}")
-    cluster, colon, action = pattern_id.partition(":")
-    if not colon or not action or len(cluster) != CLUSTER_SIZE or set(cluster) - set("0123456789abcdef"):
+    cluster, _, action = pattern_id.partition(":")
+    if not is_pattern(pattern_id):
         raise ValueError(f"pattern_id must be an id that a pattern has, was {pattern_id[:64]!r}")
     return cluster, action
 

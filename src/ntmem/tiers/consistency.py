@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..errors import NtmemError
 from . import bookrows
-from .guards import COLLECTIONS, ENTRIES, POINTS, POSITIONS, TRAJECTORIES, TRAJECTORY_INDEX
+from .guards import COLLECTIONS, ENTRIES, MEMORIES, POINTS, POSITIONS, TRAJECTORIES, TRAJECTORY_INDEX
 from .layout import NamespaceRow, Stored, expiry_key, id_prefix, namespace_key, record_key, split_expiry_key
 from .tables import Tables
 
@@ -24,6 +26,7 @@ Note = Callable[[str], None]
 
 _FIRST_STEP = b"000000"
 _ID_BYTES = 26  # of a trajectory
+_HASH_BYTES = 32  # of a memory's id
 _TIMES = ("event_min", "event_max", "known_min", "known_max")
 
 
@@ -81,7 +84,7 @@ class Consistency:
                 self._note(f"namespaces: {name} has number {row.id}, the next to be given is {self._next_id}")
             if size != row.history_bytes:
                 self._note(f"history: that of {name} takes {size} bytes, its namespace says {row.history_bytes}")
-        for check in (_expiry, _positions, _series, _vectors, _trajectories):
+        for check in (_expiry, _positions, _series, _vectors, _trajectories, _memories):
             with suppress(NtmemError):  # noted with the record that is damaged
                 check(Snapshot(self._tables, self._rows), self._note)
 
@@ -261,3 +264,16 @@ def _trajectories(found: Snapshot, note: Note) -> None:
             note(f"trajectories: the index has {name.decode(errors='replace')}, which there is not")
     if entered != begun:
         note(f"trajectories: there are {begun}, the index has {entered}")
+
+
+def _memories(found: Snapshot, note: Note) -> None:
+    """There are as many as is said, and what was made of one, or replaced by it, is of one that there is."""
+    names = {key[1:] for key, _ in found.of(MEMORIES, b"m")}
+    head = found.get(MEMORIES, b"h")
+    said = 0 if head is None else msgspec.msgpack.decode(head.value[1:])[0]
+    if said != len(names):
+        note(f"memories: there are {len(names)}, their head says {said}")
+    for kind in (b"p", b"s", b"t"):
+        for key, _ in found.of(MEMORIES, kind):
+            if key[1 : 1 + _HASH_BYTES] not in names:
+                note(f"memories: {key.decode(errors='replace')} is of one that there is not")

@@ -63,6 +63,7 @@ TRAJECTORIES, TRAJECTORY_INDEX = ("ntmem", "trajectories"), ("ntmem", "trajector
 SESSIONS, SESSION_DATA = ("ntmem", "sessions"), ("ntmem", "session_data")
 RETENTION = ("ntmem", "retention")
 PATTERNS, DISTILLING = ("ntmem", "patterns"), ("ntmem", "distilling")
+MEMORIES, INTERCHANGE = ("ntmem", "memories"), ("ntmem", "interchange")
 IMPORTS = ("ntmem", "imports")
 _BOOK = Part("the position book", "memory.positions", " (purge_closed() makes it small)")
 _CONSENSUS = Part("consensus", "memory.consensus")
@@ -70,6 +71,7 @@ _BUS = Part("the bus", "memory.publish", " (memory.bus.trim() makes it small)")
 _OBSERVATIONS = Part("the observations", "memory.observations")
 _BANK = Part("the trajectories", "memory.bank")
 _DISTILLER = Part("the patterns", "memory.bank")
+_MEMORIES = Part("the reasoning memories", "memory.bank")
 _SESSIONS = Part("the sessions", "memory.session", " (end() removes a session)")
 _VECTORS = Part("the vectors", "memory.vectors", " (drop() removes a collection)")
 OWN: dict[tuple[str, ...], Part] = {
@@ -80,11 +82,16 @@ OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((COLLECTIONS, POINTS), _VECTORS),
     **dict.fromkeys((TRAJECTORIES, TRAJECTORY_INDEX), _BANK),
     **dict.fromkeys((PATTERNS, DISTILLING), _DISTILLER),
+    **dict.fromkeys((MEMORIES, INTERCHANGE), _MEMORIES),
     IMPORTS: Part("imports", "memory.import_"),
     RETENTION: Part("retention", "memory.retain"),
     **dict.fromkeys((SESSIONS, SESSION_DATA), _SESSIONS),
 }
 """Namespaces of the store's own parts, each of which alone writes to them."""
+
+
+SITUATIONS = (TRAJECTORIES, PATTERNS, MEMORIES)
+"""Namespaces below which there are collections of the bank's."""
 
 
 class Situations(tuple[str, ...]):
@@ -99,7 +106,7 @@ class Situations(tuple[str, ...]):
 
 def check_situations(namespace: object, labels: tuple[str, ...]) -> None:
     """Raise :class:`NotOwner` if a collection is the bank's, and it is not the bank that gives its name."""
-    part = OWN.get(labels[:2]) if labels[:2] in (TRAJECTORIES, PATTERNS) else None
+    part = OWN.get(labels[:2]) if labels[:2] in SITUATIONS else None
     if part is not None and not isinstance(namespace, Situations):
         raise NotOwner(f"the vectors of {'/'.join(labels)} belong to {part.whose}; they are added by {part.by}")
 

@@ -36,10 +36,11 @@ from .guards import (
     ENTRIES,
     IMPORTS,
     INSTRUMENTS,
+    MEMORIES,
     OWN,
-    PATTERNS,
     POINTS,
     POSITIONS,
+    SITUATIONS,
     TRAJECTORIES,
     TRAJECTORY_INDEX,
 )
@@ -347,7 +348,7 @@ class Outgoing:
             labels, row = tuple(key.decode().split("/")), decode_collection(stored.value)
             if row.is_dropped or not self._has(labels):
                 continue
-            if labels[:2] in (TRAJECTORIES, PATTERNS):
+            if labels[:2] in SITUATIONS:
                 self.missed[f"vectors of {labels[1]}"] += sum(1 for _ in self._of(POINTS, point_key(row.number, 0)[:8]))
                 continue
             names = list(labels)
@@ -375,8 +376,10 @@ class Outgoing:
         exported = (*_BOOK, *_series_spaces(), COLLECTIONS, POINTS, *_SILENT)
         for labels in OWN:
             if labels not in exported:
+                begins = b"m" if labels == MEMORIES else b""  # not what they were before
                 ends = _FIRST_STEP if labels == TRAJECTORIES else b""
-                self.missed[labels[-1]] += sum(key[0] >= 32 and key.endswith(ends) for key, _ in self._of(labels))
+                found = (key for key, _ in self._of(labels, begins))
+                self.missed[labels[-1]] += sum(key[0] >= 32 and key.endswith(ends) for key in found)
         self.missed = +self.missed  # without those of which there are none
 
 
