@@ -15,6 +15,7 @@ from ntmem._core.text import iso
 from ntmem.instants import NS
 from ntmem.values import CODECS
 
+from .interchange import export_jsonl, export_sqlite, import_jsonl, import_sqlite
 from .learning import as_of_option, consolidate, distill, explain, patterns, report
 from .output import (
     EXIT_CODES,
@@ -79,11 +80,16 @@ Columns:
 
 @click.group(epilog=EXIT_CODES)
 def bank() -> None:
-    """Show what agents tried, how good it was, and what is learnt from it. Only distill and consolidate change it."""
+    """Show what agents tried, how good it was, and what is learnt from it.
+
+    Only distill, consolidate and the imports change it.
+    """
 
 
-for learnt in (patterns, explain, distill, consolidate, report):
-    bank.add_command(learnt)
+for command in (patterns, explain, distill, consolidate, report):
+    bank.add_command(command)
+for command in (export_sqlite, import_sqlite, export_jsonl, import_jsonl):
+    bank.add_command(command)
 
 
 @bank.command(epilog=_LS)

@@ -7,6 +7,7 @@ from .bank import ReasoningBank
 from .calibration import CalibrationReport, calibrate
 from .events import Past
 from .judges import RelativeErrorJudge, ScaledJudge
+from .memories import ReasoningMemory
 from .patterns import DistilledPattern, Item, RecalledPattern, Rewrite
 from .tracker import PendingOutcome, TrajectoryPage, TrajectoryTracker
 from .trajectory import Action, Observation, Outcome, Trajectory
@@ -19,9 +20,12 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .learning import Settings
     from .recall import Choice, Option
     from .report import BankReport
+    from .taking import BankExport, BankImport
 
 __all__ = [
     "Action",
+    "BankExport",
+    "BankImport",
     "BankReport",
     "CalibrationReport",
     "Case",
@@ -39,6 +43,7 @@ __all__ = [
     "Past",
     "PendingOutcome",
     "ReasoningBank",
+    "ReasoningMemory",
     "RecalledPattern",
     "RelativeErrorJudge",
     "Rewrite",
@@ -56,6 +61,7 @@ __all__ = [
 _LATER = {  # what needs numpy
     **dict.fromkeys(("Choice", "Option"), "recall"),
     **dict.fromkeys(("Explanation", "Used"), "explaining"),
+    **dict.fromkeys(("BankExport", "BankImport"), "taking"),
     "BankReport": "report",
     "ConsolidationReport": "consolidation",
     "Distiller": "distiller",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .explaining import Explanation
     from .recall import Candidate, Choice, Criteria, Recallable
     from .report import BankReport
+    from .taking import BankExport, BankImport, Known, OnError
 
 
 _MOST_RECALLED = 1000
@@ -443,6 +444,107 @@ class ReasoningBank:
         return write_report(path, self.trajectories, self._shelf, self.distiller.settings, self._limit(as_of))
 
     areport = twin(report)
+
+    # -- other programs
+
+    def export_sqlite(self, path: str | os.PathLike[str]) -> BankExport:
+        """Write the bank as a new database in the schema of agentic-flow's ReasoningBank, whole or not at all.
+
+        Memories and what came with them are as they came, bit for bit, with what use and feedback have made of their
+        confidence and counts. Patterns with enough outcomes are memories there, with all their numbers under ``ntmem``
+        in ``pattern_data``; trajectories are task_trajectories.
+
+        Raises
+        ------
+        StorageError
+            There is a file of this name, or it cannot be written.
+        """
+        from .sqliteout import export_sqlite
+
+        least = self.distiller.settings.min_trajectories
+        return export_sqlite(path, self.trajectories, self._shelf, self._memories, least)
+
+    aexport_sqlite = twin(export_sqlite)
+
+    def import_sqlite(
+        self, path: str | os.PathLike[str], *, known: Known = "now", on_error: OnError = "raise"
+    ) -> BankImport:
+        """Bring the memories of a database of agentic-flow's into the bank, and what else is in it.
+
+        The database is read from one snapshot and not written to. Tables that the schema does not have are ignored,
+        and named; what the schema has a default for may be missing. To import again changes nothing that is as it was,
+        and goes on where it was interrupted. What this store has exported itself is left out.
+
+        Parameters
+        ----------
+        known : {"now", "created"}
+            From when on memories that are new are known: by the store's clock, or since each says it was made. The
+            latter is for who knows that nobody has changed them since: recall as of then finds them. A memory that an
+            import changes is what it was as of before.
+        on_error : {"raise", "skip"}
+            Whether rows that cannot be right are an error, and then nothing is written, or are left out and named.
+
+        Raises
+        ------
+        SerializationError
+            It is no such database, or rows are wrong.
+        StorageError
+            There is no such file, or it cannot be read.
+        """
+        from .sqlitein import import_sqlite
+
+        return import_sqlite(
+            path, self.trajectories.ledger, self._shelf, self._memories, known=known, on_error=on_error
+        )
+
+    aimport_sqlite = twin(import_sqlite)
+
+    def export_jsonl(
+        self, path: str | os.PathLike[str], *, embeddings: str | os.PathLike[str] | None = None
+    ) -> BankExport:
+        """Write the bank as the paper's lines of JSON (arXiv 2509.25140), whole or not at all.
+
+        Lines that came so are as they were; memories, patterns and trajectories are lines with what the paper has no
+        place for under ``ntmem``.
+
+        Parameters
+        ----------
+        embeddings : path, optional
+            A file for the lines with embeddings; by default they stand behind the others.
+
+        Raises
+        ------
+        StorageError
+            There is a file of this name, or it cannot be written.
+        """
+        from .jsonlines import export_jsonl
+
+        least = self.distiller.settings.min_trajectories
+        return export_jsonl(path, embeddings, self.trajectories, self._shelf, self._memories, least)
+
+    aexport_jsonl = twin(export_jsonl)
+
+    def import_jsonl(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        embeddings: str | os.PathLike[str] | None = None,
+        known: Known = "now",
+        on_error: OnError = "raise",
+    ) -> BankImport:
+        """Bring the paper's lines of JSON into the bank: ``{task_id, query, ..., memory_items, ...}``, embeddings.
+
+        Memory items, objects or Markdown, are recalled by the embedding whose ``id`` is their ``task_id``; that may
+        come later. Lines with an embedding may stand in the same file. Else as :meth:`import_sqlite`.
+        """
+        from .jsonlines import import_jsonl
+
+        paths = [path] if embeddings is None else [embeddings, path]
+        return import_jsonl(
+            paths, self.trajectories.ledger, self._shelf, self._memories, known=known, on_error=on_error
+        )
+
+    aimport_jsonl = twin(import_jsonl)
 
     def _advise(self, trajectory_id: str, found: Sequence[Recallable]) -> None:
         _write_advice(self._get(trajectory_id, None), found)

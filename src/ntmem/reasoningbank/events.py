@@ -200,7 +200,16 @@ def _named(what: tuple[object, ...]) -> str:
 
 def new_id(now: int) -> str:
     """Return a ULID: 48 bits of milliseconds of `now`, 80 random ones."""
-    number = (now // 1_000_000 & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
+    return _ulid(now, os.urandom(10))
+
+
+def made_id(now: int, text: str) -> str:
+    """Return a ULID that is the same for the same instant and text."""
+    return _ulid(now, hashlib.blake2b(text.encode(), digest_size=10).digest())
+
+
+def _ulid(now: int, rest: bytes) -> str:
+    number = (now // 1_000_000 & (1 << 48) - 1) << 80 | int.from_bytes(rest, "big")
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 

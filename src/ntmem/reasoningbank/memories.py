@@ -164,11 +164,18 @@ class Kept(NamedTuple):
 
     @property
     def now(self) -> Memory:
-        """The row as it would be written now."""
-        if self.standing is None:
-            return self.memory
-        said = self.standing
-        return replace(self.memory, confidence=said.confidence, usage_count=said.usage_count, last_used=said.last_used)
+        """The row as it would be written now: whatever may not be NULL is said."""
+        it = self.memory
+        created = text_of(it.created) if it.created_at is None else it.created_at
+        embedded = created if it.embedded_at is None and it.model is not None else it.embedded_at
+        return replace(
+            it,
+            confidence=self.confidence,
+            usage_count=self.usage_count,
+            last_used=self.last_used,
+            created_at=created,
+            embedded_at=embedded,
+        )
 
     def said(self) -> Said:
         """What it says."""

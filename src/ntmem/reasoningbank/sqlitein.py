@@ -1,0 +1,249 @@
+"""A database of agentic-flow's, or one like it, into a bank: read only, from one snapshot, and whatever is in it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from ..errors import SerializationError, StorageError
+from .agentic import EMBEDDINGS, LINKS, PATTERNS, TABLES, TRAJECTORIES, BadRow, Table, check_cells
+from .memories import REASONING, Memories, Memory, instant_of, said_of
+from .native import is_own
+from .shelf import Shelf, is_pattern
+from .taking import BankImport, Known, OnError, Problems, Row, Taker, check_options, row_key
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+
+_MOST_ID = 255
+_MOST_DIMENSIONS = 65_536
+_BUSY = 5.0
+
+
+class Taken(NamedTuple):
+    """A row that was read: of which table, what it is called, and what it is; one of this store's own is None."""
+
+    table: str
+    name: str
+    what: Memory | Row | None
+
+
+def import_sqlite(
+    path: str | os.PathLike[str],
+    ledger: Ledger,
+    shelf: Shelf,
+    memories: Memories,
+    *,
+    known: Known,
+    on_error: OnError,
+) -> BankImport:
+    """Do :meth:`ntmem.ReasoningBank.import_sqlite`."""
+    began = time.monotonic()
+    check_options(known, on_error)
+    shelf.update(0)  # that it may be written to
+    source = os.path.abspath(os.fsdecode(path))
+    taker, problems = Taker(memories, shelf, known), Problems()
+    with closing(_opened(source)) as database:
+        try:
+            reader = _Reader(database, lambda data: is_own(ledger, data))
+            if not reader.tables:
+                raise SerializationError(f"{source} has none of the tables of a ReasoningBank")
+            for _ in reader.rows(problems.note):
+                pass
+            problems.check(source, on_error)
+            for it in reader.rows(lambda where, error: None):
+                if it.what is None:
+                    taker.left_out[f"{it.table} of this store"] += 1
+                elif isinstance(it.what, Memory):
+                    taker.memory(it.what)
+                else:
+                    size = sum(len(cell) for cell in it.what.cells if isinstance(cell, str | bytes))
+                    taker.other(it.table, it.name, it.what, size)
+            taker.flush()
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"cannot read {source}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise SerializationError(f"{source} is no database of SQLite, or damaged: {error}") from error
+    return BankImport(
+        source,
+        dict(taker.counts),
+        taker.unchanged,
+        dict(taker.left_out),
+        tuple(reader.ignored),
+        tuple(problems.found),
+        time.monotonic() - began,
+    )
+
+
+def _opened(path: str) -> sqlite3.Connection:
+    if not os.path.isfile(path):
+        raise StorageError(f"there is no file {path}")
+    try:
+        uri = f"file:{quote(path)}?mode=ro"
+        database = sqlite3.connect(uri, uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        database.text_factory = lambda data: data.decode(errors="surrogateescape")
+        for pragma in ("query_only = 1", "trusted_schema = 0", "cell_size_check = 1"):
+            database.execute(f"PRAGMA {pragma}")
+        database.execute("BEGIN")
+    except sqlite3.Error as error:
+        raise StorageError(f"cannot open {path}: {error}") from error
+    return database
+
+
+class _Reader:
+    """Reads the tables of a database, as often as it is asked, from one snapshot."""
+
+    def __init__(self, database: sqlite3.Connection, is_ours: Callable[[str], bool]) -> None:
+        self._database = database
+        self._is_ours = is_ours
+        self.ignored: list[str] = []
+        """Tables and columns that are not of the schema."""
+        self.tables: dict[str, list[str]] = {}
+        """The columns that there are, of the tables that are."""
+        found = database.execute("SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY 1")
+        for name, kind, _ in found.fetchall():
+            if name.startswith("sqlite_"):
+                continue
+            if name not in TABLES or kind != "table":
+                self.ignored.append(name)
+                continue
+            columns = [each for (each,) in database.execute("SELECT name FROM pragma_table_info(?)", (name,))]
+            self.tables[name] = columns
+            self.ignored += [f"{name}.{each}" for each in columns if each not in TABLES[name].names]
+
+    def rows(self, note: Callable[[str, BadRow], None]) -> Iterator[Taken]:
+        """Yield all rows that are right, and `note` what is wrong with the others."""
+        ours: set[str] = set()
+        if PATTERNS.name in self.tables:
+            yield from self._patterns(note, ours)
+        for name in self.tables:
+            if name not in (PATTERNS.name, EMBEDDINGS.name):
+                yield from self._others(TABLES[name], "", note, ours)
+        if EMBEDDINGS.name in self.tables:
+            orphans = ""
+            if PATTERNS.name in self.tables:
+                orphans = "WHERE id NOT IN (SELECT id FROM patterns WHERE id IS NOT NULL)"
+            yield from self._others(EMBEDDINGS, orphans, note, ours)
+
+    def _select(self, table: Table, alias: str = "") -> str:
+        """Return the columns of a table for a SELECT; those that are missing are NULL."""
+        there = self.tables.get(table.name, [])
+        return ", ".join(f"{alias}{name}" if name in there else "NULL" for name in table.names)
+
+    def _execute(self, select: str, order: str) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(f"{select} ORDER BY {order}")
+        except sqlite3.OperationalError as error:
+            if "no such column" not in str(error):
+                raise
+            return self._database.execute(select)  # a table WITHOUT ROWID has its own order
+
+    def _patterns(self, note: Callable[[str, BadRow], None], ours: set[str]) -> Iterator[Taken]:
+        names = self._select(PATTERNS, "p.")
+        embedded, join = ", ".join(["NULL"] * len(EMBEDDINGS.columns)), ""
+        if EMBEDDINGS.name in self.tables:
+            embedded = self._select(EMBEDDINGS, "e.")
+            join = " LEFT JOIN pattern_embeddings AS e ON e.id = p.id"
+        width, seen = len(PATTERNS.columns), set[str]()
+        for number, cells in enumerate(
+            self._execute(f"SELECT {names}, {embedded} FROM patterns AS p{join}", "p.rowid"), 1
+        ):
+            where = f"patterns {_named(cells[0], number)}"
+            try:
+                made = _memory(cells[:width], cells[width:])
+                if made.id in seen:
+                    raise BadRow("there is another row, or embedding, of this id")
+                seen.add(made.id)
+            except BadRow as error:
+                note(where, error)
+                continue
+            is_ours = self._is_ours(made.data)
+            if is_ours:
+                ours.add(made.id)
+            yield Taken(PATTERNS.name, made.id, None if is_ours else made)
+
+    def _others(self, table: Table, where: str, note: Callable[[str, BadRow], None], ours: set[str]) -> Iterator[Taken]:
+        seen = set[str]()
+        select = f"SELECT {self._select(table)} FROM {table.name} {where}"
+        for number, cells in enumerate(self._execute(select, "rowid"), 1):
+            key = cells[: table.keys]
+            try:
+                check_cells(table, cells)
+                name = row_key(table.name, key)
+                if name in seen:
+                    raise BadRow("there is another row of this key")
+                seen.add(name)
+            except BadRow as error:
+                note(f"{table.name} {' '.join(_named(each, number) for each in key)}", error)
+                continue
+            if (table is TRAJECTORIES and self._is_ours(cells[3])) or (table is LINKS and ours.issuperset(key[:2])):
+                yield Taken(table.name, name, None)
+            else:
+                yield Taken(table.name, name, Row(0, 0, table.name, list(cells)))
+
+
+def _named(key: Any, number: int) -> str:
+    return repr(key)[:80] if isinstance(key, str) else f"row {number} ({repr(key)[:40]})"
+
+
+def _memory(cells: tuple[Any, ...], embedding: tuple[Any, ...]) -> Memory:
+    """Return a row of ``patterns``, with that of ``pattern_embeddings``."""
+    check_cells(PATTERNS, cells)
+    name, kind, data, confidence, usage_count, created_at, last_used = cells
+    model, vector, embedded_at = None, b"", None
+    if any(each is not None for each in embedding):
+        check_cells(EMBEDDINGS, embedding)
+        _, model, dims, vector, embedded_at = embedding
+        check_vector(dims, vector)
+    return made_memory(name, kind, data, confidence, usage_count, created_at, last_used, model, vector, embedded_at)
+
+
+def made_memory(
+    name: str,
+    kind: str,
+    data: str,
+    confidence: float | None,
+    usage_count: int | None,
+    created_at: str | None,
+    last_used: str | None,
+    model: str | None,
+    vector: bytes,
+    embedded_at: str | None,
+) -> Memory:
+    """Return a memory of cells of the right types; raise :class:`BadRow` if they say what cannot be."""
+    if not 0 < len(name.encode()) <= _MOST_ID or is_pattern(name):
+        raise BadRow(f"an id has 1 to {_MOST_ID} bytes of UTF-8, and is not as that of a pattern of a store")
+    if confidence is not None and not abs(confidence) < float("inf"):
+        raise BadRow(f"confidence must be finite, is {confidence}")
+    if usage_count is not None and not isinstance(usage_count, int):
+        raise BadRow(f"usage_count must be a whole number, is {usage_count}")
+    try:
+        created = 0 if created_at is None else instant_of(created_at)
+    except ValueError:
+        raise BadRow(f"created_at is no time from 1970 to 2262, is {created_at!r}") from None
+    if kind == REASONING:
+        try:
+            said_of(data)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise BadRow(f"pattern_data is not what a memory has: {error}") from None
+    number = None if confidence is None else float(confidence)
+    return Memory(
+        *(name, 0, 0, created, kind, data, number, usage_count, created_at, last_used, model, vector, embedded_at)
+    )
+
+
+def check_vector(dims: Any, vector: bytes) -> None:
+    """Raise :class:`BadRow` if bytes are no finite numbers of float32, as many as is said."""
+    import numpy as np
+
+    if len(vector) != 4 * dims or dims > _MOST_DIMENSIONS:
+        raise BadRow(f"dims is {dims}, of at most {_MOST_DIMENSIONS}, and vector has {len(vector)} bytes")
+    if not np.isfinite(np.frombuffer(vector, "<f4")).all():
+        raise BadRow("vector has NaN or infinity")
