@@ -26,17 +26,18 @@ GRAPH_FILES ?= 10000
 GRAPH_ADDS ?= 1000000
 GRAPH_KILLS ?= 1000
 VECTOR_DAMAGE ?= 10000
+AGENTDB_REQUESTS ?= 10000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph growing crash soak mutants asan tsan docs sdist wheel clean
+.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan docs sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z -]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 replay: $(VENV)/installed  ## replay the shipped market data (REPLAY_ARGS=)
 	@$(BIN)/ntmem replay $(REPLAY_ARGS)
@@ -84,6 +85,10 @@ growing: $(VENV)/testable  ## add vectors while graphs of them are made, and kil
 	@NTMEM_GRAPH_ADDS=$(GRAPH_ADDS) NTMEM_GRAPH_KILLS=$(GRAPH_KILLS) \
 		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/crash/test_graphs_kill.py tests/crash/test_graphs_long.py \
 		tests/conformance/test_hnswlib_suite.py
+
+abuse-agentdb: $(VENV)/testable  ## requests of all kinds at the server of AgentDB's wire (AGENTDB_REQUESTS=)
+	@NTMEM_AGENTDB_REQUESTS=$(AGENTDB_REQUESTS) $(BIN)/pytest -s -o faulthandler_timeout=0 \
+		tests/abuse/test_agentdb_requests.py
 
 soak: $(VENV)/testable  ## four processes use all parts and are killed: memory, latencies, backups (SOAK_SECONDS=, SOAK_ARGS=)
 	@$(BIN)/python tests/soak --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
