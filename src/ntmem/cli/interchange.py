@@ -56,6 +56,7 @@ def export_sqlite(path: Path, store: Path, as_json: bool) -> None:
 
 @click.command(
     "export-jsonl",
+    short_help="Write the bank as the paper's lines of JSON.",
     epilog=_FAILS
     + _examples("ntmem bank export-jsonl bank.jsonl --embeddings vectors.jsonl --store ./desk")
     + EXIT_CODES,
@@ -72,7 +73,11 @@ def export_jsonl(path: Path, embeddings: Path | None, store: Path, as_json: bool
     _print_export(report, as_json)
 
 
-@click.command("import-sqlite", epilog=_AGAIN + _examples("ntmem bank import-sqlite .swarm/memory.db") + EXIT_CODES)
+@click.command(
+    "import-sqlite",
+    short_help="Bring a database of agentic-flow's into the bank.",
+    epilog=_AGAIN + _examples("ntmem bank import-sqlite .swarm/memory.db") + EXIT_CODES,
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @_known
 @_skip
@@ -86,6 +91,7 @@ def import_sqlite(path: Path, known: Known, skip: bool, store: Path, as_json: bo
 
 @click.command(
     "import-jsonl",
+    short_help="Bring the paper's lines of JSON into the bank.",
     epilog=_AGAIN + _examples("ntmem bank import-jsonl bank.jsonl --embeddings vectors.jsonl") + EXIT_CODES,
 )
 @click.argument("path", type=click.Path(path_type=Path))

@@ -304,7 +304,7 @@ class ReasoningBank:
             found = recall_upstream(self._shelf, self._memories, numbers, k, criteria, limit, now)
         else:
             found = [*recall(self._shelf, direction, k, criteria, limit, now, is_now=as_of is None)]
-            if criteria.with_memories and self._memories.head().memories:
+            if criteria.with_memories and self._memories.are_any():
                 from .remembering import remembered
 
                 found += remembered(

@@ -97,7 +97,7 @@ class Ledger:
         """Add an event to a trajectory, of which `state` is what is known; return it."""
         for _ in range(_ATTEMPTS):
             engine = self.writable()
-            mark = _mark(engine)
+            mark = mark_of(engine)
             step = len(state.steps)
             try:
                 event = make(state, engine.now())
@@ -135,7 +135,7 @@ class Ledger:
             values = [each for each in values if each[1] not in drops]
         with self._lock:  # what is counted last is kept last
             values.append((TRAJECTORY_INDEX, self._count_key, encode_count(self._count + 1)))
-            state.mark = _mark(engine)  # nobody has this id, nor will have before this is written
+            state.mark = mark_of(engine)  # nobody has this id, nor will have before this is written
             try:
                 done = self._put(engine, values, (), state.mark)
             except BaseException:  # it may be there, and counted, or not: count on in another place
@@ -197,7 +197,7 @@ class Ledger:
     def _follow(self, left: Sequence[tuple[str, State]]) -> None:
         """Bring trajectories to what the store has of them."""
         engine, count = self.engine(), _FIRST_STEPS
-        mark = _mark(engine)
+        mark = mark_of(engine)
         while left:
             keys = []
             for place, (name, state) in enumerate(left):
@@ -273,7 +273,8 @@ def _new_count_key() -> bytes:
     return b"c" + uuid.uuid4().hex.encode()
 
 
-def _mark(engine: LmdbEngine) -> Mark:
+def mark_of(engine: LmdbEngine) -> Mark:
+    """Return where the log of a store is, if it has one: as long as it stays there nothing is written."""
     return engine.mark if isinstance(engine, LogEngine) else None
 
 

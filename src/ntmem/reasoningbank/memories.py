@@ -35,7 +35,9 @@ from ..errors import CorruptionError, StorageError, VersionConflict
 from ..instants import MAX_INSTANT, instant_ns
 from ..tiers.guards import MEMORIES, Situations
 from .events import FORMAT, hashed, newest_first
+from .ledger import mark_of
 from .shelf import Shelf, Update, is_pattern
+from .state import Mark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -290,6 +292,18 @@ class Memories:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
+        self._looked: tuple[Mark, bytes | None, bool] = (None, None, False)
+
+    def are_any(self) -> bool:
+        """Whether there are memories; nothing, or next to nothing, is read if the store, or the shelf, is as it was."""
+        mark = mark_of(self._shelf.engine())
+        was, state, are_any = self._looked
+        if mark is None or mark != was:
+            now = self._shelf.state()
+            if now != state:
+                are_any = self.head().memories > 0
+            self._looked = mark, now, are_any
+        return are_any
 
     def head(self) -> Head:
         """Return what all have in common."""

@@ -283,9 +283,13 @@ class Shelf:
 
     # -- reading
 
+    def state(self) -> bytes | None:
+        """Return what is another one after each change."""
+        return self.engine().get(DISTILLING, _HEAD)
+
     def head(self) -> Head:
         """Return what all have in common."""
-        value = self.engine().get(DISTILLING, _HEAD)
+        value = self.state()
         return Head() if value is None else decode(value, Head, "the head of the patterns")
 
     def scope(self, scope: str) -> Scope | None:

@@ -150,9 +150,10 @@ def kept(shelf: Shelf, stem: str, kind: type[T]) -> Iterator[T]:
 
 def count(shelf: Shelf, stem: str) -> dict[str, int]:
     """Return how much was imported, whose keys begin with `stem`, by kind; nothing of which there is none."""
-    scanned = shelf.engine().scan(INTERCHANGE, stem.encode(), b"", None)
-    kinds = {"r": lambda key: key[1:].partition("/")[0], "l": lambda _: "lines", "e": lambda _: "embeddings"}
-    return dict(Counter(kinds[key[0]](key) for key, _ in scanned))
+    found = Counter[str]()
+    for key, _ in shelf.engine().scan(INTERCHANGE, stem.encode(), b"", None):
+        found[{"l": "lines", "e": "embeddings"}.get(key[0]) or key[1:].partition("/")[0]] += 1
+    return dict(found)
 
 
 def row_key(table: str, cells: Sequence[Any]) -> str:
