@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from ..errors import StorageError
 from ..tiers.guards import INTERCHANGE
@@ -229,8 +230,8 @@ def _row(row: Any) -> Memory:
         raise BadRow(f"ntmem.row.vector is no base 64: {error}") from None
     check_vector(len(vector) // 4, vector)
     cells: list[Any] = [row.get(name) for name in _ROW]
-    cells.insert(_ROW.index("embedded_at"), vector)
-    return made_memory(*cells)
+    *cells, model, embedded_at = cells
+    return replace(made_memory(*cells), model=model, vector=vector, embedded_at=embedded_at)
 
 
 def _take(it: _Read, times: Counter[str], taker: Taker, ledger: Ledger, shelf: Shelf) -> None:

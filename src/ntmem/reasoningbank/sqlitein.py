@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
 from ..errors import SerializationError, StorageError
 from .agentic import EMBEDDINGS, LINKS, PATTERNS, TABLES, TRAJECTORIES, BadRow, Table, check_cells
@@ -69,7 +70,7 @@ def import_sqlite(
             taker.flush()
         except sqlite3.OperationalError as error:
             raise StorageError(f"cannot read {source}: {error}") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # that of a message which names what is damaged
             raise SerializationError(f"{source} is no database of SQLite, or damaged: {error}") from error
     return BankImport(
         source,
@@ -157,10 +158,13 @@ class _Reader:
         ):
             where = f"patterns {_named(cells[0], number)}"
             try:
-                made = _memory(cells[:width], cells[width:])
-                if made.id in seen:
+                check_cells(PATTERNS, cells[:width])
+                memory = made_memory(*cells[:width])
+                if memory.id in seen:
                     raise BadRow("there is another row, or embedding, of this id")
-                seen.add(made.id)
+                seen.add(memory.id)
+                where = f"pattern_embeddings {cells[0]!r}"
+                made = _embedded(memory, cells[width:])
             except BadRow as error:
                 note(where, error)
                 continue
@@ -193,16 +197,14 @@ def _named(key: Any, number: int) -> str:
     return repr(key)[:80] if isinstance(key, str) else f"row {number} ({repr(key)[:40]})"
 
 
-def _memory(cells: tuple[Any, ...], embedding: tuple[Any, ...]) -> Memory:
-    """Return a row of ``patterns``, with that of ``pattern_embeddings``."""
-    check_cells(PATTERNS, cells)
-    name, kind, data, confidence, usage_count, created_at, last_used = cells
-    model, vector, embedded_at = None, b"", None
-    if any(each is not None for each in embedding):
-        check_cells(EMBEDDINGS, embedding)
-        _, model, dims, vector, embedded_at = embedding
-        check_vector(dims, vector)
-    return made_memory(name, kind, data, confidence, usage_count, created_at, last_used, model, vector, embedded_at)
+def _embedded(memory: Memory, cells: tuple[Any, ...]) -> Memory:
+    """Return a memory with what a row of ``pattern_embeddings`` says, if there is one."""
+    if all(each is None for each in cells):
+        return memory
+    check_cells(EMBEDDINGS, cells)
+    _, model, dims, vector, embedded_at = cells
+    check_vector(dims, vector)
+    return replace(memory, model=model, vector=vector, embedded_at=embedded_at)
 
 
 def made_memory(
@@ -213,9 +215,6 @@ def made_memory(
     usage_count: int | None,
     created_at: str | None,
     last_used: str | None,
-    model: str | None,
-    vector: bytes,
-    embedded_at: str | None,
 ) -> Memory:
     """Return a memory of cells of the right types; raise :class:`BadRow` if they say what cannot be."""
     if not 0 < len(name.encode()) <= _MOST_ID or is_pattern(name):
@@ -234,9 +233,7 @@ def made_memory(
         except (msgspec.MsgspecError, RecursionError) as error:
             raise BadRow(f"pattern_data is not what a memory has: {error}") from None
     number = None if confidence is None else float(confidence)
-    return Memory(
-        *(name, 0, 0, created, kind, data, number, usage_count, created_at, last_used, model, vector, embedded_at)
-    )
+    return Memory(name, 0, 0, created, kind, data, number, usage_count, created_at, last_used)
 
 
 def check_vector(dims: Any, vector: bytes) -> None:

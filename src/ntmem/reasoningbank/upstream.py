@@ -12,7 +12,7 @@ agentic-flow has no answer if there are embeddings of another length than the qu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,11 +44,11 @@ class _Row(NamedTuple):
 
 
 def recall_upstream(
-    shelf: Shelf, memories: Memories, query: NDArray[np.float32], k: int, criteria: Criteria, limit: int, now: int
+    shelf: Shelf, memories: Memories, query: NDArray[Any], k: int, criteria: Criteria, limit: int, now: int
 ) -> list[Candidate | Remembered]:
     """Return what agentic-flow would, in its order. O(memories and patterns)."""
     rows = sorted(_rows(shelf, memories, len(query), criteria, limit), key=lambda it: (-it.confidence, -it.usage_count))
-    numbers = query.astype(np.float64)
+    numbers = query.astype(np.float32).astype(np.float64)
     scored = []
     for it in rows:
         similarity = _cosine(numbers, it.vector)
