@@ -22,6 +22,7 @@ from .coordination import AgentInfo, ConsensusResult, Lock, LockInfo, LockToken,
 from .coordination import Consensus as ConsensusEngine
 from .coordination import Lock as DistributedLock
 from .errors import (
+    BadAnswer,
     CacheError,
     ConsensusError,
     CoordinationError,
@@ -42,6 +43,7 @@ from .errors import (
     ReadOnlyError,
     SchemaError,
     SerializationError,
+    ServerUnavailable,
     StaleFence,
     StorageError,
     StoreClosed,
@@ -61,6 +63,7 @@ from .view import NamespaceView
 from .watching import WatchedChange
 
 if TYPE_CHECKING:  # else by __getattr__ below
+    from .agentdb.remote import RemoteVectors as RemoteVectors
     from .coordination.accounting import ProfitAndLoss as ProfitAndLoss
     from .coordination.sessions import Session as Session
     from .coordination.sessions import SessionInfo as SessionInfo
@@ -96,6 +99,7 @@ __version__ = "0.1.0"
 
 
 _LATER = {  # what needs numpy, or time to be imported
+    "RemoteVectors": "agentdb.remote",
     **dict.fromkeys(("EmbeddingProvider", "HashedTextEmbedder", "MarketWindowEmbedder"), "embedding"),
     **dict.fromkeys(("CachedEmbedder", "FunctionEmbedder"), "embedding"),
     **dict.fromkeys(("BackupReport", "RestoreReport", "restore"), "tiers.backup"),
@@ -129,6 +133,7 @@ __all__ = [
     "LATEST",
     "AgentInfo",
     "BackupReport",
+    "BadAnswer",
     "CacheConfig",
     "CacheEntry",
     "CacheError",
@@ -185,11 +190,13 @@ __all__ = [
     "RecalledPattern",
     "Record",
     "RelativeErrorJudge",
+    "RemoteVectors",
     "RestoreReport",
     "ScaledJudge",
     "SchemaError",
     "SearchHit",
     "SerializationError",
+    "ServerUnavailable",
     "Session",
     "SessionInfo",
     "SimulatedClock",

@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Any, Literal, get_args
 
 from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
+from .endpoint import require_url, secret_of
 from .instants import Duration, duration_ns, require_bool, require_int
 
 Durability = Literal["process", "disk"]
@@ -54,8 +56,15 @@ class MemoryConfig(Struct, frozen=True):
         The directory of the store, made when missing; None for a private store that ends with the process.
     cache_config : CacheConfig
         Limits of the hot tier.
-    agentdb_url : None
-        Reserved for a remote vector tier; anything but None is refused by this version.
+    agentdb_url : str, optional
+        An AgentDB server, such as ``ntmem serve-agentdb``: then ``memory.vectors`` asks it instead of this store. It is
+        first asked when vectors are, so a store opens without it. "http://127.0.0.1:8780", "https://host/some/path".
+        Needs the extra ``agentdb``.
+    agentdb_token : str, optional
+        What it wants to be told by who asks; by default what the environment variable ``NTMEM_AGENTDB_TOKEN`` says. It
+        is not shown by ``repr``, but goes with the configuration to other processes.
+    agentdb_timeout : float or timedelta
+        Seconds until a request to it has succeeded, all tries together, or raises :class:`ntmem.ServerUnavailable`.
     enable_compression : bool
         Whether observations are distilled in the background; `memory.observations.distill()` does it either way.
     max_memory_bytes : int
@@ -96,7 +105,9 @@ class MemoryConfig(Struct, frozen=True):
 
     storage_path: str | os.PathLike[str] | None = "./data/memory"
     cache_config: CacheConfig = field(default_factory=CacheConfig)
-    agentdb_url: None = None
+    agentdb_url: str | None = None
+    agentdb_token: str | None = None
+    agentdb_timeout: Duration = 5.0
     engine: EngineName | None = None
     enable_compression: bool = True
     max_memory_bytes: int = 1 << 30
@@ -120,7 +131,10 @@ class MemoryConfig(Struct, frozen=True):
         if not isinstance(self.cache_config, CacheConfig):
             raise TypeError(f"cache_config must be a CacheConfig, was {type(self.cache_config).__name__}")
         if self.agentdb_url is not None:
-            raise ValueError("agentdb_url is not supported by this version; leave it None")
+            require_url(self.agentdb_url, "agentdb_url")
+        if self.agentdb_token is not None:
+            force_setattr(self, "agentdb_token", secret_of(self.agentdb_token, "agentdb_token"))
+        duration_ns(self.agentdb_timeout, "agentdb_timeout")
         if self.durability not in get_args(Durability):
             raise ValueError(f"durability must be 'process' or 'disk', was {self.durability!r}")
         require_int(self.max_memory_bytes, "max_memory_bytes", 1 << 20)

@@ -19,6 +19,14 @@ class VectorError(NtmemError):
     """A vector or a collection of vectors was refused."""
 
 
+class ServerUnavailable(VectorError, ConnectionError):
+    """A server of vectors cannot be reached, does not answer in time, or says that it cannot now: ask it later."""
+
+
+class BadAnswer(VectorError):
+    """A server of vectors answered what makes no sense: it is another one, or is broken."""
+
+
 class StorageError(NtmemError):
     """The store on disk could not be opened, read or written."""
 

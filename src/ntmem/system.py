@@ -54,6 +54,7 @@ from .watching import Changes
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from .agentdb.remote import RemoteVectors
     from .coordination.sessions import Session, SessionInfo
     from .embedding import EmbeddingProvider
     from .reasoningbank import Distiller, Judge, ReasoningBank, Trajectory, TrajectoryTracker
@@ -143,6 +144,7 @@ class MemorySystem(DirectCalls):
         self._bus = BusState()
         self._seen: Observations | None = None
         self._vectors: VectorStore | None = None
+        self._remote: RemoteVectors | None = None
         self._trajectories: TrajectoryTracker | None = None
         self._bank: ReasoningBank | None = None
         self._judge: Judge | None = None
@@ -178,6 +180,9 @@ class MemorySystem(DirectCalls):
         if self._vectors is not None:
             self._vectors.close()
             self._vectors = None
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
         self._release()
 
     aclose = twin(close)
@@ -784,7 +789,22 @@ class MemorySystem(DirectCalls):
 
     @property
     def vectors(self) -> VectorStore:
-        """Collections of vectors, searched by similarity and metadata; keep it at hand: ``v = memory.vectors``."""
+        """Collections of vectors, searched by similarity and metadata; keep it at hand: ``v = memory.vectors``.
+
+        With ``agentdb_url`` they are those of that server, a :class:`RemoteVectors`.
+        """
+        if self.config.agentdb_url is None:
+            return self._own_vectors()
+        engine, found = self._engine(), self._remote
+        if found is None:
+            from .agentdb.remote import remote_of
+
+            with self._making:
+                found = self._remote = self._remote or remote_of(self.config, engine, self._engine, self.embedder)
+        return found
+
+    def _own_vectors(self) -> VectorStore:
+        """Return the vectors that are in the store."""
         from .tiers.collection import Limits
         from .tiers.vectors import VectorStore
 
@@ -821,7 +841,7 @@ class MemorySystem(DirectCalls):
 
             with self._making:
                 found = self._trajectories = self._trajectories or TrajectoryTracker(
-                    self._engine, lambda: self.vectors, durable=self._durable(None)
+                    self._engine, self._own_vectors, durable=self._durable(None)
                 )
         return found
 
@@ -834,7 +854,7 @@ class MemorySystem(DirectCalls):
 
             with self._making:
                 found = self._bank = self._bank or ReasoningBank(
-                    trajectories, self._engine, lambda: self.vectors, lambda: self.judge, lambda: self.embedder
+                    trajectories, self._engine, self._own_vectors, lambda: self.judge, lambda: self.embedder
                 )
         return found
 
@@ -904,7 +924,8 @@ class MemorySystem(DirectCalls):
         engine.look()
         sizes = engine.store.sizes()
         columns = 0 if self._seen is None else self._seen.nbytes
-        vectors, graphs = self.vectors.nbytes, self.vectors.graph_bytes
+        own = self._own_vectors()
+        vectors, graphs = own.nbytes, own.graph_bytes
         kind, now, ahead = engine.clock_facts()
         return MemoryStats(
             **engine.hot_facts(),
@@ -992,7 +1013,7 @@ class MemorySystem(DirectCalls):
 
         engine = self._engine()
         seen = self.observations if self.config.enable_compression else None
-        return compact_online(engine, seen, self.vectors)
+        return compact_online(engine, seen, self._own_vectors())
 
     def export(
         self,
@@ -1083,7 +1104,7 @@ class MemorySystem(DirectCalls):
         engine = self._engine()
         if self.read_only:
             raise ReadOnlyError("this store was opened with read_only=True; open it for writing")
-        parts = Parts(lambda: self.observations, lambda: self.vectors, lambda: self.positions)
+        parts = Parts(lambda: self.observations, self._own_vectors, lambda: self.positions)
         return import_file(engine, parts, path, progress)
 
     aexport = twin(export)

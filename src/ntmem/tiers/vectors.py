@@ -391,27 +391,14 @@ class VectorStore:
         """
         engine = self._writable()
         now = engine.now()
-        if isinstance(ids, str):
-            raise TypeError("ids must be a sequence of str, was one str; use add()")
-        if isinstance(metadata, Mapping):
-            raise TypeError("metadata must be a sequence of mappings, one for each vector; was one mapping")
-        ids = list(ids)
-        numbers = self._numbers(vectors) if len(vectors) else np.empty((0, 1), np.float32)
-        if numbers.ndim != 2:
-            raise VectorError(f"vectors must be an array of shape (n, dimension), were of shape {numbers.shape}")
-        events, knowns = _each(ts_event, len(ids)), _each(ts_known, len(ids))
-        extras: Sequence[Any] = [None] * len(ids) if metadata is None else metadata
-        named = {"vectors": numbers, "metadata": extras, "ts_event": events, "ts_known": knowns}
-        for name, column in named.items():
-            if len(column) != len(ids):
-                raise ValueError(f"{name} must be as many as the {len(ids)} ids, were {len(column)}")
+        columns = self._columns(ids, vectors, metadata, ts_event, ts_known)
 
         def points(row: CollectionRow | None) -> list[Point]:
-            return [self._point(row, *each, now) for each in zip(ids, numbers, extras, events, knowns, strict=True)]
+            return [self._point(row, *each, now) for each in columns]
 
-        if ids:
+        if columns:
             self._write(engine, namespace, points, whole)
-        return len(ids)
+        return len(columns)
 
     aadd_many = twin(add_many)
 
@@ -439,7 +426,7 @@ class VectorStore:
 
         def look(collection: Collection, tail: VectorTail) -> int:
             if chosen is None:
-                ids = [id] if id is not None and tail.find(_checked_id(id), now) >= 0 else []
+                ids = [id] if id is not None and tail.find(checked_id(id), now) >= 0 else []
             else:
                 count = tail.count
                 bits, _ = tail.served(count, now, _passing(collection, tail, count, now, chosen))
@@ -481,6 +468,26 @@ class VectorStore:
                 self._known.pop(labels, None)
         raise StorageError(f"{_shown(labels)} is dropped again and again while it is written to")
 
+    def _columns(
+        self, ids: Sequence[str], vectors: Any, metadata: Any, ts_event: Any, ts_known: Any
+    ) -> list[tuple[Any, Any, Any, Any, Any]]:
+        """Return the id, vector, metadata, `ts_event` and `ts_known` of each of several vectors, as they are many."""
+        if isinstance(ids, str):
+            raise TypeError("ids must be a sequence of str, was one str; use add()")
+        if isinstance(metadata, Mapping):
+            raise TypeError("metadata must be a sequence of mappings, one for each vector; was one mapping")
+        ids = list(ids)
+        numbers = self._numbers(vectors) if len(vectors) else np.empty((0, 1), np.float32)
+        if numbers.ndim != 2:
+            raise VectorError(f"vectors must be an array of shape (n, dimension), were of shape {numbers.shape}")
+        events, knowns = _each(ts_event, len(ids)), _each(ts_known, len(ids))
+        extras: Sequence[Any] = [None] * len(ids) if metadata is None else metadata
+        named = {"vectors": numbers, "metadata": extras, "ts_event": events, "ts_known": knowns}
+        for name, column in named.items():
+            if len(column) != len(ids):
+                raise ValueError(f"{name} must be as many as the {len(ids)} ids, were {len(column)}")
+        return list(zip(ids, numbers, extras, events, knowns, strict=True))
+
     def _point(
         self,
         row: CollectionRow | None,
@@ -491,11 +498,11 @@ class VectorStore:
         ts_known: Instant | None,
         now: int,
     ) -> Point:
-        name = _checked_id(id)
+        name = checked_id(id)
         numbers = self._numbers(vector)
         if numbers.ndim != 1:
             raise VectorError(f"the vector of {name!r} must have one dimension, is of shape {numbers.shape}")
-        _check_vectors(row, numbers[np.newaxis], f"the vector of {name!r}")
+        self._check(row, numbers[np.newaxis], f"the vector of {name!r}")
         return Point(
             name,
             numbers,
@@ -503,6 +510,9 @@ class VectorStore:
             now if ts_known is None else instant_ns(ts_known, "ts_known"),
             b"" if not metadata and isinstance(metadata, Mapping | None) else encode_metadata(metadata),
         )
+
+    def _check(self, row: CollectionRow | None, vectors: NDArray[np.float32], what: str) -> None:
+        check_vectors(row, vectors, what)
 
     def _is_text(self, what: Any) -> bool:
         return isinstance(what, str) or (isinstance(what, list | tuple) and len(what) > 0 and isinstance(what[0], str))
@@ -567,7 +577,7 @@ class VectorStore:
         numbers = self._numbers(query)
         if numbers.ndim != 1:
             raise VectorError(f"a query must have one dimension, was of shape {numbers.shape}; see search_many()")
-        _check_counts(k, ef, rerank)
+        check_counts(k, ef, rerank)
         return self._hits(namespace, numbers[np.newaxis], k, where, as_of, min_score, rerank, ef)[0]
 
     asearch = twin(search)
@@ -648,7 +658,7 @@ class VectorStore:
     def recall_check(self, namespace: AnyNamespace, sample: int = 200, *, k: int = 10, ef: int | None = None) -> float:
         """Return which share of the `k` nearest vectors a search finds, of so many vectors that are searched by."""
         require_int(sample, "sample", 1)
-        _check_counts(k, ef, None)
+        check_counts(k, ef, None)
 
         def look(collection: Collection, tail: VectorTail) -> float:
             limit, count = self._open().now(), tail.count
@@ -682,7 +692,7 @@ class VectorStore:
         return [(hit.id, hit.score) for hit in self.search(namespace, query, top_k, as_of=as_of)]
 
     def _queries(self, queries: Any, k: int, ef: int | None, rerank: int | None) -> NDArray[np.float32]:
-        _check_counts(k, ef, rerank)
+        check_counts(k, ef, rerank)
         numbers = self._numbers(queries)
         if numbers.ndim != 2:
             raise VectorError(f"queries must be an array of shape (n, dimension), were of shape {numbers.shape}")
@@ -736,7 +746,7 @@ class VectorStore:
             bits, left = tail.wanted(count, limit)
             if as_of is not None and not left:  # that there is a collection may not be known then
                 return _Asked(0, None, Plan())
-        _check_vectors(collection.row, queries, "the query")
+        check_vectors(collection.row, queries, "the query")
         if chosen is not None:
             bits, left = tail.wanted(count, limit, _passing(collection, tail, count, limit, chosen))
         return _Asked(count, bits, collection.graphs.plan(tail, many, count, limit, left, ef))
@@ -792,7 +802,7 @@ class VectorStore:
 
     def get(self, namespace: AnyNamespace, id: str, *, as_of: AsOf = None) -> StoredVector | None:
         """Return a vector as it was given, with its metadata; None: there is none of this id."""
-        name, limit = _checked_id(id), self._limit_of(as_of)
+        name, limit = checked_id(id), self._limit_of(as_of)
 
         def look(collection: Collection, tail: VectorTail) -> StoredVector | None:
             slot = tail.find(name, limit)
@@ -974,7 +984,7 @@ def _shown(labels: tuple[str, ...]) -> str:
     return f"the collection {'/'.join(labels)!r}"
 
 
-def _checked_id(id: Any) -> str:
+def checked_id(id: Any) -> str:
     if not isinstance(id, str):
         raise TypeError(f"id must be a str, was {type(id).__name__}")
     try:
@@ -986,16 +996,12 @@ def _checked_id(id: Any) -> str:
     return id
 
 
-def _check_vectors(row: CollectionRow | None, vectors: NDArray[np.float32], what: str) -> None:
+def check_vectors(row: CollectionRow | None, vectors: NDArray[np.float32], what: str) -> None:
     """Raise :class:`VectorError` for vectors that a collection cannot have; row None: it is made for them."""
     dimension = vectors.shape[1]
     if row is not None and dimension != row.dimension:
         raise VectorError(f"{what} has {dimension} dimensions, the collection {row.dimension}")
-    if not 0 < dimension <= MOST_DIMENSIONS:
-        raise VectorError(f"{what} has {dimension} dimensions, a collection has 1 to {MOST_DIMENSIONS}")
-    least, most = sizes(vectors)
-    if not most <= _LARGEST:
-        raise VectorError(f"{what} has NaN or infinity, or numbers beyond float32")
+    least, most = check_numbers(vectors, what)
     if (row is None or row.metric == "cosine") and least == 0.0:
         raise VectorError(f"{what} is zero, which has no direction; a collection by 'l2' or 'ip' takes it")
     if row is not None and row.metric != "cosine" and most * most * dimension > _LARGEST:
@@ -1004,7 +1010,18 @@ def _check_vectors(row: CollectionRow | None, vectors: NDArray[np.float32], what
         raise VectorError(f"{what} has numbers beyond {_LARGEST_HALF:.0f}, the largest of float16")
 
 
-def _check_counts(k: int, ef: int | None, rerank: int | None) -> None:
+def check_numbers(vectors: NDArray[np.float32], what: str) -> tuple[float, float]:
+    """Raise :class:`VectorError` for vectors that no collection can have; return their least and largest size."""
+    dimension = vectors.shape[1]
+    if not 0 < dimension <= MOST_DIMENSIONS:
+        raise VectorError(f"{what} has {dimension} dimensions, a collection has 1 to {MOST_DIMENSIONS}")
+    least, most = sizes(vectors)
+    if not most <= _LARGEST:
+        raise VectorError(f"{what} has NaN or infinity, or numbers beyond float32")
+    return least, most
+
+
+def check_counts(k: int, ef: int | None, rerank: int | None) -> None:
     require_int(k, "k", 1)
     for name, value in (("ef", ef), ("rerank", rerank)):
         if value is not None:
