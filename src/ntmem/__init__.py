@@ -85,6 +85,7 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .reasoningbank import TrajectoryTracker as TrajectoryTracker
     from .reasoningbank import Verdict as Verdict
     from .reasoningbank import VerdictResult as VerdictResult
+    from .scrubbing import Scrubber as Scrubber
     from .tiers.backup import BackupReport as BackupReport
     from .tiers.backup import RestoreReport as RestoreReport
     from .tiers.backup import restore as restore
@@ -107,6 +108,7 @@ _LATER = {  # what needs numpy, or time to be imported
     **{"ExportReport": "tiers.outgoing", "ImportReport": "tiers.incoming"},
     **dict.fromkeys(("Session", "SessionInfo"), "coordination.sessions"),
     "ProfitAndLoss": "coordination.accounting",
+    "Scrubber": "scrubbing",
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
     **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
     **dict.fromkeys(("Choice", "DistilledPattern", "Distiller", "Explanation", "RecalledPattern"), "reasoningbank"),
@@ -194,6 +196,7 @@ __all__ = [
     "RestoreReport",
     "ScaledJudge",
     "SchemaError",
+    "Scrubber",
     "SearchHit",
     "SerializationError",
     "ServerUnavailable",

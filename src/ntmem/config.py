@@ -101,6 +101,8 @@ class MemoryConfig(Struct, frozen=True):
         Seconds between rounds of upkeep in the background, and before the first; 0: only ``memory.upkeep()`` does them.
     upkeep_share : float
         Of one core, for such a round; 0: only ``memory.upkeep()`` does them.
+    scrub : bool
+        Whether personal data and secrets are taken out of what the ReasoningBank keeps; ``memory.scrubber`` does it.
     """
 
     storage_path: str | os.PathLike[str] | None = "./data/memory"
@@ -120,6 +122,7 @@ class MemoryConfig(Struct, frozen=True):
     graph_share: float = 0.5
     upkeep_interval: float | timedelta = 30.0
     upkeep_share: float = 0.05
+    scrub: bool = True
 
     def __post_init__(self) -> None:
         if self.storage_path is not None and not isinstance(self.storage_path, str | os.PathLike):
@@ -146,6 +149,7 @@ class MemoryConfig(Struct, frozen=True):
         if self.engine is not None and self.engine not in get_args(EngineName):
             raise ValueError(f"engine must be 'shared', 'lmdb' or None, was {self.engine!r}")
         require_bool(self.enable_compression, "enable_compression")
+        require_bool(self.scrub, "scrub")
         if self.upkeep_interval != 0:
             duration_ns(self.upkeep_interval, "upkeep_interval")
         require_share(self.upkeep_share, "upkeep_share")

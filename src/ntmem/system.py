@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .coordination.sessions import Session, SessionInfo
     from .embedding import EmbeddingProvider
     from .reasoningbank import Distiller, Judge, ReasoningBank, Trajectory, TrajectoryTracker
+    from .scrubbing import Scrubber
     from .tiers.backup import BackupReport
     from .tiers.compacting import CompactReport
     from .tiers.incoming import ImportReport
@@ -148,6 +149,7 @@ class MemorySystem(DirectCalls):
         self._trajectories: TrajectoryTracker | None = None
         self._bank: ReasoningBank | None = None
         self._judge: Judge | None = None
+        self._scrubber: Scrubber | bool = config.scrub
         self._making = threading.Lock()
         self.embedder = embedder
         self._upkeep = _upkeep_of(self)
@@ -841,7 +843,7 @@ class MemorySystem(DirectCalls):
 
             with self._making:
                 found = self._trajectories = self._trajectories or TrajectoryTracker(
-                    self._engine, self._own_vectors, durable=self._durable(None)
+                    self._engine, self._own_vectors, durable=self._durable(None), scrubber=lambda: self.scrubber
                 )
         return found
 
@@ -877,6 +879,33 @@ class MemorySystem(DirectCalls):
         from .reasoningbank.verdict import require_judge
 
         self._judge = require_judge(judge)
+
+    @property
+    def scrubber(self) -> Scrubber | None:
+        """What takes personal data and secrets out of text that the ReasoningBank keeps; None: nothing does.
+
+        By default a :class:`Scrubber`, without one if the store was opened with ``scrub=False``; of this handle alone.
+        """
+        found = self._scrubber
+        if isinstance(found, bool):
+            if not found:
+                return None
+            from .scrubbing import Scrubber
+
+            with self._making:  # nobody's is replaced
+                if self._scrubber is True:
+                    self._scrubber = Scrubber()
+            return self.scrubber
+        return found
+
+    @scrubber.setter
+    def scrubber(self, scrubber: Scrubber | None) -> None:
+        from .scrubbing import Scrubber
+
+        if scrubber is not None and not isinstance(scrubber, Scrubber):
+            raise TypeError(f"scrubber must be a Scrubber or None, was {type(scrubber).__name__}")
+        with self._making:
+            self._scrubber = False if scrubber is None else scrubber
 
     def track_trajectory(self, trajectory: Trajectory) -> str:
         """Keep a trajectory, and what is added to it from now on; return its id. All of it is kept, or nothing."""

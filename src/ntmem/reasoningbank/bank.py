@@ -18,6 +18,7 @@ from .checks import check_text, require_number
 from .events import Advised, Judged, hashed
 from .memories import Memories, ReasoningMemory, public
 from .patterns import DistilledPattern, RecalledPattern, distilled
+from .scrubbed import as_kept, where_kept
 from .shelf import Shelf, is_pattern
 from .state import State
 from .tracker import PendingOutcome, TrajectoryTracker
@@ -368,6 +369,7 @@ class ReasoningBank:
             task = asked.task
         if task is not None:
             check_text(task, "task", 4096, least=0)
+            task = as_kept(task, self.trajectories.ledger.scrubber())
         found = near(self._shelf, self._direction(query), NEAR, limit, is_now=as_of is None, task=task)
         chosen: list[Candidate] = []
         if found.clusters:
@@ -584,6 +586,7 @@ class ReasoningBank:
         if min_support is None:
             min_support = self.distiller.settings.min_trajectories
         require_int(min_support, "min_support", 0, 2**62)
+        where = where_kept(where, self.trajectories.ledger.scrubber())
         return Criteria(agent_id, compile_where(where), floor, min_support, with_quarantined, with_memories)
 
     def _limit(self, as_of: AsOf) -> int:
@@ -606,9 +609,8 @@ class ReasoningBank:
     def _judge(self, trajectory: Trajectory, judge: Judge, records: bool) -> VerdictResult:
         begun = perf_counter_ns()
         result = run_judge(judge, self.case(trajectory))
-        said = (
-            judge_name(judge), result.verdict.value, result.error, result.accuracy, result.confidence, result.feedback
-        )  # fmt: skip
+        feedback = as_kept(result.feedback, self.trajectories.ledger.scrubber())
+        said = (judge_name(judge), result.verdict.value, result.error, result.accuracy, result.confidence, feedback)
 
         def make(state: State, now: int) -> Judged:
             last = next((it.event for it in reversed(state.steps) if isinstance(it.event, Judged)), None)

@@ -33,7 +33,7 @@ from .evidence import Totals
 from .learning import Draft, Lesson, Settings
 from .ledger import Ledger
 from .memories import Memories, Memory
-from .patterns import PROVEN, DistilledPattern, Rewrite, distilled, rewritten
+from .patterns import PROVEN, DistilledPattern, Item, Rewrite, distilled, rewritten
 from .shelf import (
     Cluster,
     Scope,
@@ -531,7 +531,7 @@ class Distiller:
 
     def _rewrite(self, rewrite: Rewrite, clusters: Iterable[Cluster]) -> None:
         """Put the words of the strongest patterns that have only their own into other words."""
-        least = self.settings.min_trajectories
+        least, scrubber = self.settings.min_trajectories, self._ledger.scrubber()
         found = [
             (each.id, distilled(each, cell))
             for each in clusters
@@ -542,6 +542,8 @@ class Distiller:
         for name, pattern in sorted(found, key=lambda it: (-it[1].strength, it[1].id))[:_REWRITES]:
             try:
                 item = rewritten(pattern, rewrite)
+                if scrubber is not None:
+                    item = Item(*map(scrubber, item))
             except Exception as error:  # somebody's model: learning does not hang on it
                 self.rewrite_errors = [*self.rewrite_errors, f"{pattern.id}: {error}"][-_REWRITES:]
                 continue

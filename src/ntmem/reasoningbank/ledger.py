@@ -47,10 +47,12 @@ from .events import (
     past_stem,
     situation,
 )
+from .scrubbed import no_scrubber
 from .state import Make, Mark, State
 from .verdict import relative
 
 if TYPE_CHECKING:
+    from ..scrubbing import Scrubber
     from ..tiers.vectors import VectorStore
 
 _ATTEMPTS = 1000
@@ -71,11 +73,13 @@ class Ledger:
         *,
         durable: bool,
         fence: Callable[[], Fence] | None = None,
+        scrubber: Callable[[], Scrubber | None] = no_scrubber,
     ) -> None:
         self.engine = engine
         self.vectors = vectors
         self.durable = durable
         self._fence = fence
+        self.scrubber = scrubber
         self._lock = threading.RLock()
         self._count = 0
         self._count_key = _new_count_key()

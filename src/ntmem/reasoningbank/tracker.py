@@ -15,6 +15,7 @@ from ..tiers.guards import Situations
 from ..twins import twin
 from .events import ID_SIZE, TAIL_SIZE, Acted, Begun, Past, hashed, is_id, new_id, newest_first, past_stem, situation
 from .ledger import Ledger
+from .scrubbed import as_kept, no_scrubber, scrubbed
 from .state import State
 from .trajectory import Action, Trajectory, begun, public_action
 from .verdict import Verdict
@@ -22,6 +23,7 @@ from .verdict import Verdict
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from ..scrubbing import Scrubber
     from ..tiers.vectors import VectorStore
 
 _PAGE = 100
@@ -67,8 +69,15 @@ class TrajectoryTracker:
     ('complete', 105.0)
     """
 
-    def __init__(self, engine: Callable[[], LmdbEngine], vectors: Callable[[], VectorStore], *, durable: bool) -> None:
-        self.ledger = Ledger(engine, vectors, durable=durable)
+    def __init__(
+        self,
+        engine: Callable[[], LmdbEngine],
+        vectors: Callable[[], VectorStore],
+        *,
+        durable: bool,
+        scrubber: Callable[[], Scrubber | None] = no_scrubber,
+    ) -> None:
+        self.ledger = Ledger(engine, vectors, durable=durable, scrubber=scrubber)
 
     def __repr__(self) -> str:
         return f"<TrajectoryTracker of {self.ledger.engine().store.directory or 'a private store'}>"
@@ -94,7 +103,7 @@ class TrajectoryTracker:
     ) -> Trajectory:
         """Begin a trajectory that is kept from its first step on."""
         now, state = self.ledger.writable().now(), State()
-        state.apply(begun(agent_id, task, ts_event, ts_known, now))
+        state.apply(scrubbed(begun(agent_id, task, ts_event, ts_known, now), self.ledger.scrubber()))
         name = new_id(now)
         self.ledger.extend(name, state)
         return Trajectory.of(name, state, self.ledger, None)
@@ -166,10 +175,12 @@ class TrajectoryTracker:
         if status is not None and status not in ("open", "complete", "failed"):
             raise ValueError(f"status must be 'open', 'complete' or 'failed', was {status!r}")
         wanted = None if verdict is None else _verdict(verdict)
+        if task is not None:
+            task = as_kept(_text(task, "task"), self.ledger.scrubber())
         if agent_id is not None:
             stem = "a" + hashed(_text(agent_id, "agent_id"))
         elif task is not None:
-            stem = "t" + hashed(_text(task, "task"))
+            stem = "t" + hashed(task)
         else:
             stem = "n" if wanted is None else "v" + hashed(wanted)
         most = self._limit(as_of)
@@ -227,9 +238,10 @@ class TrajectoryTracker:
         numbers = np.asarray(query)
         if numbers.ndim != 1 or not len(numbers):
             raise ValueError(f"query must be one embedding of shape (n,), was of shape {numbers.shape}")
-        for name, text in (("agent_id", agent_id), ("task", task)):
-            if text is not None:
-                _text(text, name)
+        if agent_id is not None:
+            _text(agent_id, "agent_id")
+        if task is not None:
+            task = as_kept(_text(task, "task"), self.ledger.scrubber())
         wanted = None if verdict is None else _verdict(verdict)
         where = {name: value for name, value in (("agent_id", agent_id), ("task", task)) if value is not None}
         limit, asked = self._limit(as_of), k

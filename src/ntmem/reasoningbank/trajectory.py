@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -20,11 +20,14 @@ from ..instants import MAX_INSTANT, NS, Duration, Instant, duration_ns, instant_
 from ..values import CODECS
 from .checks import check_text, encode_embedding, require_number
 from .events import Acted, Advised, Begun, Completed, Event, Judged, Resolved, Seen
+from .scrubbed import scrubbed
 from .state import Make, State
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
+
+    from ..scrubbing import Scrubber
 
 _CODEC = CODECS["msgpack"]
 _MOST_NAME, _MOST_TASK = 255, 4096
@@ -80,6 +83,8 @@ class Outcome(Struct, frozen=True):
 class Keeper(Protocol):
     """What keeps trajectories, such as a :class:`~ntmem.reasoningbank.ledger.Ledger`."""
 
+    @property
+    def scrubber(self) -> Callable[[], Scrubber | None]: ...
     def now(self) -> int: ...
     def append(self, trajectory_id: str, state: State, make: Make) -> Event: ...
     def extend(self, trajectory_id: str, state: State) -> None: ...
@@ -160,12 +165,17 @@ class Trajectory:
                 return self._id
             if self._id:
                 raise ValueError(f"this trajectory is kept already, as {self._id}; make another one")
-            now, state = keeper.now(), State()
+            now, state, scrubber = keeper.now(), State(), keeper.scrubber()
             for step in self._state.steps:
-                state.apply(_said(step.event, now))
+                state.apply(scrubbed(_said(step.event, now), scrubber))
             keeper.extend(trajectory_id, state)
             self._state, self._id, self._keeper = state, trajectory_id, keeper
             return self._id
+
+    def _encoded(self, value: Any) -> bytes:
+        """Return a value as it stands in the store; the caller holds the lock, so nobody tracks it meanwhile."""
+        scrubber = None if self._keeper is None else self._keeper.scrubber()
+        return _CODEC.encode(value if scrubber is None else scrubber.nested(value))
 
     def add_observation(
         self,
@@ -191,13 +201,15 @@ class Trajectory:
         ValueError
             The trajectory is complete; the embedding has NaN or infinity, or is zero.
         """
-        encoded, numbers = _CODEC.encode(data), None if embedding is None else encode_embedding(embedding)
+        numbers = None if embedding is None else encode_embedding(embedding)
 
         def make(state: State, now: int) -> Event:
             state.require_open()
             return Seen(_instant(ts_event, now), _instant(ts_known, now), encoded, numbers)
 
-        self.add(make)
+        with self._lock:
+            encoded = self._encoded(data)
+            self.add(make)
 
     def add_action(
         self,
@@ -222,7 +234,6 @@ class Trajectory:
             Seconds after which the outcome is expected.
         """
         check_text(type, "type", _MOST_NAME)
-        encoded = _CODEC.encode(parameters)
         predicted = None if predicted_outcome is None else require_number(predicted_outcome, "predicted_outcome")
         level = None if reference is None else require_number(reference, "reference", above=0)
         ahead = None if horizon is None else duration_ns(horizon, "horizon")
@@ -232,7 +243,9 @@ class Trajectory:
             name = f"a{len(state.actions) + 1}"
             return Acted(_instant(ts_event, now), _instant(ts_known, now), name, type, encoded, predicted, level, ahead)
 
-        event = self.add(make)
+        with self._lock:
+            encoded = self._encoded(parameters)
+            event = self.add(make)
         assert isinstance(event, Acted)
         return event.id
 
