@@ -78,6 +78,7 @@ def test_no_request_is_a_bug_or_reaches_what_it_does_not_ask(start: Start, ram: 
         assert ask.post("/collections", name=name, dimension=2)[0] == 201
         assert ask.post(f"/collections/{name}/batch_insert", documents=KEPT)[0] == 200
     before = ask.post("/collections/kept/query", form="nested")
+    ask.close()  # it would idle for too long
     checks = [
         schemathesis.checks.not_a_server_error,
         schemathesis.checks.status_code_conformance,

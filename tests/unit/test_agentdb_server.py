@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -357,6 +359,21 @@ def test_a_body_that_is_too_large_is_not_kept(start: Start, ram: Path, is_chunke
     )
     assert answered.startswith((b"HTTP/1.1 421", b"HTTP/1.1 413"))
     assert b"connection: close" in answered.lower()
+
+
+def test_all_bodies_together_are_bounded(start: Start, ram: Path) -> None:
+    ask = Asker(start(IN_PROCESS, ram / "desk", "{}", json.dumps({"max_body": 4096})).line())
+    head = b"POST /collections HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4096\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(socket.create_connection(ask.address, timeout=60)) for _ in range(9)]
+        for each in waiting:
+            each.sendall(head + b"x" * 4000)  # eight times 4,096 are kept, not nine times 4,000
+        answered, _, _ = select.select(waiting, [], [], 60)
+        assert [each.recv(65536)[:13] for each in answered] == [b"HTTP/1.1 503 "]
+    said = json.dumps({"name": "a", "dimension": 2, "metadata_schema": "x" * 4000}).encode()
+    for name in "abcdefghij":  # and what those took is given back
+        assert ask("POST", "/collections", said.replace(b'"a"', b'"%s"' % name.encode())).status == 201
+    ask.close()
 
 
 def test_who_is_too_slow_is_told(start: Start, ram: Path) -> None:

@@ -317,6 +317,45 @@ def test_one_instant_for_many(v: Any) -> None:
             assert (found.ts_event, found.ts_known) == (expected, expected)
 
 
+def test_many_are_added_whole_or_not_at_all(v: Any, how: str) -> None:
+    rows = clustered(5000, 4)  # a group has 4,096 otherwise
+    names = [str(number) for number in range(5000)]
+    if how != "tiny":
+        assert v.add_many("n", names, rows, whole=True) == v.count("n") == 5000
+        return
+    v.add_many("n", ["first", "second"], rows[:2], whole=True)
+    with pytest.raises(VectorError, match=r"5000 vectors are to be added all or none: .* write fewer"):
+        v.add_many("n", names, rows, whole=True)
+    assert v.count("n") == 2
+
+
+def test_what_is_kept_beside_vectors_is_selected(v: Any, clock: ntmem.SimulatedClock) -> None:
+    assert "n" not in v
+    assert list(v.select("n")) == []
+    plain = {str(number): {"n": number % 7} if number % 3 else {} for number in range(200)}
+    v.add_many("n", list(plain), clustered(200, 3), list(plain.values()))
+    v.delete("n", "5")
+    assert ("n" in v, ("n",) in v, "n/x" in v, "other" in v) == (True, True, False, False)
+    left = {name: metadata for name, metadata in plain.items() if name != "5"}
+    assert [(it.id, it.metadata) for it in v.select("n")] == list(left.items())
+    for where in ({"n": 3}, {"n": {"$gte": 5}}, {"n": {"$exists": False}}):
+        passes = compile_where(where)
+        assert passes is not None
+        expected = [name for name, metadata in left.items() if passes.matches(metadata)]
+        assert [it.id for it in v.select("n", where=where)] == expected
+    assert list(v.select("n", as_of=START - 1)) == []
+    clock.set(START + 10)
+    v.add("n", "late", [1, 2, 3], {"n": 9}, ts_event=START + 1)
+    [late] = v.select("n", where={"n": 9})
+    assert late == ("late", {"n": 9}, START + 1, START + 10)
+    seen = v.select("n")
+    v.delete("n", "0")
+    assert len(list(seen)) == 200  # as it was at the call
+    v.drop("n")
+    assert "n" not in v
+    assert list(v.select("n")) == []
+
+
 def test_none_at_once(v: Any) -> None:
     for nothing in ([], np.empty((0, 7), np.float32)):
         assert v.add_many("n", [], nothing) == 0

@@ -278,11 +278,16 @@ class Service:
         most, kept = self.rules.max_body, bytearray()
         too_large = Refused(413, f"a request has {most} bytes at most; send it in parts, or raise --max-body")
         length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > most:  # the server has checked that it is a number
+        if len(length) > 18 or int(length) > most:  # that it is a number was checked by who parsed it
             raise too_large
         try:
             async with asyncio.timeout(self.rules.patience):
-                async for chunk in request.stream():
+                has_more = True
+                while has_more:
+                    message = await request.receive()
+                    if message["type"] != "http.request":
+                        raise ClientDisconnect
+                    chunk, has_more = message.get("body", b""), message.get("more_body", False)
                     if len(kept) + len(chunk) > most:
                         raise too_large
                     self._reading += len(chunk)
@@ -546,13 +551,13 @@ def application(vectors: VectorStore, rules: Rules, version: str) -> tuple[ASGIA
     service = Service(vectors, rules, version)
     document = "/collections/{collection}/documents/{id}"
     routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
-        ("GET", "/health", service.health),
-        ("GET", "/openapi.json", service.openapi),
-        ("POST", "/collections", service.create),
-        ("POST", "/collections/{collection}/insert", service.insert),
-        ("POST", "/collections/{collection}/batch_insert", service.batch_insert),
         ("POST", "/collections/{collection}/search", service.search),
         ("POST", "/collections/{collection}/query", service.query),
+        ("POST", "/collections/{collection}/insert", service.insert),
+        ("POST", "/collections/{collection}/batch_insert", service.batch_insert),
+        ("POST", "/collections", service.create),
+        ("GET", "/openapi.json", service.openapi),
+        ("GET", "/health", service.health),
     ]
     found = [Route(path, endpoint, methods=[method]) for method, path, endpoint in routes]
     found.append(Route(document, _Methods(GET=service.document, HEAD=service.document, DELETE=service.delete)))
@@ -610,6 +615,14 @@ def serve(vectors: VectorStore, found: socket.socket, rules: Rules, version: str
     Requests that have begun are answered before it returns. **Thread safety**: of the main thread.
     """
     app, service = application(vectors, rules, version)
+    try:
+        run(app, found)
+    finally:
+        service.close()
+
+
+def run(app: ASGIApp, found: socket.socket) -> None:
+    """Run an application on the quickest parts that are installed, until this process is told to end."""
     config = uvicorn.Config(
         app,
         http="httptools" if find_spec("httptools") else "h11",
@@ -625,7 +638,4 @@ def serve(vectors: VectorStore, found: socket.socket, rules: Rules, version: str
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=_KEPT_ALIVE,
     )
-    try:
-        _Server(config).run(sockets=[found])
-    finally:
-        service.close()
+    _Server(config).run(sockets=[found])

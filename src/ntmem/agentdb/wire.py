@@ -284,7 +284,7 @@ def _text(raw: bytes) -> str | None:
 
 
 def _is_marked(id: str) -> bool:
-    found = _MARKED.fullmatch(id)
+    found = _MARKED.fullmatch(id) if id.startswith(_MARK) else None
     return found is not None and _text(bytes.fromhex(found[1])) is None
 
 
