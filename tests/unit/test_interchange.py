@@ -334,9 +334,10 @@ def test_files_that_are_no_such_database(tmp_path: Path) -> None:
             bank.import_sqlite(tmp_path / "text.db")
         chance = np.random.default_rng(7)
         outcomes = set()
-        for number in range(40):
-            damaged = bytearray(whole if number % 2 else whole[: chance.integers(len(whole))])
-            for place in chance.integers(len(damaged), size=64):
+        for number in range(60):
+            damaged = bytearray(whole if number % 3 else whole[: chance.integers(len(whole))])
+            first = 8192 if number % 3 == 1 and len(damaged) > 8192 else 0  # behind the schema
+            for place in chance.integers(first, len(damaged), size=1 + number):
                 damaged[place] = chance.integers(256)
             odd = tmp_path / f"odd ?#%{number}.db"
             odd.write_bytes(damaged)
@@ -344,7 +345,8 @@ def test_files_that_are_no_such_database(tmp_path: Path) -> None:
                 outcomes.add(type(bank.import_sqlite(odd, on_error="skip")))
             except (SerializationError, StorageError) as error:
                 outcomes.add(type(error))
-            assert memory.verify().ok
+        assert len(outcomes) > 1
+        assert memory.verify().ok
         assert SerializationError in outcomes
         with pytest.raises(ValueError, match="known must be 'now' or 'created', was 'then'"):
             bank.import_sqlite(tmp_path / "a.db", known="then")
