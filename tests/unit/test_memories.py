@@ -315,6 +315,7 @@ def test_nobody_else_writes_there(memory: Any, bank: ReasoningBank, path: Path) 
     assert memory.vectors.count(Situations(3, MEMORIES)) == 1
 
 
+@pytest.mark.only("shared")
 def test_they_are_in_a_backup_and_named_by_an_export(tmp_path: Path, path: Path) -> None:
     agentic.varied(tmp_path / "varied.db")
     with ntmem.open(tmp_path / "s") as memory:
