@@ -175,6 +175,11 @@ def test_an_export_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mon
             memory.bank.export_jsonl(tmp_path / "b.jsonl", embeddings=tmp_path / "e.jsonl")
         assert [it.name for it in tmp_path.iterdir()] == ["a.db"]
         assert (tmp_path / "a.db").read_bytes() == before
+        monkeypatch.setattr("ntmem.reasoningbank.native.cells_of", lambda it: (tmp_path / "b.db").write_text("mine"))
+        monkeypatch.setattr("ntmem.reasoningbank.sqliteout._insert", lambda *of: 1)
+        with pytest.raises(StorageError, match="somebody else made"):
+            memory.bank.export_sqlite(tmp_path / "b.db")
+        assert (tmp_path / "b.db").read_text() == "mine"
 
 
 # ---- foreign databases -----------------------------------------------------------------------------------------------
@@ -421,6 +426,10 @@ def test_lines_come_back_as_they_were(tmp_path: Path) -> None:
         bank.export_sqlite(tmp_path / "a.db")
         assert [row[3] for row in agentic.content(tmp_path / "a.db")["patterns"]] == [0.6] * 4
         assert bank.import_sqlite(tmp_path / "a.db").counts == {}
+        with closing(sqlite3.connect(tmp_path / "a.db")) as database, database:
+            database.execute("UPDATE patterns SET confidence = 0.9")
+        assert bank.import_sqlite(tmp_path / "a.db").counts == {"memories": 4}
+        assert bank.export_jsonl(tmp_path / "d.jsonl").counts == exported.counts, "they are still items of their lines"
     with ntmem.open(tmp_path / "s1") as memory:
         memory.bank.import_jsonl(tmp_path / "b.jsonl", embeddings=tmp_path / "e.jsonl")
         memory.bank.export_jsonl(tmp_path / "c.jsonl")

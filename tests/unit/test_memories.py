@@ -292,12 +292,13 @@ def test_the_past_goes_with_consolidation(
     bank: ReasoningBank, path: Path, clock: ntmem.SimulatedClock, memory: Any
 ) -> None:
     name = bring(bank, path, 1, EAST, confidence=0.5)
-    for day in (1, 2):
+    for day in (1, 2, 91):
         clock.set(START + day * DAY)
         bank.feedback(name, 1)
     clock.set(START + 92 * DAY + 1)
-    assert bank.consolidate().forgotten == 1  # that of the first day; the one of the import is in the row itself
-    assert bank.recall(EAST)[0].confidence == pytest.approx(0.6)
+    assert bank.consolidate().forgotten == 1  # that of the first day; that of the second was replaced yesterday
+    assert bank.recall(EAST)[0].confidence == pytest.approx(0.65)
+    assert bank.recall(EAST, as_of=START + 90 * DAY)[0].confidence == pytest.approx(0.6)
     assert memory.verify().ok
 
 
