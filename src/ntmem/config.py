@@ -60,11 +60,6 @@ class MemoryConfig(Struct, frozen=True):
         An AgentDB server, such as ``ntmem serve-agentdb``: then ``memory.vectors`` asks it instead of this store. It is
         first asked when vectors are, so a store opens without it. "http://127.0.0.1:8780", "https://host/some/path".
         Needs the extra ``agentdb``.
-    agentdb_token : str, optional
-        What it wants to be told by who asks; by default what the environment variable ``NTMEM_AGENTDB_TOKEN`` says. It
-        is not shown by ``repr``, but goes with the configuration to other processes.
-    agentdb_timeout : float or timedelta
-        Seconds until a request to it has succeeded, all tries together, or raises :class:`ntmem.ServerUnavailable`.
     enable_compression : bool
         Whether observations are distilled in the background; `memory.observations.distill()` does it either way.
     max_memory_bytes : int
@@ -103,13 +98,16 @@ class MemoryConfig(Struct, frozen=True):
         Of one core, for such a round; 0: only ``memory.upkeep()`` does them.
     scrub : bool
         Whether personal data and secrets are taken out of what the ReasoningBank keeps; ``memory.scrubber`` does it.
+    agentdb_token : str, optional
+        What it wants to be told by who asks; by default what the environment variable ``NTMEM_AGENTDB_TOKEN`` says. It
+        is not shown by ``repr``, but goes with the configuration to other processes.
+    agentdb_timeout : float or timedelta
+        Seconds until a request to it has succeeded, all tries together, or raises :class:`ntmem.ServerUnavailable`.
     """
 
     storage_path: str | os.PathLike[str] | None = "./data/memory"
     cache_config: CacheConfig = field(default_factory=CacheConfig)
     agentdb_url: str | None = None
-    agentdb_token: str | None = None
-    agentdb_timeout: Duration = 5.0
     engine: EngineName | None = None
     enable_compression: bool = True
     max_memory_bytes: int = 1 << 30
@@ -123,6 +121,8 @@ class MemoryConfig(Struct, frozen=True):
     upkeep_interval: float | timedelta = 30.0
     upkeep_share: float = 0.05
     scrub: bool = True
+    agentdb_token: str | None = None
+    agentdb_timeout: Duration = 5.0
 
     def __post_init__(self) -> None:
         if self.storage_path is not None and not isinstance(self.storage_path, str | os.PathLike):
