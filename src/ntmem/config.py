@@ -99,10 +99,11 @@ class MemoryConfig(Struct, frozen=True):
     scrub : bool
         Whether personal data and secrets are taken out of what the ReasoningBank keeps; ``memory.scrubber`` does it.
     agentdb_token : str, optional
-        What it wants to be told by who asks; by default what the environment variable ``NTMEM_AGENTDB_TOKEN`` says. It
-        is not shown by ``repr``, but goes with the configuration to other processes.
+        What the server of `agentdb_url` wants to be told by who asks; by default what the environment variable
+        ``NTMEM_AGENTDB_TOKEN`` says. No ``repr`` shows it, but it goes with the configuration to other processes.
     agentdb_timeout : float or timedelta
-        Seconds until a request to it has succeeded, all tries together, or raises :class:`ntmem.ServerUnavailable`.
+        Seconds until a request to that server has succeeded, all tries together, or raises
+        :class:`ntmem.ServerUnavailable`.
     """
 
     storage_path: str | os.PathLike[str] | None = "./data/memory"

@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -349,8 +350,28 @@ def test_nothing_takes_longer_than_said(server: Script, slow: Reply) -> None:
 def test_who_does_not_take_what_is_sent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         client = Client(f"http://127.0.0.1:{deaf.getsockname()[1]}", None, 0.3)
-        with pytest.raises(ServerUnavailable):
+        with pytest.raises(ServerUnavailable, match="in time"):
             client.ask("POST", "/collections/n/insert", bytes(50_000_000), fine=(200,))
+
+
+def test_sending_has_half_of_the_time_that_is_left(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[float] = []
+    plain = connections._Connection.send
+
+    def send(self: Any, data: Any) -> None:
+        plain(self, data)
+        sent.append(self.sock.gettimeout())
+
+    monkeypatch.setattr(connections._Connection, "send", send)
+    server.otherwise = lambda it: EMPTY
+    client = Client(server.url, None, 30)
+    for seconds in (60, 40, 20):  # over one connection
+        sent.clear()
+        client.ask("POST", "/x", b"{}", fine=(200,), until=time.monotonic() + seconds)
+        assert sent
+        assert max(sent) <= seconds / 2
+    assert server.connections == 1
+    client.close()
 
 
 def test_nobody_is_there(tmp_path: Path) -> None:
@@ -701,6 +722,9 @@ def test_every_call_of_a_store_is_one_of_a_server() -> None:
 
 
 def test_only_calls_of_vectors_ask_the_server(server: Script, tmp_path: Path) -> None:
+    with ntmem.open() as memory:
+        memory.vectors.add("setups", "calm", [0.9, 0.1])
+        memory.export(tmp_path / "vectors.jsonl")
     with ntmem.open(tmp_path / "s", agentdb_url=server.url) as memory:
         assert isinstance(memory.vectors, RemoteVectors)
         assert isinstance(memory.vectors, ntmem.VectorStore)
@@ -718,13 +742,14 @@ def test_only_calls_of_vectors_ask_the_server(server: Script, tmp_path: Path) ->
         memory.upkeep()
         memory.backup(tmp_path / "b")
         memory.export(tmp_path / "e.jsonl")
-        memory.import_(tmp_path / "e.jsonl")
+        assert memory.import_(tmp_path / "vectors.jsonl").counts["vectors"] == 1
         assert memory.verify().ok
         again = pickle.loads(pickle.dumps(memory))
         assert again.config == memory.config
         again.close()
     assert server.connections == 0
     with ntmem.open(tmp_path / "s") as memory:  # what the bank kept is in the store
+        assert memory.vectors.count("setups") == 1
         assert any(labels[0] == "ntmem" for labels in memory.vectors.collections())
 
 

@@ -1,4 +1,6 @@
-"""AgentDB's HTTP wire: what is said on it, and who serves it from a store. ``docs/design/agentdb.md`` has the reasons.
+"""AgentDB's HTTP wire: what is said on it, who serves it from a store, and who asks.
+
+``docs/design/agentdb.md`` has the reasons.
 
 =============== ===================================================================================
 module          what it is
@@ -6,5 +8,9 @@ module          what it is
 ``wire``        requests and answers, ids, names of collections, filters; of msgspec alone
 ``server``      answers them from a store; needs the extra ``agentdb-server``
 ``openapi``     says in OpenAPI 3.1 what the server takes and answers
+``remote``      ``memory.vectors`` of a store with ``agentdb_url``: a server's, called as a store's
+``documents``   reads the documents of servers, ntmem's and others
+``client``      asks a server: tries, deadlines, what a refusal says; needs the extra ``agentdb``
+``connections`` are urllib3's, with answers that are bounded in time and bytes
 =============== ===================================================================================
 """

@@ -28,8 +28,8 @@ from urllib3.exceptions import (
     InvalidHeader,
     NewConnectionError,
     ProtocolError,
+    ReadTimeoutError,
     SSLError,
-    TimeoutError,
 )
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Retry, Timeout
@@ -177,20 +177,17 @@ class Client:
             self._pid, self._pool = os.getpid(), self._new_pool()
         left = max(left, 0.001)
         headers = self._headers if body is None else self._headers | {"Content-Type": "application/json"}
-        try:
-            response = self._pool.urlopen(
-                method,
-                self._parts.path + path,
-                body=body,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-                timeout=Timeout(total=left, connect=left / 2),  # sending may take the other half
-            )
-        except OSError as error:  # one that urllib3 passes on, as when what is sent is not taken in time
-            raise ProtocolError(f"cannot send: {error}", error) from error
+        response = self._pool.urlopen(
+            method,
+            self._parts.path + path,
+            body=body,
+            headers=headers,
+            retries=False,
+            redirect=False,
+            preload_content=False,
+            decode_content=False,
+            timeout=Timeout(total=left, connect=left / 2),  # sending may take the other half
+        )
         try:
             coding = response.headers.get("Content-Encoding", "identity")
             if coding.lower() != "identity":
@@ -202,7 +199,6 @@ class Client:
         except BaseException:
             response.close()  # what is left of it is no other's
             raise
-        response.release_conn()
         return response, data
 
     # -- what is said of it
@@ -213,7 +209,7 @@ class Client:
             raise BadAnswer(f"{self.url} answered what is no HTTP; is agentdb_url an AgentDB server's?") from error
         if isinstance(error, ConnectTimeoutError | NewConnectionError):
             return f"cannot be reached: {_reason(error)}"
-        if isinstance(error, TimeoutError):
+        if isinstance(error, ReadTimeoutError) or isinstance(cause, TimeoutError):
             return "has not answered in time"
         if isinstance(error, SSLError):
             return f"cannot be trusted, or speaks no TLS: {error}"
