@@ -77,6 +77,8 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .reasoningbank import DistilledPattern as DistilledPattern
     from .reasoningbank import Distiller as Distiller
     from .reasoningbank import Explanation as Explanation
+    from .reasoningbank import MattsContrast as MattsContrast
+    from .reasoningbank import MattsRun as MattsRun
     from .reasoningbank import ReasoningBank as ReasoningBank
     from .reasoningbank import RecalledPattern as RecalledPattern
     from .reasoningbank import RelativeErrorJudge as RelativeErrorJudge
@@ -112,7 +114,8 @@ _LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
     **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
     **dict.fromkeys(("Choice", "DistilledPattern", "Distiller", "Explanation", "RecalledPattern"), "reasoningbank"),
-    **dict.fromkeys(("Trajectory", "TrajectoryTracker", "Verdict", "VerdictResult"), "reasoningbank"),
+    **dict.fromkeys(("MattsContrast", "MattsRun", "Trajectory", "TrajectoryTracker"), "reasoningbank"),
+    **dict.fromkeys(("Verdict", "VerdictResult"), "reasoningbank"),
 }
 
 logging.getLogger("ntmem").addHandler(logging.NullHandler())  # silent, unless the program says otherwise
@@ -175,6 +178,8 @@ __all__ = [
     "LockToken",
     "MapFull",
     "MarketWindowEmbedder",
+    "MattsContrast",
+    "MattsRun",
     "MemoryConfig",
     "MemoryStats",
     "MemorySystem",

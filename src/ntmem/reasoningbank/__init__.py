@@ -18,12 +18,16 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .distiller import Distiller
     from .explaining import Explanation, Used
     from .learning import Settings
+    from .matts import ActionContrast, Attempt, AttemptOutcome, MattsContrast, MattsRun
     from .recall import Choice, Option
     from .report import BankReport
     from .taking import BankExport, BankImport
 
 __all__ = [
     "Action",
+    "ActionContrast",
+    "Attempt",
+    "AttemptOutcome",
     "BankExport",
     "BankImport",
     "BankReport",
@@ -36,6 +40,8 @@ __all__ = [
     "Explanation",
     "Item",
     "Judge",
+    "MattsContrast",
+    "MattsRun",
     "Observation",
     "Option",
     "Outcome",
@@ -66,6 +72,7 @@ _LATER = {  # what needs numpy
     "ConsolidationReport": "consolidation",
     "Distiller": "distiller",
     "Settings": "learning",
+    **dict.fromkeys(("ActionContrast", "Attempt", "AttemptOutcome", "MattsContrast", "MattsRun"), "matts"),
 }
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .consolidation import ConsolidationReport
     from .distiller import Distiller
     from .explaining import Explanation
+    from .matts import MattsRun
     from .recall import Candidate, Choice, Criteria, Recallable
     from .report import BankReport
     from .taking import BankExport, BankImport, Known, OnError
@@ -89,6 +90,53 @@ class ReasoningBank:
     ) -> Trajectory:
         """Begin a trajectory; what is added to it is kept at once, and leaving it as a context completes it."""
         return self.trajectories.begin(agent_id, task, ts_event=ts_event, ts_known=ts_known)
+
+    def matts(
+        self, agent_id: str, task: str = "", *, k: int, mode: str = "parallel", ts_known: Instant | None = None
+    ) -> MattsRun:
+        """Begin a run of at most k attempts at one task, which are compared, and learnt from as of one.
+
+        Parameters
+        ----------
+        k : int
+            From 1 to 1000.
+        mode : {"parallel", "sequential"}
+            Whether attempts are made side by side, none with an eye to the others, or one after the other, each with
+            what came of those before.
+        ts_known : instant, optional
+            When it was known that it began; by default now.
+        """
+        from .matts import new_run
+
+        return new_run(self, agent_id, task, k, mode, ts_known)
+
+    def run(self, run_id: str, *, as_of: AsOf = None) -> MattsRun | None:
+        """Return a run, as it is or, with `as_of`, as it was seen then; None: there is none, or was none."""
+        from .matts import find_run
+
+        return find_run(self, run_id, as_of)
+
+    def runs(self, *, status: str | None = None, as_of: AsOf = None, limit: int = 100) -> list[MattsRun]:
+        """Return runs, the one begun last first.
+
+        Parameters
+        ----------
+        status : {"running", "completed", "failed"}, optional
+            As of then. One that nobody is at any more, since its process died, is running.
+        as_of : instant, optional
+            As they were seen then.
+        limit : int
+            At most so many.
+
+        Notes
+        -----
+        **Complexity**: O(all runs).
+        """
+        from .matts import all_runs
+
+        return all_runs(self, status, as_of, limit)
+
+    aruns = twin(runs)
 
     def resolve(
         self,
@@ -209,7 +257,7 @@ class ReasoningBank:
         """
         require_number(min_strength, "min_strength")
         criteria = self._criteria(None, where, -1.0, min_support, with_quarantined=True)
-        for cluster in self._shelf.all(self._limit(as_of)):
+        for cluster in self._shelf.all(self.limit(as_of)):
             for cell in cluster.cells:
                 if cell.measure.strength >= min_strength and criteria.let_pass(cluster, cell):
                     yield distilled(cluster, cell)
@@ -219,7 +267,7 @@ class ReasoningBank:
         from .remembering import facts_to_filter
 
         passes = compile_where(where)
-        for kept in self._memories.all(self._limit(as_of)):
+        for kept in self._memories.all(self.limit(as_of)):
             if passes is None or passes.matches(facts_to_filter(kept)):
                 yield public(kept)
 
@@ -289,7 +337,7 @@ class ReasoningBank:
         require_int(k, "k", 1, _MOST_RECALLED)
         if scoring not in ("ntmem", "upstream"):
             raise ValueError(f"scoring must be 'ntmem' or 'upstream', was {scoring!r}")
-        limit = self._limit(as_of)
+        limit = self.limit(as_of)
         if min_similarity is None:
             floor = _NEAR if scoring == "ntmem" else -math.inf
         else:
@@ -361,7 +409,7 @@ class ReasoningBank:
         begun = perf_counter_ns()
         names = _checked_actions(actions)
         require_int(k, "k", 1, _MOST_RECALLED)
-        limit = self._limit(as_of)
+        limit = self.limit(as_of)
         now = self.trajectories.now() if as_of is LATEST else limit
         chance = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
         asked = None if trajectory_id is None else self._get(trajectory_id, None)
@@ -443,7 +491,7 @@ class ReasoningBank:
         """
         from .report import write_report
 
-        return write_report(path, self.trajectories, self._shelf, self.distiller.settings, self._limit(as_of))
+        return write_report(path, self.trajectories, self._shelf, self.distiller.settings, self.limit(as_of))
 
     areport = twin(report)
 
@@ -589,7 +637,8 @@ class ReasoningBank:
         where = where_kept(where, self.trajectories.ledger.scrubber())
         return Criteria(agent_id, compile_where(where), floor, min_support, with_quarantined, with_memories)
 
-    def _limit(self, as_of: AsOf) -> int:
+    def limit(self, as_of: AsOf) -> int:
+        """Return the last instant of what is asked for, ns UTC. Called by the parts of the bank."""
         if as_of is None:
             return self.trajectories.now()
         return MAX_INSTANT if as_of is LATEST else instant_ns(as_of, "as_of")

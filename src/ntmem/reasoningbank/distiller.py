@@ -34,6 +34,7 @@ from .learning import Draft, Lesson, Settings
 from .ledger import Ledger
 from .memories import Memories, Memory
 from .patterns import PROVEN, DistilledPattern, Item, Rewrite, distilled, rewritten
+from .pooling import pooled
 from .shelf import (
     Cluster,
     Scope,
@@ -217,6 +218,7 @@ class Distiller:
         update.head.since = max(update.head.since, first)
         self._waiting = []
         lessons = [it.lesson for it in now if it.lesson is not None and it.known >= update.head.since]
+        lessons = pooled(lessons, update, self.shelf.engine(), self._ledger)
         drafts: dict[str, Draft] = {}
         scopes: dict[str, Scope] = {}
         by_scope: dict[str, list[Lesson]] = {}
@@ -281,7 +283,7 @@ class Distiller:
                 mine[each] = Draft(copied(there[each]), working[each], there[each])
             else:
                 mine[each] = self._first(scope, each, there.get(each))
-        learning.learn_usual(scope.usual, [it.value for it in lessons])
+        learning.learn_usual(scope.usual, [it.value for it in lessons if not (it.run and it.is_correction)])
         number = update.head.changes * _BATCH
         for place, (it, direction, each) in enumerate(zip(lessons, directions, nearest, strict=True)):
             self._remember(it.trajectory, it.step, it.situation)

@@ -48,12 +48,14 @@ _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 
 
 class Begun(Struct, frozen=True, array_like=True, tag_field="kind", tag="begin"):
-    """A trajectory was begun."""
+    """A trajectory was begun; `run_id` and `attempt`, from 1, if it is one of a run (else "" and 0)."""
 
     ts_event: int
     ts_known: int
     agent_id: str
     task: str
+    run_id: str = ""  # these two are missing in what was written before there were runs
+    attempt: int = 0
 
 
 class Seen(Struct, frozen=True, array_like=True, tag_field="kind", tag="observation"):

@@ -101,6 +101,9 @@ class Lesson(NamedTuple):
     is_correction: bool
     order: tuple[int, int, int, str]  # instants, the agent
     content: bytes  # equal for what is equal
+    run: str = ""  # that its trajectory is an attempt of
+    attempt: int = 0
+    turn: int = 0  # how many actions of its type were before it
 
 
 def earned(value: float, action: str, reference: float | None, direction: Mapping[str, float]) -> float:
@@ -146,6 +149,9 @@ def lesson(trajectory: str, state: State, step: int, direction: Mapping[str, flo
         is_correction,
         (known, taken.since, state.steps[0].since, begun.agent_id),
         _content(begun.task, action.type, value, seen),
+        begun.run_id,
+        begun.attempt,
+        sum(isinstance(it.event, Acted) and it.event.type == action.type for it in state.steps[:place]),
     )
 
 

@@ -120,8 +120,14 @@ class Ledger:
             self.refresh(trajectory_id, state)
         raise StorageError(f"others added to trajectory {trajectory_id} {_ATTEMPTS} times meanwhile; try again")
 
-    def extend(self, trajectory_id: str, state: State) -> None:
-        """Keep a trajectory that the store does not have, all of it or nothing."""
+    def extend(self, trajectory_id: str, state: State, also: Sequence[Change] = ()) -> None:
+        """Keep a trajectory that the store does not have, and what else is to change with it, all of it or nothing.
+
+        Raises
+        ------
+        VersionConflict
+            A condition of `also` does not hold any more.
+        """
         begun = state.begun
         tail = newest_first(state.steps[0].since, trajectory_id)
         values: Values = [(TRAJECTORIES, event_key(trajectory_id, 0), encode_event(begun))]
@@ -141,7 +147,9 @@ class Ledger:
             values.append((TRAJECTORY_INDEX, self._count_key, encode_count(self._count + 1)))
             state.mark = mark_of(engine)  # nobody has this id, nor will have before this is written
             try:
-                done = self._put(engine, values, (), state.mark)
+                done = self._put(engine, values, (), state.mark, also)
+            except VersionConflict:
+                raise
             except BaseException:  # it may be there, and counted, or not: count on in another place
                 self._count, self._count_key = 0, _new_count_key()
                 raise
@@ -149,10 +157,12 @@ class Ledger:
                 raise StorageError(f"there is a trajectory {trajectory_id} already, by chance or by a clock; try again")
             self._count += 1
 
-    def _put(self, engine: LmdbEngine, values: Values, drops: Sequence[bytes], mark: Mark) -> bool:
+    def _put(
+        self, engine: LmdbEngine, values: Values, drops: Sequence[bytes], mark: Mark, also: Sequence[Change] = ()
+    ) -> bool:
         """Write a group; return False, having written nothing, if the key of the first is taken."""
         fence = None if self._fence is None else self._fence()
-        if fence is None and isinstance(engine, LogEngine) and mark is not None and len(values) < _QUICK:
+        if not also and fence is None and isinstance(engine, LogEngine) and mark is not None and len(values) < _QUICK:
             try:
                 if engine.put_new(values, mark, [(TRAJECTORY_INDEX, key) for key in drops]):
                     return True
@@ -164,8 +174,10 @@ class Ledger:
         ]
         changes += [Change("delete", TRAJECTORY_INDEX, key, own=True) for key in drops]
         try:
-            engine.commit(changes, self.durable, fence)
+            engine.commit([*changes, *also], self.durable, fence)
         except VersionConflict:
+            if also:  # ids are taken by chance in 2**80; conditions fail
+                raise
             return False
         return True
 

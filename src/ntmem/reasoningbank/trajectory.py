@@ -323,6 +323,16 @@ class Trajectory:
         return self._state.begun.task
 
     @property
+    def run_id(self) -> str:
+        """The run that it is an attempt of (see :meth:`ReasoningBank.matts`); empty: of none."""
+        return self._state.begun.run_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of its run it is, from 1; 0: of none."""
+        return self._state.begun.attempt
+
+    @property
     def status(self) -> str:
         """What it has come to: "open", "complete" or "failed"."""
         return next((event.status for event in self.events() if isinstance(event, Completed)), "open")

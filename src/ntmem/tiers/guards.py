@@ -62,6 +62,7 @@ COLLECTIONS, POINTS = ("ntmem", "collections"), ("ntmem", "vectors")
 TRAJECTORIES, TRAJECTORY_INDEX = ("ntmem", "trajectories"), ("ntmem", "trajectory_index")
 SESSIONS, SESSION_DATA = ("ntmem", "sessions"), ("ntmem", "session_data")
 RETENTION = ("ntmem", "retention")
+RUNS = ("ntmem", "runs")
 PATTERNS, DISTILLING = ("ntmem", "patterns"), ("ntmem", "distilling")
 MEMORIES, INTERCHANGE = ("ntmem", "memories"), ("ntmem", "interchange")
 IMPORTS = ("ntmem", "imports")
@@ -80,7 +81,7 @@ OWN: dict[tuple[str, ...], Part] = {
     **dict.fromkeys((MESSAGES, CURSORS), _BUS),
     **dict.fromkeys((SERIES, ROWS, BLOCKS, VECTORS), _OBSERVATIONS),
     **dict.fromkeys((COLLECTIONS, POINTS), _VECTORS),
-    **dict.fromkeys((TRAJECTORIES, TRAJECTORY_INDEX), _BANK),
+    **dict.fromkeys((TRAJECTORIES, TRAJECTORY_INDEX, RUNS), _BANK),
     **dict.fromkeys((PATTERNS, DISTILLING), _DISTILLER),
     **dict.fromkeys((MEMORIES, INTERCHANGE), _MEMORIES),
     IMPORTS: Part("imports", "memory.import_"),
