@@ -356,3 +356,27 @@ def test_it_does_without_numpy(store: Path) -> None:
     shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert "an embedding of 2 numbers" in shown.stdout
+
+
+def test_runs_are_listed(store: Path) -> None:
+    assert "there are no such runs" in run(store, "runs").stdout
+    with ntmem.open(store, clock=ntmem.SimulatedClock(START + 200 * SECOND)) as memory:
+        with memory.bank.matts("agent_1", "hed\x1bge", k=3) as made, made.begin() as t:
+            t.add_action("buy")
+            t.add_outcome(2.0)
+        waiting = memory.bank.matts("agent_2", k=2, mode="sequential")
+    lines = run(store, "runs").stdout.splitlines()
+    assert lines[0].split()[-6:] == ["mode", "status", "attempts", "known", "mean", "success"]
+    [line] = [each for each in lines if made.id in each]
+    assert "\x1b" not in line
+    assert line.split()[-8:] == ["parallel", "completed", "1", "of", "3", "1", "2", "100%"]
+    found = {it["id"]: it for it in json.loads(run(store, "runs", "--json").stdout)}
+    assert found[made.id]["contrast"]["best"] == 1
+    assert (found[made.id]["status"], found[waiting.id]["status"], found[waiting.id]["k"]) == (
+        "completed",
+        "running",
+        2,
+    )
+    assert [it["id"] for it in json.loads(run(store, "runs", "--status", "running", "--json").stdout)] == [waiting.id]
+    shown = run(store, "show", t.id).stdout
+    assert f"attempt 1 of run {made.id}" in shown

@@ -18,7 +18,7 @@ from ntmem import CorruptionError, MattsRun, NotOwner, ReadOnlyError, Trajectory
 from ntmem.reasoningbank import Attempt, MattsContrast, ReasoningBank
 from ntmem.reasoningbank.events import FORMAT, Begun, decode_event, encode_event
 from ntmem.reasoningbank.matts import run_rows
-from ntmem.reasoningbank.runs import run_key
+from ntmem.reasoningbank.runs import Taught, run_key
 from ntmem.records import Change
 from ntmem.tiers.guards import RUNS
 
@@ -447,7 +447,7 @@ def luck(seed: int, k: int, *, is_run: bool, mode: str = "parallel", count: int 
     not pay, until it did.
     """
     chance, clock = np.random.default_rng(seed), ntmem.SimulatedClock(START)
-    with ntmem.open(clock=clock, engine="lmdb", scrub=False) as memory:
+    with ntmem.open(clock=clock, scrub=False) as memory:
         bank = memory.bank
         for _ in range(count):
             run = bank.matts("a", "t", k=k, mode=mode) if is_run else None
@@ -470,14 +470,16 @@ def luck(seed: int, k: int, *, is_run: bool, mode: str = "parallel", count: int 
 @pytest.mark.only("shared")
 def test_luck_of_eight_attempts_is_the_luck_of_one() -> None:
     """Counted one by one, attempts that share a market look like proof; as runs they do not."""
-    assert max(luck(seed, 8, is_run=True) for seed in range(4)) < 0.5
-    assert max(luck(seed, 8, is_run=False) for seed in range(4)) > 0.9
+    assert max(luck(seed, 8, is_run=True) for seed in range(3)) < 0.5
+    assert max(luck(seed, 8, is_run=False) for seed in range(3)) > 0.9
 
 
 @pytest.mark.only("shared")
-def test_trying_until_it_pays_proves_nothing() -> None:
-    """What is tried until it pays has paid at last, always: neither the last attempt nor the mean may count."""
-    assert max(luck(seed, 8, is_run=True, mode="sequential", count=150) for seed in range(3)) < 0.5
+def test_trying_until_it_pays_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried until it pays has paid at last, always: the first attempt counts, and the last must not."""
+    assert max(luck(seed, 8, is_run=True, mode="sequential", count=150) for seed in range(2)) < 0.5
+    monkeypatch.setattr(Taught, "value", lambda self, mode: max(self.values.values())[1])
+    assert max(luck(seed, 8, is_run=True, mode="sequential", count=150) for seed in range(2)) > 0.9
 
 
 # ---- what is refused, and what is damaged ----

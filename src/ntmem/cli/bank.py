@@ -31,6 +31,7 @@ from .output import (
     store_option,
     verb,
 )
+from .runs import runs
 
 if TYPE_CHECKING:
     from ..reasoningbank import PendingOutcome
@@ -86,7 +87,7 @@ def bank() -> None:
     """
 
 
-for command in (patterns, explain, distill, consolidate, report):
+for command in (patterns, explain, distill, consolidate, report, runs):
     bank.add_command(command)
 for command in (export_sqlite, import_sqlite, export_jsonl, import_jsonl):
     bank.add_command(command)
@@ -275,7 +276,7 @@ def _told(step: dict[str, Any]) -> str:
     """Return a step in words."""
     match step["step"]:
         case "begin":
-            return ""
+            return f"attempt {step['attempt']} of run {step['run_id']}" if step["run_id"] else ""
         case "observation":
             vector = step["embedding"]
             return repr(step["data"]) + ("" if vector is None else f", with an embedding of {len(vector)} numbers")
