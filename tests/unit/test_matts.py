@@ -469,9 +469,11 @@ def luck(seed: int, k: int, *, is_run: bool, mode: str = "parallel", count: int 
 
 @pytest.mark.only("shared")
 def test_luck_of_eight_attempts_is_the_luck_of_one() -> None:
-    """Counted one by one, attempts that share a market look like proof; as runs they do not."""
-    assert max(luck(seed, 8, is_run=True) for seed in range(3)) < 0.5
-    assert max(luck(seed, 8, is_run=False) for seed in range(3)) > 0.9
+    """Counted one by one, attempts that share a market look like proof in 3 of 20 markets; as runs in none."""
+    misleading = (3, 8, 9)
+    assert min(luck(seed, 8, is_run=False) for seed in misleading) > 0.5
+    assert max(luck(seed, 8, is_run=True) for seed in (*misleading, *range(20, 25))) < 0.1
+    assert max(luck(seed, 1, is_run=False) for seed in misleading) < 0.1
 
 
 @pytest.mark.only("shared")
