@@ -363,6 +363,63 @@ def test_files_that_are_no_such_database(tmp_path: Path) -> None:
         memory.bank.export_sqlite(tmp_path / "read-only.db")
 
 
+@once
+def test_runs_of_attempts_are_rows(tmp_path: Path) -> None:
+    """The runs of a store go with their attempts, and are no rows of others when they come back."""
+    with ntmem.open(tmp_path / "s") as memory:
+        with memory.bank.matts("agent_1", "hedge", k=2) as run:
+            for outcome in (1.0, -1.0):
+                with run.begin() as attempt:
+                    attempt.add_action("hedge")
+                    attempt.add_outcome(outcome)
+        running = memory.bank.matts("agent_1", "hedge", k=3, mode="sequential")
+        memory.bank.export_sqlite(tmp_path / "a.db")
+        report = memory.bank.import_sqlite(tmp_path / "a.db")
+        assert not report.counts
+        assert report.left_out == {"task_trajectories of this store": 2, "matts_runs of this store": 2}
+        memory.bank.export_sqlite(tmp_path / "b.db")
+        attempts = {it.id for it in run.attempts}
+    found = agentic.content(tmp_path / "a.db")
+    assert agentic.content(tmp_path / "b.db") == found
+    rows = {row[0]: row for row in found["matts_runs"]}
+    assert rows[run.id][1:5] == ("hedge", "parallel", 2, "completed")
+    assert json.loads(rows[run.id][5])["success_rate"] == 0.5
+    assert rows[running.id][1:6] == ("hedge", "sequential", 3, "running", None)
+    assert {(row[0], row[9]) for row in found["task_trajectories"]} == {(name, run.id) for name in attempts}
+    with ntmem.open(tmp_path / "t") as memory:
+        memory.bank.import_sqlite(tmp_path / "a.db")
+        memory.bank.export_sqlite(tmp_path / "c.db")
+    assert agentic.content(tmp_path / "c.db") == found
+
+
+@once
+def test_what_comes_may_be_scrubbed(tmp_path: Path) -> None:
+    secret = "ask ann@example.com"
+    agentic.varied(tmp_path / "a.db", 4)
+    data = agentic.data_of("mail", content=secret)
+    name = agentic.add(tmp_path / "a.db", 99, agentic.vector_of(1, 0, 0), data=data)
+    trajectory = ("t1", "agent", secret, json.dumps({"steps": [secret, 1.5]}), *[None] * 6, "2026-01-01 00:00:00")
+    agentic.insert(tmp_path / "a.db", "task_trajectories", trajectory)
+    write(tmp_path / "a.jsonl", paper([{"title": secret, "description": "", "content": secret}], query=secret))
+    for scrub in (False, True):
+        with ntmem.open(tmp_path / f"s{scrub}") as memory:
+            bank = memory.bank
+            bank.import_sqlite(tmp_path / "a.db", scrub=scrub)
+            bank.import_jsonl(tmp_path / "a.jsonl", scrub=scrub)
+            assert bank.import_sqlite(tmp_path / "a.db", scrub=scrub).counts == {}, "the same comes to the same"
+            bank.export_sqlite(tmp_path / f"{scrub}.db")
+            bank.export_jsonl(tmp_path / f"{scrub}.jsonl")
+            with pytest.raises(TypeError, match="scrub must be"):
+                bank.import_sqlite(tmp_path / "a.db", scrub=1)  # type: ignore[arg-type]
+        found = agentic.content(tmp_path / f"{scrub}.db")
+        everything = repr(found) + (tmp_path / f"{scrub}.jsonl").read_text()
+        assert (secret in everything) is not scrub
+        said = json.loads(next(row[2] for row in found["patterns"] if row[0] == name))
+        assert said["content"] == ("ask [EMAIL]" if scrub else secret)
+        [row] = [row for row in found["task_trajectories"] if row[0] == "t1"]
+        assert (row[2], json.loads(row[3])["steps"]) == (said["content"], [said["content"], 1.5])
+
+
 # ---- the paper's lines -----------------------------------------------------------------------------------------------
 
 MARKDOWN = """# Memory Item 1

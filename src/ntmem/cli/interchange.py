@@ -29,6 +29,7 @@ _known = click.option(
     show_default=True,
     help="From when on new memories are known: now, or since each says it was made.",
 )
+_scrub = click.option("--scrub", is_flag=True, help="Take out personal data and secrets.")
 _skip = click.option("--skip", is_flag=True, help="Leave out what is wrong, and name it.")
 
 
@@ -81,12 +82,14 @@ def export_jsonl(path: Path, embeddings: Path | None, store: Path, as_json: bool
 @click.argument("path", type=click.Path(path_type=Path))
 @_known
 @_skip
+@_scrub
 @store_option
 @json_option
 @verb
-def import_sqlite(path: Path, known: Known, skip: bool, store: Path, as_json: bool) -> None:
+def import_sqlite(path: Path, known: Known, skip: bool, scrub: bool, store: Path, as_json: bool) -> None:
     """Bring agentic-flow's database PATH into a store, made when missing; PATH is only read."""
-    _import(store, [path], as_json, lambda bank: bank.import_sqlite(path, known=known, on_error=_on_error(skip)))
+    options: dict[str, Any] = {"known": known, "on_error": _on_error(skip), "scrub": scrub}
+    _import(store, [path], as_json, lambda bank: bank.import_sqlite(path, **options))
 
 
 @click.command(
@@ -98,13 +101,16 @@ def import_sqlite(path: Path, known: Known, skip: bool, store: Path, as_json: bo
 @click.option("--embeddings", type=click.Path(path_type=Path), help="A file with the lines with embeddings.")
 @_known
 @_skip
+@_scrub
 @store_option
 @json_option
 @verb
-def import_jsonl(path: Path, embeddings: Path | None, known: Known, skip: bool, store: Path, as_json: bool) -> None:
+def import_jsonl(
+    path: Path, embeddings: Path | None, known: Known, skip: bool, scrub: bool, store: Path, as_json: bool
+) -> None:
     """Bring the lines of JSON in PATH, as the ReasoningBank paper has them, into a store, made when missing."""
     paths = [path] if embeddings is None else [path, embeddings]
-    options: dict[str, Any] = {"embeddings": embeddings, "known": known, "on_error": _on_error(skip)}
+    options: dict[str, Any] = {"embeddings": embeddings, "known": known, "on_error": _on_error(skip), "scrub": scrub}
     _import(store, paths, as_json, lambda bank: bank.import_jsonl(path, **options))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core import meters
 from ..filters import compile_where
-from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, instant_ns, require_int
+from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, instant_ns, require_bool, require_int
 from ..twins import twin
 from .checks import check_text, require_number
 from .events import Advised, Judged, hashed
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from ..embedding import EmbeddingProvider
+    from ..scrubbing import Scrubber
     from ..tiers.engine import LmdbEngine
     from ..tiers.vectors import VectorStore
     from .consolidation import ConsolidationReport
@@ -517,7 +518,12 @@ class ReasoningBank:
     aexport_sqlite = twin(export_sqlite)
 
     def import_sqlite(
-        self, path: str | os.PathLike[str], *, known: Known = "now", on_error: OnError = "raise"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        known: Known = "now",
+        on_error: OnError = "raise",
+        scrub: bool = False,
     ) -> BankImport:
         """Bring the memories of a database of agentic-flow's into the bank, and what else is in it.
 
@@ -533,6 +539,9 @@ class ReasoningBank:
             import changes is what it was as of before.
         on_error : {"raise", "skip"}
             Whether rows that cannot be right are an error, and then nothing is written, or are left out and named.
+        scrub : bool
+            Whether personal data and secrets are taken out of what comes, by ``memory.scrubber``. By default all is
+            kept as it comes, so that it can go back so.
 
         Raises
         ------
@@ -544,7 +553,13 @@ class ReasoningBank:
         from .sqlitein import import_sqlite
 
         return import_sqlite(
-            path, self.trajectories.ledger, self._shelf, self._memories, known=known, on_error=on_error
+            path,
+            self.trajectories.ledger,
+            self._shelf,
+            self._memories,
+            known=known,
+            on_error=on_error,
+            scrubber=self._scrubber(scrub),
         )
 
     aimport_sqlite = twin(import_sqlite)
@@ -581,6 +596,7 @@ class ReasoningBank:
         embeddings: str | os.PathLike[str] | None = None,
         known: Known = "now",
         on_error: OnError = "raise",
+        scrub: bool = False,
     ) -> BankImport:
         """Bring the paper's lines of JSON into the bank: ``{task_id, query, ..., memory_items, ...}``, embeddings.
 
@@ -591,10 +607,25 @@ class ReasoningBank:
 
         paths = [path] if embeddings is None else [embeddings, path]
         return import_jsonl(
-            paths, self.trajectories.ledger, self._shelf, self._memories, known=known, on_error=on_error
+            paths,
+            self.trajectories.ledger,
+            self._shelf,
+            self._memories,
+            known=known,
+            on_error=on_error,
+            scrubber=self._scrubber(scrub),
         )
 
     aimport_jsonl = twin(import_jsonl)
+
+    def _scrubber(self, wanted: bool) -> Scrubber | None:
+        """Return what takes out of imports what the bank would not keep; None: nothing does."""
+        require_bool(wanted, "scrub")
+        if not wanted:
+            return None
+        from ..scrubbing import Scrubber
+
+        return self.trajectories.ledger.scrubber() or Scrubber()
 
     def _advise(self, trajectory_id: str, found: Sequence[Recallable]) -> None:
         _write_advice(self._get(trajectory_id, None), found)

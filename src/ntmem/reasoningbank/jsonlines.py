@@ -46,6 +46,7 @@ from .taking import (
 )
 
 if TYPE_CHECKING:
+    from ..scrubbing import Scrubber
     from .ledger import Ledger
     from .shelf import Shelf
     from .tracker import TrajectoryTracker
@@ -110,13 +111,14 @@ def import_jsonl(
     *,
     known: Known,
     on_error: OnError,
+    scrubber: Scrubber | None,
 ) -> BankImport:
     """Do :meth:`ntmem.ReasoningBank.import_jsonl`."""
     began = time.monotonic()
     check_options(known, on_error)
     shelf.update(0)  # that it may be written to
     sources = [os.path.abspath(os.fsdecode(each)) for each in paths]
-    taker, problems = Taker(memories, shelf, known), Problems()
+    taker, problems = Taker(memories, shelf, known, scrubber), Problems()
     for it in _lines(sources, problems.note):
         with _noting(it.where, problems.note):
             _checked(it.said)

@@ -30,6 +30,7 @@ from .trajectory import Trajectory
 
 if TYPE_CHECKING:
     from .bank import ReasoningBank
+    from .ledger import Ledger
     from .verdict import VerdictResult
 
 MODES = ("parallel", "sequential")
@@ -473,7 +474,7 @@ def all_runs(bank: ReasoningBank, status: str | None, as_of: AsOf, limit: int) -
     require_int(limit, "limit", 1, _MOST_SHOWN)
     if status not in (None, "running", "completed", "failed"):
         raise ValueError(f"status must be 'running', 'completed' or 'failed', was {status!r}")
-    rows = [(record.created, name, record) for name, record in _records(bank)]
+    rows = [(record.created, name, record) for name, record in _records(bank.trajectories.ledger)]
     found: list[MattsRun] = []
     for _, name, record in sorted(rows, key=lambda it: it[:2], reverse=True):
         it = _shown(bank, name, record, as_of)
@@ -484,14 +485,14 @@ def all_runs(bank: ReasoningBank, status: str | None, as_of: AsOf, limit: int) -
     return found
 
 
-def run_rows(bank: ReasoningBank) -> Iterator[RunRow]:
+def run_rows(ledger: Ledger) -> Iterator[RunRow]:
     """Yield all runs as rows, in the order of their ids; :attr:`Trajectory.run_id` says which attempts each has."""
-    for name, it in _records(bank):
+    for name, it in _records(ledger):
         yield RunRow(name, it.task, it.mode, it.k, it.status, it.summary or None, it.created)
 
 
-def _records(bank: ReasoningBank) -> Iterator[tuple[str, Run]]:
-    for key, value in bank.trajectories.ledger.engine().scan(RUNS, b"r", b"", None):
+def _records(ledger: Ledger) -> Iterator[tuple[str, Run]]:
+    for key, value in ledger.engine().scan(RUNS, b"r", b"", None):
         yield key[1:], decode(value, Run, f"run {key[1:]}")
 
 

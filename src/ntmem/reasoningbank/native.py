@@ -15,10 +15,12 @@ from msgspec import Struct
 
 from .._core.text import iso
 from ..instants import NS
+from ..tiers.guards import RUNS
 from ..values import CODECS
 from .events import Acted, Advised, Begun, Completed, Event, Judged, Resolved, Seen, is_id, made_id
 from .memories import REASONING, Memory, text_of
 from .patterns import DistilledPattern, created_of, distilled
+from .runs import run_key
 from .shelf import Cell, Cluster, Shelf
 from .trajectory import Trajectory
 from .verdict import Verdict
@@ -164,12 +166,20 @@ def cells_of(it: Trajectory) -> list[Any]:
 
 def run_of(it: Trajectory) -> str | None:
     """Return the id of the MaTTS run that a trajectory is one of; None: it is of none."""
-    return None
+    return it.run_id or None
 
 
 def runs_of(tracker: TrajectoryTracker) -> Iterator[list[Any]]:
     """Yield the MaTTS runs of this store as rows of ``matts_runs``."""
-    return iter(())
+    from .matts import run_rows
+
+    for it in run_rows(tracker.ledger):
+        yield [*it[:-1], text_of(it.created_at)]
+
+
+def is_own_run(ledger: Ledger, run_id: str) -> bool:
+    """Whether a MaTTS run is one of this store's."""
+    return is_id(run_id) and ledger.engine().get(RUNS, run_key(run_id)) is not None
 
 
 def status_of(it: Trajectory) -> str | None:

@@ -14,13 +14,14 @@ import msgspec
 from msgspec.structs import replace
 
 from ..errors import SerializationError, StorageError
-from .agentic import EMBEDDINGS, LINKS, PATTERNS, TABLES, TRAJECTORIES, BadRow, Table, check_cells
+from .agentic import EMBEDDINGS, LINKS, PATTERNS, RUNS, TABLES, TRAJECTORIES, BadRow, Table, check_cells
 from .memories import REASONING, Memories, Memory, instant_of, said_of
-from .native import is_own
+from .native import is_own, is_own_run
 from .shelf import Shelf, is_pattern
 from .taking import BankImport, Known, OnError, Problems, Row, Taker, check_options, row_key
 
 if TYPE_CHECKING:
+    from ..scrubbing import Scrubber
     from .ledger import Ledger
 
 _MOST_ID = 255
@@ -44,16 +45,17 @@ def import_sqlite(
     *,
     known: Known,
     on_error: OnError,
+    scrubber: Scrubber | None,
 ) -> BankImport:
     """Do :meth:`ntmem.ReasoningBank.import_sqlite`."""
     began = time.monotonic()
     check_options(known, on_error)
     shelf.update(0)  # that it may be written to
     source = os.path.abspath(os.fsdecode(path))
-    taker, problems = Taker(memories, shelf, known), Problems()
+    taker, problems = Taker(memories, shelf, known, scrubber), Problems()
     with closing(_opened(source)) as database:
         try:
-            reader = _Reader(database, lambda data: is_own(ledger, data))
+            reader = _Reader(database, ledger)
             if not reader.tables:
                 raise SerializationError(f"{source} has none of the tables of a ReasoningBank")
             for _ in reader.rows(problems.note):
@@ -101,9 +103,9 @@ def _opened(path: str) -> sqlite3.Connection:
 class _Reader:
     """Reads the tables of a database, as often as it is asked, from one snapshot."""
 
-    def __init__(self, database: sqlite3.Connection, is_ours: Callable[[str], bool]) -> None:
+    def __init__(self, database: sqlite3.Connection, ledger: Ledger) -> None:
         self._database = database
-        self._is_ours = is_ours
+        self._ledger = ledger
         self.ignored: list[str] = []
         """Tables and columns that are not of the schema."""
         self.tables: dict[str, list[str]] = {}
@@ -168,7 +170,7 @@ class _Reader:
             except BadRow as error:
                 note(where, error)
                 continue
-            is_ours = self._is_ours(made.data)
+            is_ours = is_own(self._ledger, made.data)
             if is_ours:
                 ours.add(made.id)
             yield Taken(PATTERNS.name, made.id, None if is_ours else made)
@@ -187,10 +189,12 @@ class _Reader:
             except BadRow as error:
                 note(f"{table.name} {' '.join(_named(each, number) for each in key)}", error)
                 continue
-            if (table is TRAJECTORIES and self._is_ours(cells[3])) or (table is LINKS and ours.issuperset(key[:2])):
-                yield Taken(table.name, name, None)
-            else:
-                yield Taken(table.name, name, Row(0, 0, table.name, list(cells)))
+            is_ours = (
+                (table is TRAJECTORIES and is_own(self._ledger, cells[3]))
+                or (table is RUNS and is_own_run(self._ledger, key[0]))
+                or (table is LINKS and ours.issuperset(key[:2]))
+            )
+            yield Taken(table.name, name, None if is_ours else Row(0, 0, table.name, list(cells)))
 
 
 def _named(key: Any, number: int) -> str:

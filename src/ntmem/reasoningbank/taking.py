@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -27,10 +27,13 @@ from msgspec.structs import replace
 from .._core.text import html_facts
 from ..errors import CorruptionError, SerializationError
 from ..tiers.guards import INTERCHANGE
-from .agentic import BadRow
+from .agentic import TABLES, BadRow
 from .events import FORMAT, hashed
 from .memories import Head, Kept, Memories, Memory, Standing, put_head, put_memory, put_standing
 from .shelf import Shelf, Update
+
+if TYPE_CHECKING:
+    from ..scrubbing import Scrubber
 
 Known: TypeAlias = Literal["now", "created"]
 OnError: TypeAlias = Literal["raise", "skip"]
@@ -38,6 +41,7 @@ T = TypeVar("T", bound="Row | Line | Embedded")
 
 _MOST, _MOST_BYTES = 128, 512 << 10  # of a group
 _NAMED = 5  # bad rows that an error names
+_TEXTS = {"query", "trajectory_json", "judge_reasons", "summary"}  # columns of what people and models wrote
 
 
 class Row(Struct, array_like=True):
@@ -190,24 +194,29 @@ class Problems:
 class Taker:
     """Writes what comes, in groups."""
 
-    def __init__(self, memories: Memories, shelf: Shelf, known: Known) -> None:
+    def __init__(self, memories: Memories, shelf: Shelf, known: Known, scrubber: Scrubber | None) -> None:
         self.counts: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.unchanged = 0
         self._memories = memories
         self._shelf = shelf
         self._known = known
+        self._scrubber = scrubber
         self._waiting: dict[str, Memory] = {}
         self._others: dict[str, tuple[str, Row | Line | Embedded]] = {}
         self._size = 0
 
     def memory(self, new: Memory) -> None:
         """Take a memory; when it is known from, and its place, are said here."""
+        if self._scrubber is not None:
+            new = replace(new, data=scrubbed_json(new.data, self._scrubber))
         self._waiting[hashed(new.id)] = new
         self._grown(len(new.data) + len(new.vector))
 
     def other(self, kind: str, key: str, new: Row | Line | Embedded, size: int) -> None:
         """Take something that is kept as it came."""
+        if self._scrubber is not None:
+            new = _scrubbed(new, self._scrubber)
         self._others[key] = kind, new
         self._grown(size)
 
@@ -275,6 +284,27 @@ class Taker:
             head.places += was is None
             update.put(INTERCHANGE, key.encode(), FORMAT + _encode(it))
             done[kind] += 1
+
+
+def scrubbed_json(text: str, scrubber: Scrubber) -> str:
+    """Return JSON with every text in it scrubbed; itself if there is nothing to scrub."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return scrubber(text)
+    found = scrubber.nested(value)
+    return text if found is value else msgspec.json.encode(found).decode()
+
+
+def _scrubbed(it: Row | Line | Embedded, scrubber: Scrubber) -> Row | Line | Embedded:
+    if not isinstance(it, Row):
+        return replace(it, text=scrubbed_json(it.text, scrubber))
+    columns = TABLES[it.table].names
+    cells = [
+        scrubbed_json(cell, scrubber) if name in _TEXTS and isinstance(cell, str) else cell
+        for name, cell in zip(columns, it.cells, strict=True)
+    ]
+    return replace(it, cells=cells)
 
 
 def _changed(new: Memory, old: Kept, now: int) -> Memory:
