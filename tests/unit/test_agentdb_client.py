@@ -576,7 +576,7 @@ def test_an_error_says_how_many_were_added(server: Script, v: ntmem.VectorStore)
     server.replies = [said(200, {"inserted": 4096, "failed": 0}), said(500)]
     with pytest.raises(ServerUnavailable) as caught:
         v.add_many("n", [str(number) for number in range(5000)], np.ones((5000, 1)))
-    assert caught.value.__notes__ == ["the first 4096 of 5000 vectors were added"]
+    assert caught.value.__notes__ == ["at least the first 4096 of 5000 vectors were added"]
 
 
 def test_threads_get_their_own_answers(server: Script, v: ntmem.VectorStore) -> None:

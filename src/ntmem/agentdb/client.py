@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 _TRIES = 4
 _FIRST_WAIT, _MOST_WAIT = 0.05, 1.0  # seconds
-_CONNECTIONS = 32  # that are kept
+_CONNECTIONS = 256  # that are kept; urllib3 warns of each beyond
 _MOST_DETAIL = 400  # letters of a refusal that are shown
 _NOT_TAKEN = (429, 503)
 _NOT_NOW = (*_NOT_TAKEN, 502, 504)

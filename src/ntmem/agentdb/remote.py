@@ -205,7 +205,7 @@ class RemoteVectors(VectorStore):
         """Add vectors, one after the other as by :meth:`add`, and return how many.
 
         All are checked before any is sent. They are sent in requests of about 1 MiB, or smaller ones where the server
-        wants that. After an error those before are kept; the message says how many.
+        wants that. After an error those before are kept; its note says how many that are at least.
         """
         now = self._writable().now()
         self._check_free(namespace)
@@ -220,7 +220,7 @@ class RemoteVectors(VectorStore):
                 self._insert(namespace, points[done : done + len(batch)], batch)
             except VectorError as error:
                 if done:
-                    error.add_note(f"the first {done} of {len(made)} vectors were added")
+                    error.add_note(f"at least the first {done} of {len(made)} vectors were added")
                 raise
             done += len(batch)
         return done
