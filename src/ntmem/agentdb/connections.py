@@ -76,11 +76,6 @@ class _Connection(HTTPConnection):
             raise ConnectTimeoutError(self, f"no connection to {self.host} within {self.timeout:.3g} s") from failed
         raise NewConnectionError(self, f"no connection: {failed}") from failed
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:
-            self.sock.settimeout(self.timeout)  # what the last answer has left of it is too short
-        super().request(*args, **kwargs)
-
 
 class _SecureConnection(_Connection, HTTPSConnection):
     pass
