@@ -245,6 +245,14 @@ def test_outcomes_move_the_confidence_of_what_advised(
     assert memory.verify().ok
 
 
+@pytest.mark.only("shared")
+def test_uses_stop_where_sqlite_does(bank: ReasoningBank, path: Path, tmp_path: Path) -> None:
+    bring(bank, path, 1, EAST, usage_count=2**63 - 1)
+    advised(bank, None)
+    bank.export_sqlite(tmp_path / "b.db")
+    assert agentic.content(tmp_path / "b.db")["patterns"][0][4] == 2**63 - 1
+
+
 def test_feedback(bank: ReasoningBank, path: Path, clock: ntmem.SimulatedClock) -> None:
     name = bring(bank, path, 1, EAST, confidence=0.5)
     decision = advised(bank, None)
@@ -371,6 +379,8 @@ def test_upstream_floor_order_and_diversity(bank: ReasoningBank, path: Path) -> 
     assert [it.id for it in bank.recall(EAST, 3, scoring="upstream")] == [c, d, a]
     assert [it.id for it in bank.recall(EAST, 1, scoring="upstream")] == [c]
     assert [it.id for it in bank.recall(EAST, 3, min_similarity=0.5, scoring="upstream")] == [c, b]
+    with pytest.raises(ValueError, match="query must have numbers of float32"):
+        bank.recall([1e39, 0.0, 0.0], scoring="upstream")
     with pytest.raises(ValueError, match="scoring must be 'ntmem' or 'upstream', was 'x'"):
         bank.recall(EAST, scoring="x")
 

@@ -399,7 +399,7 @@ class Memories:
             now = self._shelf.engine().now()
             for name, it in self.latest(names).items():
                 standing = it.moved(now)
-                standing.usage_count += 1
+                standing.usage_count = min(standing.usage_count + 1, MAX_INSTANT)  # of int64, as SQLite has it
                 standing.last_used = text_of(now)
                 put_standing(update, name, it, standing)
             return []

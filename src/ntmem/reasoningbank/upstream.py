@@ -47,8 +47,11 @@ def recall_upstream(
     shelf: Shelf, memories: Memories, query: NDArray[Any], k: int, criteria: Criteria, limit: int, now: int
 ) -> list[Candidate | Remembered]:
     """Return what agentic-flow would, in its order. O(memories and patterns)."""
+    with np.errstate(over="ignore"):
+        numbers = query.astype(np.float32).astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError("query must have numbers of float32, one was larger")
     rows = sorted(_rows(shelf, memories, len(query), criteria, limit), key=lambda it: (-it.confidence, -it.usage_count))
-    numbers = query.astype(np.float32).astype(np.float64)
     scored = []
     for it in rows:
         similarity = _cosine(numbers, it.vector)
