@@ -17,6 +17,7 @@ import ntmem
 from ntmem import CorruptionError, MattsRun, NotOwner, ReadOnlyError, Trajectory, Verdict
 from ntmem.reasoningbank import Attempt, MattsContrast, ReasoningBank
 from ntmem.reasoningbank.events import FORMAT, Begun, decode_event, encode_event
+from ntmem.reasoningbank.ledger import Ledger
 from ntmem.reasoningbank.matts import run_rows
 from ntmem.reasoningbank.runs import Taught, run_key
 from ntmem.records import Change
@@ -116,6 +117,19 @@ def test_never_more_than_k(bank: ReasoningBank) -> None:
     with pytest.raises(ValueError, match="has its 2 attempts"):
         again.begin()
     assert bank.trajectories.count() == 2
+
+
+def test_a_run_that_ends_meanwhile(bank: ReasoningBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, extend = bank.matts("a", k=2), Ledger.extend
+
+    def late(self: Ledger, *args: Any) -> None:
+        run.complete()
+        extend(self, *args)
+
+    monkeypatch.setattr(Ledger, "extend", late)
+    with pytest.raises(ValueError, match="is completed"):
+        run.begin()
+    assert (run.attempts, bank.trajectories.count()) == ((), 0)
 
 
 def test_attempts_one_after_the_other(bank: ReasoningBank) -> None:
@@ -397,11 +411,15 @@ def test_what_is_learnt_of_a_run_is_as_of_then(memory: ntmem.MemorySystem, clock
     assert facts(bank, as_of=START + SECOND) == then != facts(bank)
 
 
-def test_an_outcome_known_earlier_that_comes_later_counts(memory: ntmem.MemorySystem) -> None:
+def test_an_outcome_known_earlier_that_comes_later_counts(
+    memory: ntmem.MemorySystem, clock: ntmem.SimulatedClock
+) -> None:
     run = memory.bank.matts("a", k=2)
-    attempt(run, outcome=1.0)
+    attempt(run, outcome=1.0, ts_known=START + 10 * SECOND)
+    second = attempt(run)
+    clock.set(START + 20 * SECOND)
     memory.bank.distill()
-    attempt(run, outcome=3.0, ts_known=START - SECOND)
+    second.add_outcome(3.0, ts_known=START + SECOND)
     memory.bank.distill()
     assert kept_values(memory) == [2.0]
 
