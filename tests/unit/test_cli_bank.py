@@ -380,3 +380,13 @@ def test_runs_are_listed(store: Path) -> None:
     assert [it["id"] for it in json.loads(run(store, "runs", "--status", "running", "--json").stdout)] == [waiting.id]
     shown = run(store, "show", t.id).stdout
     assert f"attempt 1 of run {made.id}" in shown
+
+
+def test_tasks_are_asked_for_as_they_are_kept(store: Path) -> None:
+    with ntmem.open(store, clock=ntmem.SimulatedClock(START + 200 * SECOND)) as memory:
+        t = memory.bank.begin("agent_1", "for ann@example.com")
+        t.add_action("buy")
+    for arguments in (("ls",), ("ls", "--pending")):
+        shown = run(store, *arguments, "--task", "for ann@example.com").stdout
+        assert t.id in shown
+        assert "for [EMAIL]" in shown

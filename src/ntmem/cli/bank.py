@@ -127,6 +127,8 @@ def ls(
     with existing(store) as memory:
         if pending:
             waiting = memory.bank.pending(agent_id=agent, as_of=as_of)
+            if task is not None and memory.scrubber is not None:
+                task = memory.scrubber(task)  # as it is kept
             _print_pending([it for it in waiting if task in (None, it.task)], limit, as_json)
             return
         page = memory.trajectories.find(
