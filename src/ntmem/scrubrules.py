@@ -39,11 +39,11 @@ class Rule:
         return re.compile(self._pattern, self._flags)
 
     def find(self, text: str) -> list[tuple[int, int]]:
-        """Return where it is in a text, in order; the last group of a pattern is what goes, without one all of it."""
+        """Return where it is in a text, in order: the group `value` of its pattern, all of a match without one."""
         found = []
-        group, check = self.pattern.groups and "value" in self.pattern.groupindex, self._check
+        group, check = "value" if "value" in self.pattern.groupindex else 0, self._check
         for match in self.pattern.finditer(text):
-            span = match.span("value" if group else 0) if check is None else check(match)
+            span = match.span(group) if check is None else check(match)
             if span is not None:
                 found.append(span)
         return found

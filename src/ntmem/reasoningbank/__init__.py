@@ -15,10 +15,11 @@ from .verdict import Case, Judge, Pair, Verdict, VerdictResult
 
 if TYPE_CHECKING:  # else by __getattr__ below
     from .consolidation import ConsolidationReport
+    from .contrast import ActionContrast, AttemptOutcome, MattsContrast
     from .distiller import Distiller
     from .explaining import Explanation, Used
     from .learning import Settings
-    from .matts import ActionContrast, Attempt, AttemptOutcome, MattsContrast, MattsRun
+    from .matts import Attempt, MattsRun
     from .recall import Choice, Option
     from .report import BankReport
     from .taking import BankExport, BankImport
@@ -72,7 +73,8 @@ _LATER = {  # what needs numpy
     "ConsolidationReport": "consolidation",
     "Distiller": "distiller",
     "Settings": "learning",
-    **dict.fromkeys(("ActionContrast", "Attempt", "AttemptOutcome", "MattsContrast", "MattsRun"), "matts"),
+    **dict.fromkeys(("ActionContrast", "AttemptOutcome", "MattsContrast"), "contrast"),
+    **dict.fromkeys(("Attempt", "MattsRun"), "matts"),
 }
 
 
