@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _MOST_ID = 255
 _MOST_DIMENSIONS = 65_536
 _BUSY = 5.0
+_CAREFULLY = ("PRAGMA query_only = 1", "PRAGMA trusted_schema = 0", "PRAGMA cell_size_check = 1")
 
 
 class Taken(NamedTuple):
@@ -89,14 +90,10 @@ def _opened(path: str) -> sqlite3.Connection:
     if not os.path.isfile(path):
         raise StorageError(f"there is no file {path}")
     try:
-        uri = f"file:{quote(path)}?mode=ro"
-        database = sqlite3.connect(uri, uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-        database.text_factory = lambda data: data.decode(errors="surrogateescape")
-        for pragma in ("query_only = 1", "trusted_schema = 0", "cell_size_check = 1"):
-            database.execute(f"PRAGMA {pragma}")
-        database.execute("BEGIN")
+        database = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=_BUSY, isolation_level=None)
     except sqlite3.Error as error:
         raise StorageError(f"cannot open {path}: {error}") from error
+    database.text_factory = lambda data: data.decode(errors="surrogateescape")
     return database
 
 
@@ -110,8 +107,10 @@ class _Reader:
         """Tables and columns that are not of the schema."""
         self.tables: dict[str, list[str]] = {}
         """The columns that there are, of the tables that are."""
-        found = database.execute("SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY 1")
-        for name, kind, _ in found.fetchall():
+        for statement in (*_CAREFULLY, "BEGIN"):
+            database.execute(statement)
+        found = database.execute("SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY 1")
+        for name, kind in found.fetchall():
             if name.startswith("sqlite_"):
                 continue
             if name not in TABLES or kind != "table":
