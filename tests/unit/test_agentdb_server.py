@@ -153,7 +153,7 @@ def test_queries_are_sorted_and_limited(ask: Asker) -> None:
         {"id": f"{number:02x}", "embedding": [1], "metadata": {"at": number, "v": value}}
         for number, value in enumerate(values)
     ]
-    documents.append({"id": "aa", "embedding": [1], "metadata": {"at": 9}})
+    documents.insert(2, {"id": "aa", "embedding": [1], "metadata": {"at": 9}})
     assert ask.post("/collections/sorted/batch_insert", documents=documents)[0] == 200
 
     def order(**said: Any) -> list[int]:
@@ -161,7 +161,7 @@ def test_queries_are_sorted_and_limited(ask: Asker) -> None:
         assert status == 200
         return [each["at"] for each in found["documents"]]
 
-    assert order() == [*range(10)]
+    assert order() == [0, 1, 9, *range(2, 9)]
     assert order(sort_by="v") == [6, 1, 0, 8, 7, 3, 2, 4, 5, 9]
     assert order(sort_by="-v") == [7, 8, 0, 1, 6, 2, 3, 4, 5, 9]
     assert order(sort_by={"field": "at", "order": "desc"}, limit=3) == [9, 8, 7]
@@ -282,6 +282,8 @@ def test_collections_that_cannot_be_are_refused(ask: Asker, said: dict[str, Any]
         ("GET", "/docs", {}, 404),
         ("GET", "/collections/none/documents/ff", {}, 404),
         ("DELETE", "/collections/none/documents/ff", {}, 404),
+        ("GET", "/collections/none/documents/ff?form=flat", {}, 400),
+        ("GET", "/collections/none/documents/ff?from=nested", {}, 400),
         ("POST", "/collections/none/search", {}, 404),
         ("POST", "/collections/none/insert", {}, 404),
         ("POST", "/collections", {"Content-Type": "text/plain"}, 415),
@@ -380,6 +382,8 @@ def test_who_is_too_slow_is_told(start: Start, ram: Path) -> None:
     ask = Asker(start(IN_PROCESS, ram / "desk", "{}", json.dumps({"patience": 0.05})).line())
     head = b"POST /collections HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
     assert ask.raw(head).startswith(b"HTTP/1.1 408 ")
+    for length in (b"16777217", b"9" * 19):  # is not waited for
+        assert ask.raw(head.replace(b"50", length)).startswith(b"HTTP/1.1 413 ")
     ask.close()
 
 
@@ -466,7 +470,8 @@ def not_refused(address: tuple[str, int]) -> bool:
     return True
 
 
-def test_what_has_begun_is_finished_when_it_is_told_to_end(start: Start, ram: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_has_begun_is_finished_when_it_is_told_to_end(start: Start, ram: Path, number: signal.Signals) -> None:
     server = start(SERVER, "--store", ram / "desk")
     ask = Asker(server.line())
     assert ask.post("/collections", name="a", dimension=2)[0] == 201
@@ -477,7 +482,7 @@ def test_what_has_begun_is_finished_when_it_is_told_to_end(start: Start, ram: Pa
         assert found.recv(65536).startswith(b"HTTP/1.1 100 ")  # it has begun
         found.sendall(said[:10])
         ask.close()
-        server.signal(signal.SIGTERM)
+        server.signal(number)
         while not_refused(ask.address):
             pass
         found.sendall(said[10:])
@@ -487,14 +492,13 @@ def test_what_has_begun_is_finished_when_it_is_told_to_end(start: Start, ram: Pa
         assert memory.vectors.get("a", "a1") is not None
 
 
-def test_ctrl_c_and_hanging_up_end_it_well(start: Start, ram: Path) -> None:
-    for number in (signal.SIGINT, signal.SIGHUP):
-        server = start(SERVER, "--store", ram / "desk")
-        ask = Asker(server.line())
-        assert ask("GET", "/health").status == 200
-        server.signal(number)
-        assert server.end() == ""
-        ask.close()
+def test_ctrl_c_ends_it_well(start: Start, ram: Path) -> None:
+    server = start(SERVER, "--store", ram / "desk")
+    ask = Asker(server.line())
+    assert ask("GET", "/health").status == 200
+    server.signal(signal.SIGINT)
+    assert server.end() == ""
+    ask.close()
 
 
 def test_a_server_that_only_reads(start: Start, ram: Path) -> None:

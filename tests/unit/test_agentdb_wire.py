@@ -127,6 +127,7 @@ _REFUSED = ("$exists", "$prefix", "$contains", "$not", "$nin")
 
 @given(wheres, st.lists(rows, max_size=5))
 @example({"a": {"$not": {"$nin": [1, None]}}}, [{}, {"a": 1}, {"a": None}, {"b": 1}])
+@example({"a": {"$not": {"$eq": 1, "$ne": 2}}}, [{"a": 1}, {"a": 2}, {"a": 3}])
 @example({"$not": {"$or": [{"a": 1, "b": {"$ne": 2}}, {"$not": {"b": {"$gt": 1, "$lte": 3}}}]}}, [{}, {"b": 2}])
 def test_a_filter_means_the_same_there_or_is_refused(where: dict[str, Any], found: list[dict[str, Any]]) -> None:
     try:

@@ -479,7 +479,7 @@ class _Gate:
 
     async def _refuse(self, scope: Scope, said: _Said, refused: Refused) -> None:
         """Answer; what is left of the body is read first, within bounds, as few clients look while they send."""
-        is_read = refused.status != 408 and await said.rest(self._rules.max_body)
+        is_read = refused.status != 408 and await said.rest(self._rules)
         headers = dict(refused.headers or {}) | ({} if is_read else {"Connection": "close"})
         answer = _failure(Refused(refused.status, refused.detail, headers))
         await answer(scope, said.receive, said.send)
@@ -504,10 +504,11 @@ class _Said:
             self.status = message["status"]
         await self._send(message)
 
-    async def rest(self, most: int) -> bool:
-        """Drop what is left of the body, so many bytes at most; return whether that was all."""
+    async def rest(self, rules: Rules) -> bool:
+        """Drop what is left of the body, within bounds; return whether that was all."""
+        most = rules.max_body
         try:
-            async with asyncio.timeout(_DROPPED):
+            async with asyncio.timeout(min(_DROPPED, rules.patience)):
                 while self._more and most >= 0:
                     most -= len((await self.receive()).get("body", b""))
         except TimeoutError:
