@@ -217,7 +217,7 @@ def test_runs_are_listed_as_of_then(bank: ReasoningBank, clock: ntmem.SimulatedC
         then.begin()
     with pytest.raises(ValueError, match="is as it was seen at"):
         then.complete()
-    [one, other] = sorted(run_rows(bank), key=lambda it: it.created_at)
+    [one, other] = sorted(run_rows(bank.trajectories.ledger), key=lambda it: it.created_at)
     assert one[:5] == (first.id, "x", "parallel", 1, "completed")
     assert one.summary is not None
     assert msgspec.json.decode(one.summary)["run_id"] == first.id
