@@ -153,7 +153,7 @@ def encode_event(event: Event) -> bytes:
 
 def decode_event(value: bytes, trajectory_id: str, step: int) -> Event:
     """Return the event that stands in the store so."""
-    event: Event = _decoded(value, _DECODER, "step", step, "of trajectory", trajectory_id)
+    event: Event = decoded(value, _DECODER, "step", step, "of trajectory", trajectory_id)
     if (type(event) is Begun) != (step == 0):
         raise CorruptionError(
             f"step {step} of trajectory {trajectory_id} is a {type(event).__name__}; its first step, and only that, "
@@ -169,7 +169,7 @@ def encode_past(past: Past, action_id: str) -> bytes:
 
 def decode_past(value: bytes) -> tuple[Past, str]:
     """Return the outcome that stands in the store so, and its action."""
-    actual, predicted, action_id = _decoded(value, _PAST, "the index of outcomes")
+    actual, predicted, action_id = decoded(value, _PAST, "the index of outcomes")
     return Past(actual, predicted), action_id
 
 
@@ -180,11 +180,12 @@ def encode_count(count: int) -> bytes:
 
 def decode_count(value: bytes) -> int:
     """Return the count that stands in the store so."""
-    count: int = _decoded(value, _COUNT, "the count of trajectories")
+    count: int = decoded(value, _COUNT, "the count of trajectories")
     return count
 
 
-def _decoded(value: bytes, decoder: Any, *what: object) -> Any:
+def decoded(value: bytes, decoder: Any, *what: object) -> Any:
+    """Return what stands in the store so; `what` it is, in words, is for the error."""
     if value[:1] != FORMAT:
         raise CorruptionError(f"{_named(what)} has the format {value[:1]!r}, not {FORMAT!r}; restore a backup")
     try:

@@ -31,10 +31,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..errors import CorruptionError, StorageError, VersionConflict
+from ..errors import StorageError, VersionConflict
 from ..instants import MAX_INSTANT, instant_ns
 from ..tiers.guards import MEMORIES, Situations
-from .events import FORMAT, hashed, newest_first
+from .events import FORMAT, decoded, hashed, newest_first
 from .ledger import mark_of
 from .shelf import Shelf, Update, is_pattern
 from .state import Mark
@@ -462,12 +462,7 @@ def put_standing(update: Update, name: str, old: Kept, standing: Standing) -> No
 
 def decode(value: bytes, kind: type, name: str) -> Any:
     """Return what stands in the store so; `name` is for the error."""
-    if value[:1] != FORMAT:
-        raise CorruptionError(f"{name} has the format {value[:1]!r}, not {FORMAT!r}; restore a backup")
-    try:
-        return _DECODERS[kind].decode(value[1:])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(f"{name} cannot be read: {error}; restore a backup") from error
+    return decoded(value, _DECODERS[kind], name)
 
 
 def _memory(value: bytes) -> Memory:

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import CorruptionError
-from .events import FORMAT, ID_SIZE
+from .events import FORMAT, ID_SIZE, decoded
 
 MOST_ATTEMPTS = 1000
 
@@ -79,12 +79,7 @@ def encode(what: Struct) -> bytes:
 
 def decode(value: bytes, kind: type, name: str) -> Any:
     """Return what stands in the store so; `name` is for the error."""
-    if value[:1] != FORMAT:
-        raise CorruptionError(f"{name} has the format {value[:1]!r}, not {FORMAT!r}; restore a backup")
-    try:
-        return _DECODERS[kind].decode(value[1:])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(f"{name} cannot be read: {error}; restore a backup") from error
+    return decoded(value, _DECODERS[kind], name)
 
 
 def decode_id(value: bytes, name: str) -> str:

@@ -33,11 +33,11 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from ..errors import CorruptionError, ReadOnlyError, VersionConflict
+from ..errors import ReadOnlyError, VersionConflict
 from ..records import Change
 from ..tiers.engine import LmdbEngine
 from ..tiers.guards import DISTILLING, PATTERNS, Situations
-from .events import FORMAT, hashed, newest_first
+from .events import FORMAT, decoded, hashed, newest_first
 from .evidence import Measure, Totals
 
 if TYPE_CHECKING:
@@ -171,12 +171,7 @@ def encode(what: Struct) -> bytes:
 
 def decode(value: bytes, kind: type, name: str) -> Any:
     """Return what stands in the store so; `name` is for the error."""
-    if value[:1] != FORMAT:
-        raise CorruptionError(f"{name} has the format {value[:1]!r}, not {FORMAT!r}; restore a backup")
-    try:
-        return _DECODERS[kind].decode(value[1:])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(f"{name} cannot be read: {error}; restore a backup") from error
+    return decoded(value, _DECODERS[kind], name)
 
 
 class Update:

@@ -25,10 +25,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from .._core.text import html_facts
-from ..errors import CorruptionError, SerializationError
+from ..errors import SerializationError
 from ..tiers.guards import INTERCHANGE
 from .agentic import TABLES, BadRow
-from .events import FORMAT, hashed
+from .events import FORMAT, decoded, hashed
 from .memories import Head, Kept, Memories, Memory, Standing, put_head, put_memory, put_standing
 from .shelf import Shelf, Update
 
@@ -132,12 +132,7 @@ _DECODERS: dict[type, Any] = {kind: msgspec.msgpack.Decoder(kind) for kind in (R
 
 def decode(value: bytes, kind: type[T]) -> T:
     """Return what stands in the store so."""
-    if value[:1] != FORMAT:
-        raise CorruptionError(f"what was imported has the format {value[:1]!r}, not {FORMAT!r}; restore a backup")
-    try:
-        found: T = _DECODERS[kind].decode(value[1:])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CorruptionError(f"what was imported cannot be read: {error}; restore a backup") from error
+    found: T = decoded(value, _DECODERS[kind], "what was imported")
     return found
 
 
