@@ -68,3 +68,15 @@ def test_help_says_how(verb: str) -> None:
     assert result.exit_code == 0
     assert f"ntmem bank {verb} " in result.output
     assert "Exit codes:" in result.output
+
+
+def test_forgetting(folder: Path) -> None:
+    run(folder, "import-sqlite", str(folder / "a.db"))
+    one, two = agentic.ulid(1), agentic.ulid(2)
+    assert run(folder, "forget", one).stdout == f"{folder}/desk: {one} is forgotten\n"
+    assert told(folder, "forget", two, "--past") == {"id": two, "past": True}
+    assert f"there is no memory {one}" in run(folder, "forget", one, code=3).stderr
+    assert run(folder, "forget", one, "--past").stdout.endswith("is forgotten, with its past\n")
+    again = run(folder, "import-sqlite", str(folder / "a.db")).stdout
+    assert "left out: 2 memories forgotten here" in again
+    assert "42 memories" in run(folder, "export-sqlite", str(folder / "b.db")).stdout

@@ -15,7 +15,7 @@ from ntmem._core.text import iso
 from ntmem.instants import NS
 from ntmem.values import CODECS
 
-from .interchange import export_jsonl, export_sqlite, import_jsonl, import_sqlite
+from .interchange import export_jsonl, export_sqlite, forget, import_jsonl, import_sqlite
 from .learning import as_of_option, consolidate, distill, explain, patterns, report
 from .output import (
     EXIT_CODES,
@@ -83,13 +83,13 @@ Columns:
 def bank() -> None:
     """Show what agents tried, how good it was, and what is learnt from it.
 
-    Only distill, consolidate and the imports change it.
+    Only distill, consolidate, forget and the imports change it.
     """
 
 
 for command in (patterns, explain, distill, consolidate, report, runs):
     bank.add_command(command)
-for command in (export_sqlite, import_sqlite, export_jsonl, import_jsonl):
+for command in (export_sqlite, import_sqlite, export_jsonl, import_jsonl, forget):
     bank.add_command(command)
 
 

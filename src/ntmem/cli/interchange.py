@@ -1,4 +1,4 @@
-"""Verbs of ``ntmem bank`` that bring memories from other programs, and to them."""
+"""Verbs of ``ntmem bank`` that bring memories from other programs, and to them, and let them go."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ _FAILS = "\nThe file is written whole or not at all; one that is there stays, an
 _AGAIN = """
 Nothing is written if something is wrong, unless --skip leaves that out; then it is named, and the exit code is 0. To
 import again changes nothing that is as it was.
+"""
+
+_FORGET = """
+A memory that is gone already has gone with --past only if it has a past; else the exit code is 3. What is left of it is
+told by help(ntmem.ReasoningBank.forget).
 """
 
 _known = click.option(
@@ -112,6 +117,24 @@ def import_jsonl(
     paths = [path] if embeddings is None else [path, embeddings]
     options: dict[str, Any] = {"embeddings": embeddings, "known": known, "on_error": _on_error(skip), "scrub": scrub}
     _import(store, paths, as_json, lambda bank: bank.import_jsonl(path, **options))
+
+
+@click.command(short_help="Let a memory that was imported go.", epilog=_FORGET + EXIT_CODES)
+@click.argument("memory_id", metavar="ID")
+@click.option("--past", is_flag=True, help="Its past goes, too: no time of the past shows it any more.")
+@store_option
+@json_option
+@verb
+def forget(memory_id: str, past: bool, store: Path, as_json: bool) -> None:
+    """Let the memory ID go: it is not recalled or exported any more, and an import of the same leaves it out."""
+    with existing(store, read_only=False) as memory:
+        went = memory.bank.forget(memory_id, past=past)
+    if not went:
+        fail(f"there is no memory {plain(memory_id)} in {store}", EXIT_MISSING)
+    if as_json:
+        print_json({"id": memory_id, "past": past})
+    else:
+        click.echo(f"{store}: {plain(memory_id)} is forgotten{', with its past' if past else ''}")
 
 
 def _on_error(skip: bool) -> OnError:

@@ -272,6 +272,38 @@ class ReasoningBank:
             if passes is None or passes.matches(facts_to_filter(kept)):
                 yield public(kept)
 
+    def forget(self, memory_id: str, *, past: bool = False) -> bool:
+        """Let a memory that was imported go; return whether there was one.
+
+        It is not recalled, listed or exported from now on, nor are links to it. As of an instant before it is seen as
+        it was then. An import leaves it out as long as it says what it said; if it says something else it is new.
+
+        Parameters
+        ----------
+        past : bool
+            Its past goes, too, also that of one that was let go before: no `as_of` shows it any more.
+
+        Raises
+        ------
+        ValueError
+            It is the id of a pattern; patterns are this store's own, and :meth:`consolidate` lets them go.
+
+        Notes
+        -----
+        With `past` its text and its numbers are deleted from the bank. What remains: a hash of its id, and one of what
+        it said, by which an import knows it; its embedding among the past changes of the vector store, where no search
+        as of now finds it; the bytes of what was deleted in the store's files until they are written over, or the store
+        is compacted; backups and files that were exported before; what other parts of the store were told of it.
+
+        A memory that came as an item of a line of JSON takes that line with it; its other items stay, and are exported
+        as memories.
+        """
+        from .forgetting import forget
+
+        return forget(self._memories, self._shelf, memory_id, past=past)
+
+    aforget = twin(forget)
+
     def recall(
         self,
         query: ArrayLike | str,

@@ -90,7 +90,7 @@ def consolidate(shelf: Shelf, settings: Settings, now: int) -> ConsolidationRepo
         pruned += went
         aged += has_aged
     pruned += bound(shelf, settings, now)
-    forgotten = _forget(shelf, now) + Memories(shelf).forget(now - _KEPT)
+    forgotten = _forget(shelf, now) + Memories(shelf).let_past_go(now - _KEPT)
     left = list(shelf.all(MAX_INSTANT))
     cells = [cell for each in left for cell in each.cells]
     return ConsolidationReport(

@@ -248,7 +248,7 @@ def _take(it: _Read, times: Counter[str], taker: Taker, ledger: Ledger, shelf: S
         made = Embedded(0, 0, msgspec.json.encode(said | {"embedding": None}).decode(), found)
         taker.other("embeddings", f"e{hashed(name)}", made, len(found) + len(it.text))
         for key, line in shelf.engine().scan(INTERCHANGE, f"l{hashed(name)}".encode(), b"", None):
-            for memory in _memories(key, msgspec.json.decode(decode(line, Line).text), found):
+            for memory in memories_of(key, msgspec.json.decode(decode(line, Line).text), found):
                 taker.memory(memory)
         return
     if found is not None:
@@ -263,13 +263,17 @@ def _take(it: _Read, times: Counter[str], taker: Taker, ledger: Ledger, shelf: S
     name = _name(said, "task_id")
     times[hashed(it.text)] += 1
     key = "l" + hashed(name) + hashed(f"{times[hashed(it.text)]} {it.text}")
-    taker.other("lines", key, Line(0, 0, it.text), len(it.text))
     value = shelf.engine().get(INTERCHANGE, f"e{hashed(name)}".encode())
-    for memory in _memories(key, said, None if value is None else decode(value, Embedded).vector):
+    items = memories_of(key, said, None if value is None else decode(value, Embedded).vector)
+    if taker.is_let_go(items):  # the others are no items of a line any more
+        items = [replace(each, line="") for each in items]
+    else:
+        taker.other("lines", key, Line(0, 0, it.text), len(it.text))
+    for memory in items:
         taker.memory(memory)
 
 
-def _memories(key: str, said: dict[str, Any], vector: bytes | None) -> list[Memory]:
+def memories_of(key: str, said: dict[str, Any], vector: bytes | None) -> list[Memory]:
     """Return the items of a line as memories."""
     name, made = _name(said, "task_id"), []
     outcome = _outcome(said.get("status"))

@@ -8,6 +8,7 @@ same                ``m`` hash(id)                a :class:`Memory`, the latest
 same                ``p`` hash(id) inv(known)     one that another has replaced
 same                ``s`` hash(id)                a :class:`Standing`; none: nothing has moved its numbers here
 same                ``t`` hash(id) inv(known)     one that another has replaced
+same                ``g`` hash(id)                instead of ``m``: a :class:`Memory` that says it was let go
 =================== ============================= ==================================================================
 
 The direction of an embedding stands in the collection ``ntmem/memories/<dimension>``, too, under hash(id); as with
@@ -19,10 +20,12 @@ embedding itself, as it came, is in the record.
 - Whatever changes a memory is a change of the shelf, whose head is its condition: all such changes are in one order.
 - I7: a memory says from when on it is known; one that is replaced stays as of then.
 - What came is kept as it came, to the byte; what use and credits make of its numbers stands beside it.
+- A memory has ``m`` or ``g``, never both; the head has the numbers of either (:mod:`ntmem.reasoningbank.forgetting`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,6 +73,7 @@ class Memory(Struct, array_like=True, gc=False):
     vector: bytes = b""
     embedded_at: str | None = None
     line: str = ""  # hash of the line of JSON that it is an item of
+    gone: str = ""  # of one that was let go, which has nothing else but `known` and `place`: hash of what it said
 
     @property
     def content(self) -> tuple[object, ...]:
@@ -82,6 +86,11 @@ class Memory(Struct, array_like=True, gc=False):
     @property
     def dimension(self) -> int:
         return len(self.vector) // 4
+
+    @property
+    def spoken(self) -> str:
+        """Hash of what it says; its numbers and its embedding are no part of it."""
+        return hashlib.blake2b(f"{self.type}\0{self.data}".encode(), digest_size=16).hexdigest()
 
 
 class Standing(Struct, array_like=True, gc=False):
@@ -106,6 +115,7 @@ class Head(Struct, array_like=True):
 
     memories: int = 0
     places: int = 0
+    gone: int = 0
 
 
 class Source(Struct):
@@ -295,13 +305,14 @@ class Memories:
         self._looked: tuple[Mark, bytes | None, bool] = (None, None, False)
 
     def are_any(self) -> bool:
-        """Whether there are memories; nothing, or next to nothing, is read if the store, or the shelf, is as it was."""
+        """Whether there are memories, or were; little is read if the store, or the shelf, is as it was."""
         mark = mark_of(self._shelf.engine())
         was, state, are_any = self._looked
         if mark is None or mark != was:
             now = self._shelf.state()
             if now != state:
-                are_any = self.head().memories > 0
+                head = self.head()
+                are_any = head.memories + head.gone > 0
             self._looked = mark, now, are_any
         return are_any
 
@@ -328,14 +339,33 @@ class Memories:
 
     def seen(self, names: Iterable[str], limit: int) -> dict[str, Kept]:
         """Return memories as they were known by an instant, but those that were not."""
-        found = ((name, self._as_of(it, name, limit)) for name, it in self.latest(names).items())
-        return {name: it for name, it in found if it is not None}
+        names = list(names)
+        latest, found = self.latest(names), {}
+        missing = [name for name in names if name not in latest]
+        gone = self.gone(missing) if missing else {}
+        for name in names:
+            if name in latest:
+                it = self._as_of(latest[name], name, limit)
+            else:
+                it = self._until(gone[name], name, limit) if name in gone else None
+            if it is not None:
+                found[name] = it
+        return found
+
+    def gone(self, names: Iterable[str]) -> dict[str, Memory]:
+        """Return what is left of memories that were let go, by hash(id)."""
+        found = self._shelf.engine().fetch(MEMORIES, [(name, f"g{name}".encode()) for name in names])
+        return {name: _memory(value) for name, value in found.items()}
 
     def all(self, limit: int) -> Iterator[Kept]:
         """Yield the memories as they were known by an instant, in the order in which they came."""
         places = []
         for key, value in self._shelf.engine().scan(MEMORIES, b"m", b"", None):
             places.append((_memory(value).place, key[1:]))
+        for key, value in self._shelf.engine().scan(MEMORIES, b"g", b"", None):
+            gone = _memory(value)
+            if gone.known > limit:
+                places.append((gone.place, key[1:]))
         names = [name for _, name in sorted(places)]
         for first in range(0, len(names), _PAGE):
             yield from self.seen(names[first : first + _PAGE], limit).values()
@@ -347,10 +377,27 @@ class Memories:
             if value is None:
                 return None
             memory = _memory(value)
+            if memory.gone:
+                return None
         if standing is not None and standing.known > limit:
-            value = self._before("t", name, limit)
-            standing = None if value is None else _standing(value)
+            standing = self._stood(name, limit)
         return Kept(memory, standing)
+
+    def _until(self, gone: Memory, name: str, limit: int) -> Kept | None:
+        """Return what a memory was before it was let go."""
+        value = self._before("p", name, limit) if gone.known > limit else None
+        memory = None if value is None else _memory(value)
+        return None if memory is None or memory.gone else Kept(memory, self._stood(name, limit))
+
+    def _stood(self, name: str, limit: int) -> Standing | None:
+        value = self._before("t", name, limit)
+        return None if value is None else _standing(value)
+
+    def past(self, name: str) -> list[bytes]:
+        """Return where the past versions of a memory stand, by hash(id)."""
+        engine = self._shelf.engine()
+        found = (engine.scan(MEMORIES, f"{kind}{name}".encode(), b"", None) for kind in "pt")
+        return [key.encode() for each in found for key, _ in each]
 
     def _before(self, kind: str, name: str, limit: int) -> bytes | None:
         stem = f"{kind}{name}"
@@ -367,7 +414,7 @@ class Memories:
             moved = change(update)
             if not update.changes:
                 return
-            self._place(moved)
+            self.place(moved)
             try:
                 self._shelf.commit(update)
             except VersionConflict:
@@ -375,7 +422,7 @@ class Memories:
             return
         raise StorageError(f"others changed the memories {_ATTEMPTS} times meanwhile; try again")
 
-    def _place(self, memories: Sequence[Memory]) -> None:
+    def place(self, memories: Sequence[Memory]) -> None:
         """Let memories be found where they are now, before they are there."""
         import numpy as np
 
@@ -425,12 +472,12 @@ class Memories:
         for name, standing in standings.items():
             put_standing(update, name, found[name], standing)
 
-    def forget(self, before: int) -> int:
+    def let_past_go(self, before: int) -> int:
         """Let past versions go that were replaced before an instant; return how many."""
         keys, engine = [], self._shelf.engine()
-        for kind, past in (("m", "p"), ("s", "t")):
+        for kind, past in (("m", "p"), ("g", "p"), ("s", "t"), ("g", "t")):
             for key, value in engine.scan(MEMORIES, kind.encode(), b"", None):
-                newer = (_memory if kind == "m" else _standing)(value).known
+                newer = (_standing if kind == "s" else _memory)(value).known
                 for old, _ in engine.scan(MEMORIES, f"{past}{key[1:]}".encode(), b"", None):
                     if newer < before:
                         keys.append(old.encode())
@@ -447,17 +494,28 @@ def put_head(update: Update, head: Head) -> None:
 def put_memory(update: Update, memory: Memory, old: Memory | None) -> None:
     """Replace a memory; the old one can still be seen as of then."""
     name = hashed(memory.id)
-    if old is not None and old.known < memory.known:
-        update.put(MEMORIES, f"p{name}{newest_first(old.known)}".encode(), FORMAT + _encode(old))
+    if old is not None:
+        put_past(update, name, old, memory.known)
     update.put(MEMORIES, f"m{name}".encode(), FORMAT + _encode(memory))
 
 
 def put_standing(update: Update, name: str, old: Kept, standing: Standing) -> None:
     """Replace what has become of a memory's numbers, by hash(id)."""
-    was = old.standing
-    if was is not None and was.known < standing.known:
-        update.put(MEMORIES, f"t{name}{newest_first(was.known)}".encode(), FORMAT + _encode(was))
+    if old.standing is not None:
+        put_past(update, name, old.standing, standing.known)
     update.put(MEMORIES, f"s{name}".encode(), FORMAT + _encode(standing))
+
+
+def put_gone(update: Update, name: str, gone: Memory) -> None:
+    """Say that a memory, by hash(id), was let go."""
+    update.put(MEMORIES, f"g{name}".encode(), FORMAT + _encode(gone))
+
+
+def put_past(update: Update, name: str, old: Memory | Standing, until: int) -> None:
+    """Let something of a memory, by hash(id), be seen as of an instant before `until`."""
+    if old.known < until:
+        kind = "p" if isinstance(old, Memory) else "t"
+        update.put(MEMORIES, f"{kind}{name}{newest_first(old.known)}".encode(), FORMAT + _encode(old))
 
 
 def decode(value: bytes, kind: type, name: str) -> Any:

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 from ..errors import StorageError
 from . import native
 from .agentic import EMBEDDINGS, INDEXES, LINKS, PATTERNS, RUNS, TABLES, TRAJECTORIES
+from .events import hashed
 from .memories import Memories, Memory, text_of
 from .taking import BankExport, Row, count, kept
 
 if TYPE_CHECKING:
     from .shelf import Shelf
     from .tracker import TrajectoryTracker
+
+_ABOUT = {LINKS.name: 2, EMBEDDINGS.name: 1}
+"""Tables of rows about memories, which go with them: how many of the first columns name one."""
 
 
 def export_sqlite(
@@ -108,7 +112,8 @@ def _write(
         links += [(it.id, other, "contradicts", 1.0, text_of(it.known)) for other in against]
     for name in TABLES:
         for row in kept(shelf, f"r{name}/", Row):
-            counts[name] += _insert(database, name, _filled(row))
+            if name not in _ABOUT or not memories.gone(map(hashed, row.cells[: _ABOUT[name]])):
+                counts[name] += _insert(database, name, _filled(row))
     for link in links:
         counts[LINKS.name] += _insert(database, LINKS.name, link)
     for trajectory in native.trajectories_of(tracker):

@@ -12,6 +12,7 @@ same                ``e`` hash(id)                an :class:`Embedded`
 
 - All is looked at before anything is written; what is wrong is named.
 - What is there as it comes is left as it is: to import again changes nothing, and goes on where somebody was killed.
+- A memory that was let go stays away as long as it says what it said then.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from msgspec.structs import replace
 
 from .._core.text import html_facts
 from ..errors import SerializationError
-from ..tiers.guards import INTERCHANGE
+from ..tiers.guards import INTERCHANGE, MEMORIES
 from .agentic import TABLES, BadRow
 from .events import FORMAT, decoded, hashed
-from .memories import Head, Kept, Memories, Memory, Standing, put_head, put_memory, put_standing
+from .memories import Head, Kept, Memories, Memory, Standing, put_head, put_memory, put_past, put_standing
 from .shelf import Shelf, Update
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ T = TypeVar("T", bound="Row | Line | Embedded")
 
 _MOST, _MOST_BYTES = 128, 512 << 10  # of a group
 _NAMED = 5  # bad rows that an error names
+_FORGOTTEN = "memories forgotten here"
 _TEXTS = {"query", "trajectory_json", "judge_reasons", "summary"}  # columns of what people and models wrote
 
 
@@ -81,7 +83,7 @@ class BankImport(Struct, frozen=True):
     unchanged : int
         How much was there already, as it came.
     left_out : dict
-        What was not taken, by why: what this store has exported itself.
+        What was not taken, by why: what this store has exported itself, memories that were forgotten here.
     ignored : tuple of str
         Tables and columns that the format has not.
     skipped : tuple of str
@@ -215,6 +217,10 @@ class Taker:
         self._others[key] = kind, new
         self._grown(size)
 
+    def is_let_go(self, memories: Sequence[Memory]) -> bool:
+        """Whether any of these was let go, and has not come back."""
+        return bool(self._memories.gone([hashed(each.id) for each in memories]))
+
     def _grown(self, size: int) -> None:
         self._size += size + 256
         if len(self._waiting) + len(self._others) >= _MOST or self._size >= _MOST_BYTES:
@@ -229,31 +235,41 @@ class Taker:
         def change(update: Update) -> list[Memory]:
             done.clear()
             head, now = self._memories.head(), self._shelf.engine().now()
-            places = head.places
+            was = head.places
             moved = self._take_memories(update, head, now, done)
             self._take_others(update, head, now, done)
-            if head.places != places:
+            if head.places != was:
                 put_head(update, head)
             return moved
 
         self._memories.change(change)
         self.unchanged += done.pop("unchanged", 0)
+        self.left_out += Counter({_FORGOTTEN: done.pop(_FORGOTTEN, 0)})
         self.counts += done
         self._waiting, self._others, self._size = {}, {}, 0
 
     def _take_memories(self, update: Update, head: Head, now: int, done: Counter[str]) -> list[Memory]:
         moved = []
         found = self._memories.latest(self._waiting)
+        gone = self._memories.gone([name for name in self._waiting if name not in found])
         for name, new in self._waiting.items():
-            old = found.get(name)
+            old, away = found.get(name), gone.get(name)
+            if away is not None and away.gone == new.spoken:
+                done[_FORGOTTEN] += 1
+                continue
             if old is not None and new.content in (old.memory.content, old.now.content):
                 done["unchanged"] += 1
                 continue
             if old is None:
                 known = new.created if self._known == "created" and new.created_at is not None else now
+                if away is not None:
+                    known = max(now, away.known)
                 made = replace(new, place=head.places, known=known, created=new.created or known)
                 head.places += 1
                 head.memories += 1
+                if away is not None:
+                    head.gone -= 1
+                    _return(update, name, made, away)
             else:
                 made = _changed(new, old, now)
                 if old.standing is not None:  # what is said now holds
@@ -300,6 +316,13 @@ def _scrubbed(it: Row | Line | Embedded, scrubber: Scrubber) -> Row | Line | Emb
         for name, cell in zip(columns, it.cells, strict=True)
     ]
     return replace(it, cells=cells)
+
+
+def _return(update: Update, name: str, made: Memory, away: Memory) -> None:
+    """Let a memory come back; what it was, and that it was away, is seen as of then."""
+    update.delete(MEMORIES, f"g{name}".encode())
+    put_past(update, name, away, made.known)
+    put_standing(update, name, Kept(made, None), Standing(made.known, *_numbers(made)))  # not those of before
 
 
 def _changed(new: Memory, old: Kept, now: int) -> Memory:

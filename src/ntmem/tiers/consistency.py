@@ -268,12 +268,17 @@ def _trajectories(found: Snapshot, note: Note) -> None:
 
 def _memories(found: Snapshot, note: Note) -> None:
     """There are as many as is said, and what was made of one, or replaced by it, is of one that there is."""
-    names = {key[1:] for key, _ in found.of(MEMORIES, b"m")}
+    names, gone = ({key[1:] for key, _ in found.of(MEMORIES, kind)} for kind in (b"m", b"g"))
     head = found.get(MEMORIES, b"h")
-    said = 0 if head is None else msgspec.msgpack.decode(head.value[1:])[0]
+    told = [0] if head is None else msgspec.msgpack.decode(head.value[1:])
+    said, said_gone = told[0], told[2] if len(told) > 2 else 0
     if said != len(names):
         note(f"memories: there are {len(names)}, their head says {said}")
+    if said_gone != len(gone):
+        note(f"memories: {len(gone)} were let go, their head says {said_gone}")
+    for name in names & gone:
+        note(f"memories: {name.decode(errors='replace')} was let go, and is there")
     for kind in (b"p", b"s", b"t"):
         for key, _ in found.of(MEMORIES, kind):
-            if key[1 : 1 + _HASH_BYTES] not in names:
+            if key[1 : 1 + _HASH_BYTES] not in names and (kind == b"s" or key[1 : 1 + _HASH_BYTES] not in gone):
                 note(f"memories: {key.decode(errors='replace')} is of one that there is not")
