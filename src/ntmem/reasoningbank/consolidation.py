@@ -27,6 +27,7 @@ from .memories import Memories
 from .patterns import PROVEN, pattern_id
 from .recall import HALF_LIFE, near
 from .shelf import Cell, Cluster, Shelf, Update, copied, past_key
+from .tidying import tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,7 @@ class ConsolidationReport(Struct, frozen=True):
     merged : int
         Kinds of situations that have become part of another.
     contradictions : int
-        Patterns that contradict another one of a similar situation, now.
+        Patterns, and memories, that contradict another one of a similar situation, now.
     aged : int
         Kinds of situations with patterns whose confidence has fallen with age.
     pruned : int
@@ -62,6 +63,10 @@ class ConsolidationReport(Struct, frozen=True):
         Kinds of situations in which what pays has changed at least once.
     patterns, clusters : int
         That there are, now.
+    duplicates : int
+        Memories that went, as another one says the same; it has their uses.
+    memories_pruned : int
+        Memories that went, unused, 180 days old, and of a confidence below 0.3.
     """
 
     merged: int
@@ -73,6 +78,8 @@ class ConsolidationReport(Struct, frozen=True):
     drifted: int
     patterns: int
     clusters: int
+    duplicates: int = 0
+    memories_pruned: int = 0
 
     def _repr_html_(self) -> str:
         return html_facts((name, getattr(self, name)) for name in self.__struct_fields__)
@@ -90,12 +97,14 @@ def consolidate(shelf: Shelf, settings: Settings, now: int) -> ConsolidationRepo
         pruned += went
         aged += has_aged
     pruned += bound(shelf, settings, now)
-    forgotten = _forget(shelf, now) + Memories(shelf).let_past_go(now - _KEPT)
+    memories = Memories(shelf)
+    tidied = tidy(memories, shelf, now)
+    forgotten = _forget(shelf, now) + memories.let_past_go(now - _KEPT)
     left = list(shelf.all(MAX_INSTANT))
     cells = [cell for each in left for cell in each.cells]
     return ConsolidationReport(
         merged,
-        sum(len(cell.contradicts) > 0 for cell in cells),
+        sum(len(cell.contradicts) > 0 for cell in cells) + tidied.contradictions,
         aged,
         pruned,
         forgotten,
@@ -103,6 +112,8 @@ def consolidate(shelf: Shelf, settings: Settings, now: int) -> ConsolidationRepo
         sum(each.drifts > 0 for each in left),
         len(cells),
         len(left),
+        tidied.duplicates,
+        tidied.pruned,
     )
 
 

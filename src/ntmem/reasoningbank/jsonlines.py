@@ -26,7 +26,7 @@ from ..tiers.guards import INTERCHANGE
 from . import native
 from .agentic import BadRow
 from .events import hashed, made_id
-from .memories import FAILURE, REASONING, SUCCESS, Memories, Memory
+from .memories import FAILURE, LINE, REASONING, SUCCESS, Memories, Memory
 from .native import floats, is_own, sayable
 from .sqlitein import check_vector, made_memory
 from .sqliteout import made_whole, rows_of
@@ -278,7 +278,7 @@ def memories_of(key: str, said: dict[str, Any], vector: bytes | None) -> list[Me
     name, made = _name(said, "task_id"), []
     outcome = _outcome(said.get("status"))
     confidence = {"Success": SUCCESS, "Failure": FAILURE, "": 0.5}[outcome]
-    model = None if vector is None else "jsonl"
+    model = None if vector is None else LINE
     for number, item in enumerate(items_of(said.get("memory_items"))):
         source = {"task_id": name, "agent_id": "", "outcome": outcome, "evidence": []}
         data = msgspec.json.encode(item._asdict() | {"source": source, "tags": [], "domain": ""}).decode()

@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from ..errors import StorageError, VersionConflict
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 REASONING = "reasoning_memory"
 """The type of memories that are recalled."""
+LINE = "jsonl"
+"""The model of memories that are items of a line of JSON: the embedding is that of their task."""
 SUCCESS, FAILURE = 0.75, 0.60
 """Confidence of what was learnt from a success, or a failure, where nobody says another."""
 _USUAL = 0.5  # confidence of a row that says none
@@ -108,6 +110,7 @@ class Standing(Struct, array_like=True, gc=False):
     quarantined: int = 0
     support: int = 0
     support_then: int = 0
+    contradicts: dict[str, float] = field(default_factory=dict)  # memories by id, with their cosines; is not changed
 
 
 class Head(Struct, array_like=True):
@@ -168,6 +171,11 @@ class Kept(NamedTuple):
     @property
     def last_used(self) -> str | None:
         return self.memory.last_used if self.standing is None else self.standing.last_used
+
+    @property
+    def contradicts(self) -> dict[str, float]:
+        """Memories that contradict it, by id, with their cosines."""
+        return {} if self.standing is None else self.standing.contradicts
 
     @property
     def known(self) -> int:

@@ -103,6 +103,7 @@ def metadata_of_memory(kept: Kept) -> dict[str, Any]:
         "right": 0 if standing is None else standing.right,
         "wrong": 0 if standing is None else standing.wrong,
         "quarantined": standing is not None and standing.quarantined > 0,
+        "contradicts": sorted(kept.contradicts),
         "ts_first": it.created,
         "ts_last": it.created,
         "ts_known": kept.known,

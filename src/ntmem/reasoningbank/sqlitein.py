@@ -14,7 +14,9 @@ import msgspec
 from msgspec.structs import replace
 
 from ..errors import SerializationError, StorageError
+from ..tiers.guards import INTERCHANGE
 from .agentic import EMBEDDINGS, LINKS, PATTERNS, RUNS, TABLES, TRAJECTORIES, BadRow, Table, check_cells
+from .events import hashed
 from .memories import REASONING, Memories, Memory, instant_of, said_of
 from .native import is_own, is_own_run
 from .shelf import Shelf, is_pattern
@@ -63,7 +65,7 @@ def import_sqlite(
                 pass
             problems.check(source, on_error)
             for it in reader.rows(lambda where, error: None):
-                if it.what is None:
+                if it.what is None or _is_marked(it, memories, shelf):
                     taker.left_out[f"{it.table} of this store"] += 1
                 elif isinstance(it.what, Memory):
                     taker.memory(it.what)
@@ -194,6 +196,19 @@ class _Reader:
                 or (table is LINKS and ours.issuperset(key[:2]))
             )
             yield Taken(table.name, name, None if is_ours else Row(0, 0, table.name, list(cells)))
+
+
+def _is_marked(it: Taken, memories: Memories, shelf: Shelf) -> bool:
+    """Whether a row is a link that this store exports by itself, since the memories contradict each other here."""
+    if it.table != LINKS.name or not isinstance(it.what, Row) or it.what.cells[2] != "contradicts":
+        return False
+    one, other = it.what.cells[:2]
+    kept = memories.latest([hashed(one)]).get(hashed(one))
+    return (
+        kept is not None
+        and other in kept.contradicts
+        and shelf.engine().get(INTERCHANGE, it.name.encode()) is None  # it came from elsewhere
+    )
 
 
 def _named(key: Any, number: int) -> str:

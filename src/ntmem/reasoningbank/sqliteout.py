@@ -85,13 +85,14 @@ def _sync(path: str) -> None:
         os.close(file)
 
 
-def rows_of(shelf: Shelf, memories: Memories, least: int) -> Iterator[tuple[Memory, list[str], bool]]:
-    """Yield all rows of ``patterns`` with what contradicts them, and whether they are this store's own patterns."""
+def rows_of(shelf: Shelf, memories: Memories, least: int) -> Iterator[tuple[Memory, dict[str, float], bool]]:
+    """Yield all rows of ``patterns``, what contradicts them and how much, and whether they are this store's own."""
     limit = shelf.engine().now()
     for it in memories.all(limit):
-        yield it.now, [], False
+        there = memories.latest(map(hashed, it.contradicts))
+        yield it.now, {other: cosine for other, cosine in it.contradicts.items() if hashed(other) in there}, False
     for row, against in native.patterns_of(shelf, limit, least):
-        yield row, against, True
+        yield row, dict.fromkeys(against, 1.0), True
 
 
 def _write(
@@ -109,7 +110,7 @@ def _write(
         counts["patterns" if is_own else "memories"] += 1
         if it.model is not None:
             database.execute(EMBEDDINGS.insert, (it.id, it.model, it.dimension, it.vector, it.embedded_at))
-        links += [(it.id, other, "contradicts", 1.0, text_of(it.known)) for other in against]
+        links += [(it.id, other, "contradicts", weight, text_of(it.known)) for other, weight in against.items()]
     for name in TABLES:
         for row in kept(shelf, f"r{name}/", Row):
             if name not in _ABOUT or not memories.gone(map(hashed, row.cells[: _ABOUT[name]])):
