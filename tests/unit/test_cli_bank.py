@@ -323,7 +323,7 @@ def test_learning_and_tidying_up(desk: Path) -> None:
     assert run(desk, "distill").stdout == "no pattern has changed\n"
     done = json.loads(run(desk, "consolidate", "--json").stdout)
     assert (done["merged"], done["patterns"], done["clusters"]) == (0, 3, 2)
-    assert "clusters        2" in run(desk, "consolidate").stdout.splitlines()
+    assert "clusters         2" in run(desk, "consolidate").stdout.splitlines()
     with ntmem.open(desk) as memory:
         t = memory.bank.begin("agent_1", "market")
         t.add_observation({}, embedding=[1.0, 0.5])

@@ -107,7 +107,7 @@ def test_nothing_is_known_at_first(bank: ReasoningBank, clock: ntmem.SimulatedCl
     assert bank.distill() == [] == [*bank.patterns(min_support=0)]
     assert repr(bank.distiller) == "<Distiller patterns=0 clusters=0>"
     report = bank.consolidate()
-    assert [getattr(report, name) for name in report.__struct_fields__] == [0] * 9
+    assert [getattr(report, name) for name in report.__struct_fields__] == [0] * 11
     taken = Counter(bank.choose(EAST, ["buy", "hold", "sell"], seed=seed).action for seed in range(300))
     assert min(taken.values()) > 70
     choice = bank.choose(EAST, ["buy"], seed=1)

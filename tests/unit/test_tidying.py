@@ -118,11 +118,12 @@ def test_many_that_are_one(bank: ReasoningBank, path: Path) -> None:
 
 
 def test_what_is_not_compared(bank: ReasoningBank, path: Path, tmp_path: Path) -> None:
-    """What does not say what came of it, other types, other dimensions, items of one line of JSON, no direction."""
+    """What does not say what came of it, other types, other dimensions, less, items of one line of JSON, no direction."""
     put(path, 1, EAST, model="m", data=agentic.data_of("a", outcome=""))
     put(path, 2, EAST, model="m", data=agentic.data_of("b", outcome=""))
     put(path, 3, EAST, data=agentic.data_of("c", outcome=""))  # its model says success
     put(path, 4, [1.0, 0.0, 0.0, 0.0])
+    put(path, 7, [0.869, math.sqrt(1 - 0.869**2), 0.0, 0.0])  # not similar enough
     put(path, 5, [0.0, 0.0, 0.0])
     put(path, 6, [0.0, 0.0, 0.0])
     agentic.insert(path, "patterns", ("o", "other", agentic.data_of(), 0.1, 0, "2020-01-01 00:00:00", None))
@@ -134,7 +135,7 @@ def test_what_is_not_compared(bank: ReasoningBank, path: Path, tmp_path: Path) -
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(it) + "\n" for it in lines))
     bank.import_jsonl(tmp_path / "a.jsonl")
     before = ids(bank)
-    assert len(before) == 9
+    assert len(before) == 10
     assert tidied(bank) == (0, 0, 0)
     assert ids(bank) == before
 

@@ -23,8 +23,8 @@ import again changes nothing that is as it was.
 """
 
 _FORGET = """
-A memory that is gone already has gone with --past only if it has a past; else the exit code is 3. What is left of it is
-told by help(ntmem.ReasoningBank.forget).
+--past also removes the past of a memory that is gone already. The exit code is 3 if there is nothing to remove. What is
+left of it all the same is told by help(ntmem.ReasoningBank.forget).
 """
 
 _known = click.option(
