@@ -92,16 +92,16 @@ def test_two_that_are_one(memory: Any, bank: ReasoningBank, path: Path, clock: n
 
 
 def test_who_stays(bank: ReasoningBank, path: Path) -> None:
-    """More uses, then more confidence, then the earlier; of each kind of two, the first is to stay."""
+    """More uses, then more confidence, then the earlier; of each two, one is to stay."""
+    put(path, 6, [0.0, 0.0, 1.0, 0.0])
     stay = [
         put(path, 1, [1.0, 0.0, 0.0, 0.0], usage_count=1, confidence=0.3),
         put(path, 3, [0.0, 1.0, 0.0, 0.0], confidence=0.8),
-        put(path, 5, [0.0, 0.0, 1.0, 0.0], created_at="2026-03-01 00:00:00"),
+        put(path, 5, [0.0, 0.0, 1.0, 0.0], created_at="2026-03-31 23:59:59"),
         put(path, 7, [0.0, 0.0, 0.0, 1.0]),
     ]
     put(path, 2, [1.0, 0.0, 0.0, 0.0], confidence=0.9)
     put(path, 4, [0.0, 1.0, 0.0, 0.0], created_at="2026-01-01 00:00:00")
-    put(path, 6, [0.0, 0.0, 1.0, 0.0])
     put(path, 8, [0.0, 0.0, 0.0, 1.0])
     bank.import_sqlite(path)
     assert tidied(bank) == (4, 0, 0)
@@ -118,7 +118,7 @@ def test_many_that_are_one(bank: ReasoningBank, path: Path) -> None:
 
 
 def test_what_is_not_compared(bank: ReasoningBank, path: Path, tmp_path: Path) -> None:
-    """What does not say what came of it, other types, other dimensions, less, items of one line of JSON, no direction."""
+    """What does not say what came of it, other types and dimensions, items of one line of JSON, no direction."""
     put(path, 1, EAST, model="m", data=agentic.data_of("a", outcome=""))
     put(path, 2, EAST, model="m", data=agentic.data_of("b", outcome=""))
     put(path, 3, EAST, data=agentic.data_of("c", outcome=""))  # its model says success
@@ -146,12 +146,13 @@ def test_what_contradicts(
 ) -> None:
     good, bad = put(path, 1, EAST), put(path, 2, at(0.61), "failure")
     put(path, 3, at(0.59, other=2), "Failure")
+    put(path, 4, [0.7, -math.sqrt(0.51), 0.0])  # similar, and as good
     agentic.insert(path, "pattern_links", (good, bad, "entails", 0.5, "2026-03-03 00:00:00"))
     bank.import_sqlite(path)
     clock.set(START + DAY)
     assert tidied(bank) == (0, 2, 0)
     against = {it.id: it.metadata["contradicts"] for it in bank.recall(EAST, 9)}
-    assert (against[good], against[bad], len(against)) == ([bad], [good], 3)
+    assert (against[good], against[bad], len(against)) == ([bad], [good], 4)
     assert not any(it.metadata["contradicts"] for it in bank.recall(EAST, 9, as_of=START))
     state = memory.bank._shelf.state()
     assert tidied(bank) == (0, 2, 0)
@@ -210,6 +211,7 @@ def test_what_is_of_no_use(memory: Any, bank: ReasoningBank, path: Path, clock: 
     clock.set(clock.now() + 1)
     assert tidied(bank) == (0, 0, 1)
     assert ids(bank) == names[1:]
+    assert memory.vectors.count(Situations(5, MEMORIES)) == 4
     assert tidied(bank) == (0, 0, 0)
     assert bank.import_sqlite(path).left_out == {"memories forgotten here": 1}
     assert len(bank.recall(where[0], min_similarity=0.9, as_of=START)) == 1

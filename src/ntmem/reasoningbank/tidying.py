@@ -43,8 +43,8 @@ class Tidied(NamedTuple):
 
 
 def tidy(memories: Memories, shelf: Shelf, now: int) -> Tidied:
-    """Tidy up memories. O(memories) searches of the nearest 32."""
-    names = [hashed(it.memory.id) for it in memories.all(MAX_INSTANT) if it.memory.type == REASONING]
+    """Tidy up memories. Two searches of the nearest 32 for each, and one more for each that goes."""
+    names = [hashed(it.memory.id) for it in memories.all(MAX_INSTANT)]
     duplicates = pruned = contradictions = 0
     for name in names:
         pruned += len(_changed(memories, shelf, partial(_prune, memories, shelf, name, now)))
