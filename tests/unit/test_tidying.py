@@ -164,8 +164,9 @@ def test_what_contradicts(
         (good, bad, "contradicts"): pytest.approx(0.61),
         (bad, good, "contradicts"): pytest.approx(0.61),
     }
+    agentic.insert(tmp_path / "b.db", "pattern_links", (bad, good, "refines", 1.0, "2026-03-03 00:00:00"))
     report = bank.import_sqlite(tmp_path / "b.db")
-    assert (report.counts, report.left_out) == ({}, {"pattern_links of this store": 2})
+    assert (report.counts, report.left_out) == ({"pattern_links": 1}, {"pattern_links of this store": 2})
     assert bank.import_sqlite(path).counts == {}
     bank.forget(bad)
     bank.export_sqlite(tmp_path / "c.db")
@@ -204,16 +205,17 @@ def test_what_is_of_no_use(memory: Any, bank: ReasoningBank, path: Path, clock: 
             )
         )
     ]
+    put(path, 9, [1.0, 0.0], **old)
     bank.import_sqlite(path)
     bank.feedback(names[4], -1)
     clock.set(int(datetime(2026, 6, 30, tzinfo=UTC).timestamp()) * SECOND)
     assert tidied(bank) == (0, 0, 0)
     clock.set(clock.now() + 1)
-    assert tidied(bank) == (0, 0, 1)
+    assert tidied(bank) == (0, 0, 2)
     assert ids(bank) == names[1:]
-    assert memory.vectors.count(Situations(5, MEMORIES)) == 4
+    assert [memory.vectors.count(Situations(each, MEMORIES)) for each in (5, 2)] == [4, 0]
     assert tidied(bank) == (0, 0, 0)
-    assert bank.import_sqlite(path).left_out == {"memories forgotten here": 1}
+    assert bank.import_sqlite(path).left_out == {"memories forgotten here": 2}
     assert len(bank.recall(where[0], min_similarity=0.9, as_of=START)) == 1
 
 
