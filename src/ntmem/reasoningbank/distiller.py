@@ -567,9 +567,9 @@ class Distiller:
         - Confidence falls towards 0.5, by half in 180 days without an outcome.
         - Patterns without an outcome for 180 days that advised nobody and are not more than chance go, as do the least
           useful of more than `max_patterns`, and versions that were replaced more than 90 days ago.
-        - Of two imported memories with a cosine of 0.87 and more and the same outcome one goes, its uses to the other; with
-          0.60 and more and opposite outcomes they contradict each other; those that nobody used, of a confidence below
-          0.3 and more than 180 days old, go. See :meth:`ReasoningBank.forget` for what that means.
+        - Of two imported memories with a cosine of 0.87 and more and the same outcome one goes, its uses to the other;
+          with 0.60 and more and opposite outcomes they contradict each other; those that nobody used, of a confidence
+          below 0.3 and more than 180 days old, go. See :meth:`ReasoningBank.forget` for what that means.
 
         Notes
         -----
