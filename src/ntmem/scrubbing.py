@@ -38,6 +38,7 @@ _NAMED = {  # what fields with such names hold
     **dict.fromkeys(("private_key",), "PRIVATE_KEY"),
     **dict.fromkeys(("ssn", "social_security_number"), "SSN"),
 }
+_NAMED |= {name.replace("_", ""): kind for name, kind in _NAMED.items()}  # camel case, in small letters
 
 
 class Scrubber:
@@ -214,33 +215,47 @@ class Scrubber:
             made.append((key, new, each))
         if is_same:
             return value
-        taken = {key for key, new, _ in made if key is new}
+        taken, numbers = {key for key, new, _ in made if key is new}, dict[Any, int]()
         found: dict[Any, Any] = {}
         for key, new, each in made:
-            found[key if key is new else _another(new, taken | found.keys())] = each
+            name = key if key is new else _another(new, taken, numbers)
+            taken.add(name)
+            found[name] = each
         return found
 
     def _field(self, key: Any, value: Any, depth: int) -> Any:
-        """Return the value of a field, which its name may say to be a secret."""
-        if type(key) is str and isinstance(value, str):
-            kind = _NAMED.get(key) or _NAMED.get(key.lower().replace("-", "_"))
-            if kind in self._wanted and value and not self._tags.fullmatch(value):
-                self._count([kind])
-                return f"[{kind}]"
+        """Return the value of a field, which its name may say to be a secret, or several."""
+        if type(key) is str and isinstance(value, str | list | tuple):
+            kind = _NAMED.get(key) or _NAMED.get(key.lower().replace("-", "_").replace("_", ""))
+            if kind in self._wanted:
+                return self._hidden(kind, value, depth)
         return self._nested(value, depth)
+
+    def _hidden(self, kind: str, value: Any, depth: int) -> Any:
+        """Return a value without the texts in it, whatever they are."""
+        if isinstance(value, str):
+            if not value or self._tags.fullmatch(value):
+                return value
+            self._count([kind])
+            return f"[{kind}]"
+        if not isinstance(value, list | tuple) or depth > _MOST_DEPTH:
+            return self._nested(value, depth)  # which refuses what is too deep
+        made = [self._hidden(kind, each, depth + 1) for each in value]
+        return value if all(map(_is, made, value)) else (list if isinstance(value, list) else tuple)(made)
 
 
 def _is(one: object, other: object) -> bool:
     return one is other
 
 
-def _another(key: Any, taken: Any) -> Any:
-    """Return a key that is not taken, the one that is wanted if it is not."""
-    found, number = key, 1
+def _another(key: Any, taken: set[Any], numbers: dict[Any, int]) -> Any:
+    """Return a key that is not taken, the one that is wanted if it is not; `numbers` has how far each was counted."""
+    found, number = key, numbers.get(key, 1)
     while found in taken:
         number += 1
         said = f"#{number}"
         found = f"{key} {said}" if isinstance(key, str) else type(key)([*key, said])
+    numbers[key] = number
     return found
 
 

@@ -1218,7 +1218,7 @@ def _upkeep_of(memory: MemorySystem) -> Upkeep:
         return handle().bus.trim_acknowledged(age)
 
     def consolidate() -> None:
-        handle().bank.consolidate()
+        handle().bank.consolidate(memories=False)
 
     tasks = Tasks(
         lambda: handle()._engine(), lambda: handle().observations, trim, consolidate, config.enable_compression

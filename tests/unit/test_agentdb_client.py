@@ -112,7 +112,7 @@ def test_requests_are_those_of_the_wire(server: Script, v: ntmem.VectorStore) ->
     tenth = float(np.float32(0.1))
     search = {"collection": "n", "embedding": [1.0, 2.0], "k": 3, "min_score": 0.25, "form": "nested"}
     assert [(each.method, each.path, each.body) for each in server.asked] == [
-        ("POST", "/collections", {"name": "n", "dimension": 2}),
+        ("POST", "/collections", {"name": "n", "dimension": 2, "exact": True}),
         (
             *("POST", "/collections/n%2Fm/insert"),
             {"id": "61", "embedding": [tenth, 2.0], "metadata": {"x": 1}, "ts_event": 5, "ts_known": 6},
@@ -922,3 +922,12 @@ def test_a_secret_is_compared_and_kept_as_a_str() -> None:
         *(True, "'***'", "***", " ***"),
         True,
     )
+
+
+@pytest.mark.parametrize("said", ["9" * 5000, "Fri, 31 Dec 99999 23:59:59 GMT", "soon"])
+def test_a_retry_after_that_is_none_is_passed_over(said: str) -> None:
+    from urllib3.response import HTTPResponse
+
+    from ntmem.agentdb.client import _retry_after
+
+    assert _retry_after(HTTPResponse(headers={"Retry-After": said})) == 0.0

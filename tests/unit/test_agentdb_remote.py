@@ -311,3 +311,15 @@ def test_a_server_that_was_killed_is_found_again(ram: Path, start: Start) -> Non
     ):
         memory.vectors.search("n", [1, 0])
     assert "another" not in str(caught.value)
+
+
+def test_a_collection_that_is_another_is_refused(v: ntmem.VectorStore, n: str) -> None:
+    v.create(n, 2)
+    v.create(n, 2)
+    for dimension, metric in ((2, "l2"), (3, "cosine")):
+        with pytest.raises(ntmem.VectorError, match="there"):
+            v.create(n, dimension, metric=metric)
+    v.create(f"{n}/l2", 2, metric="l2")
+    v.create(f"{n}/l2", 2, metric="l2")
+    with pytest.raises(ntmem.VectorError, match="there"):
+        v.create(f"{n}/l2", 2)

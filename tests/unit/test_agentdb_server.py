@@ -367,9 +367,9 @@ def test_all_bodies_together_are_bounded(start: Start, ram: Path) -> None:
     ask = Asker(start(IN_PROCESS, ram / "desk", "{}", json.dumps({"max_body": 4096})).line())
     head = b"POST /collections HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4096\r\n\r\n"
     with contextlib.ExitStack() as stack:
-        waiting = [stack.enter_context(socket.create_connection(ask.address, timeout=60)) for _ in range(9)]
+        waiting = [stack.enter_context(socket.create_connection(ask.address, timeout=60)) for _ in range(5)]
         for each in waiting:
-            each.sendall(head + b"x" * 4000)  # eight times 4,096 are kept, not nine times 4,000
+            each.sendall(head + b"x" * 4000)  # four times 4,096 are kept, not five times 4,000
         answered, _, _ = select.select(waiting, [], [], 60)
         assert [each.recv(65536)[:13] for each in answered] == [b"HTTP/1.1 503 "]
     said = json.dumps({"name": "a", "dimension": 2, "metadata_schema": "x" * 4000}).encode()
@@ -623,3 +623,25 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert "pip install 'ntmem[agentdb-server]'" in run.stderr
     assert not (tmp_path / "desk").exists()
+
+
+def test_metadata_that_are_too_deep_are_the_clients_fault(ask: Asker) -> None:
+    ask.post("/collections", name="deep", dimension=2)
+    for depth in (40, 300, 900):
+        body = b'{"id": "61", "embedding": [1, 2], "metadata": {"x": %s}}' % (b"[" * depth + b"]" * depth)
+        assert ask("POST", "/collections/deep/insert", body).status == 400
+
+
+def test_answers_are_bounded(ask: Asker) -> None:
+    ask.post("/collections", name="large", dimension=2)
+    text = "x" * 30_000
+    for first in range(0, 1200, 200):
+        documents = [
+            {"id": f"{number:04x}", "embedding": [1, number], "metadata": {"t": text}}
+            for number in range(first, first + 200)
+        ]
+        assert ask.post("/collections/large/batch_insert", documents=documents)[0] == 200
+    for path, said in (("query", {}), ("search", {"embedding": [1, 1], "k": 1200})):
+        status, failure = ask.post(f"/collections/large/{path}", **said)
+        assert (status, failure["error"]) == (413, "too_large")
+    assert len(ask.post("/collections/large/query", limit=100)[1]["documents"]) == 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import struct
@@ -418,6 +419,94 @@ def test_what_comes_may_be_scrubbed(tmp_path: Path) -> None:
         assert said["content"] == ("ask [EMAIL]" if scrub else secret)
         [row] = [row for row in found["task_trajectories"] if row[0] == "t1"]
         assert (row[2], json.loads(row[3])["steps"]) == (said["content"], [said["content"], 1.5])
+
+
+@once
+def test_own_rows_that_others_have_changed(tmp_path: Path) -> None:
+    """A row of this store that comes back without its mark is theirs, and the export goes on."""
+    with learnt() as memory:
+        memory.bank.export_sqlite(tmp_path / "a.db")
+        with closing(sqlite3.connect(tmp_path / "a.db")) as database, database:
+            database.execute("UPDATE patterns SET pattern_data = json_remove(pattern_data, '$.ntmem')")
+        assert memory.bank.import_sqlite(tmp_path / "a.db").counts["memories"] > 0
+        memory.bank.export_sqlite(tmp_path / "b.db")
+        memory.bank.export_jsonl(tmp_path / "b.jsonl")
+    there, back = (agentic.content(tmp_path / f"{name}.db")["patterns"] for name in "ab")
+    assert sorted(back) == sorted(there)
+    ids = [line["task_id"] for line in lines(tmp_path / "b.jsonl") if "memory_items" in line]
+    assert len(ids) == len(set(ids))
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@once
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("x", "reasoning_memory", "{}", 0.5, 0, "9999-12-31T23:59:59-23:59", None),
+        ("x", "reasoning_memory", "{}", 0.5, 0, "0001-01-01T00:00:00+23:59", None),
+        ("x", "reasoning_memory", DEEP, 0.5, 0, "2026-01-01", None),
+    ],
+    ids=["late", "early", "deep"],
+)
+def test_rows_beyond_what_can_be(tmp_path: Path, row: tuple[Any, ...]) -> None:
+    agentic.varied(tmp_path / "a.db", 3)
+    agentic.insert(tmp_path / "a.db", "patterns", row)
+    with ntmem.open() as memory:
+        with pytest.raises(SerializationError, match="patterns 'x'"):
+            memory.bank.import_sqlite(tmp_path / "a.db")
+        assert [*memory.bank.memories()] == []
+        assert len(memory.bank.import_sqlite(tmp_path / "a.db", on_error="skip").skipped) == 1
+
+
+@once
+def test_data_of_other_types_may_be_anything(tmp_path: Path) -> None:
+    agentic.varied(tmp_path / "a.db", 2)
+    for number, data in enumerate(['{"source": "manual", "title": 3}', DEEP, f'{{"ntmem": {DEEP}}}', "[]", "no JSON"]):
+        agentic.insert(tmp_path / "a.db", "patterns", (f"x{number}", "other", data, 0.5, 0, "2026-01-01", None))
+    trajectory = ("t1", "agent", "q", f'{{"a": {DEEP}, "ntmem": 1}}', *[None] * 6, "2026-01-01 00:00:00")
+    agentic.insert(tmp_path / "a.db", "task_trajectories", trajectory)
+    with ntmem.open() as memory:
+        memory.bank.import_sqlite(tmp_path / "a.db")
+        memory.bank.export_sqlite(tmp_path / "b.db")
+        memory.bank.export_jsonl(tmp_path / "b.jsonl")
+    assert agentic.content(tmp_path / "b.db") == agentic.content(tmp_path / "a.db")
+
+
+@once
+def test_what_is_too_deep_to_be_scrubbed_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    agentic.varied(tmp_path / "a.db", 300)
+    deep = "[" * 200 + '"ann@example.com"' + "]" * 200
+    trajectory = ("t1", "agent", "q", deep, *[None] * 6, "2026-01-01 00:00:00")
+    agentic.insert(tmp_path / "a.db", "task_trajectories", trajectory)
+    write(tmp_path / "a.jsonl", paper([]), f'{{"task_id": "x", "query": {deep}}}')
+    with ntmem.open() as memory:
+        with pytest.raises(SerializationError, match="task_trajectories 't1': it cannot be scrubbed"):
+            memory.bank.import_sqlite(tmp_path / "a.db", scrub=True)
+        with pytest.raises(SerializationError, match=r"line 2 of a\.jsonl: it cannot be scrubbed"):
+            memory.bank.import_jsonl(tmp_path / "a.jsonl", scrub=True)
+        assert [*memory.bank.memories()] == []
+        report = memory.bank.import_sqlite(tmp_path / "a.db", scrub=True, on_error="skip")
+        assert len(report.skipped) == 1
+
+
+@once
+def test_tasks_of_runs_are_text(tmp_path: Path) -> None:
+    with ntmem.open(scrub=False) as memory:
+        memory.bank.matts("agent_1", "call ann@example.com", k=2)
+        memory.bank.export_sqlite(tmp_path / "a.db")
+    with ntmem.open() as memory:
+        memory.bank.import_sqlite(tmp_path / "a.db", scrub=True)
+        memory.bank.export_sqlite(tmp_path / "b.db")
+    assert agentic.content(tmp_path / "b.db")["matts_runs"][0][1] == "call [EMAIL]"
+
+
+@once
+def test_a_pipe_is_no_file_of_lines(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with ntmem.open() as memory, pytest.raises(StorageError, match="write a pipe to a file first"):
+        memory.bank.import_jsonl(tmp_path / "pipe")
 
 
 # ---- the paper's lines -----------------------------------------------------------------------------------------------

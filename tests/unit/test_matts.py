@@ -550,3 +550,13 @@ def test_what_was_begun_before_there_were_runs() -> None:
     event = decode_event(old, "0" * 26, 0)
     assert event == Begun(1, 2, "a", "t")
     assert decode_event(encode_event(event), "0" * 26, 0) == event
+
+
+def test_a_run_that_was_interrupted_after_a_success_makes_no_other_attempt() -> None:
+    with ntmem.open() as memory:
+        run = memory.bank.matts("a", k=5, mode="sequential")
+        assert len(run.sequential(lambda it, _: act(it, "buy", 1.0))) == 1
+        again = memory.bank.run(run.id)
+        assert again is not None
+        assert len(again.sequential(lambda it, _: act(it, "buy", 1.0))) == 1
+        assert len(again.sequential(lambda it, _: act(it, "buy", 1.0), stop=lambda it: it.number == 3)) == 3

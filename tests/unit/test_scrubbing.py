@@ -452,3 +452,17 @@ def test_a_task_that_grows_beyond_what_a_task_may_be_is_refused(memory: Any) -> 
     with pytest.raises(ValueError, match="task, scrubbed, has 0 to 4096 bytes"):
         memory.track_trajectory(Trajectory("a", task))
     assert memory.trajectories.count() == 0
+
+
+def test_names_of_secrets_in_any_case_and_lists_of_them() -> None:
+    scrubber = ntmem.Scrubber()
+    said = {"clientSecret": "hunter2hunter2", "accessToken": "x", "PASSWORD": ["hunter2", ["b"], 3], "note": "hunter2"}
+    found = {"clientSecret": "[API_KEY]", "accessToken": "[API_KEY]", "PASSWORD": ["[REDACTED]", ["[REDACTED]"], 3]}
+    assert scrubber.nested(said) == found | {"note": "hunter2"}
+    assert scrubber.nested(found) is found
+
+
+def test_many_keys_that_become_equal() -> None:
+    found = ntmem.Scrubber().nested({f"ann{number}@example.com": number for number in range(20_000)})
+    assert list(found)[:2] == ["[EMAIL]", "[EMAIL] #2"]
+    assert list(found.values()) == list(range(20_000))

@@ -252,7 +252,7 @@ def _retry_after(response: BaseHTTPResponse) -> float:
     """Return for how many seconds a server wants to be left alone."""
     try:
         return Retry(respect_retry_after_header=True).get_retry_after(response) or 0.0
-    except (InvalidHeader, OverflowError):
+    except (InvalidHeader, OverflowError, ValueError):
         return 0.0
 
 

@@ -117,11 +117,11 @@ class RemoteVectors(VectorStore):
         m: int = 16,
         ef_construction: int = 200,
     ) -> None:
-        """Make a collection; nothing if there is one of the name.
+        """Make a collection; nothing if there is one like this.
 
-        What one has that is there already is not on the wire: a vector of another dimension is refused when added.
-        `dtype`, `m` and `ef_construction` are the server's to choose. Metrics other than the cosine are ntmem's: of
-        another server they raise :class:`ntmem.VectorError`.
+        What one has that is there already is compared by ntmem's server alone; of another one, a vector of another
+        dimension is refused when added. `dtype`, `m` and `ef_construction` are the server's to choose. Metrics other
+        than the cosine are ntmem's: of another server they raise :class:`ntmem.VectorError`.
         """
         self._writable()
         self._check_free(namespace)
@@ -131,7 +131,7 @@ class RemoteVectors(VectorStore):
         if (dtype, m, ef_construction) != ("int8", 16, 200):
             _cannot("say dtype, m or ef_construction", "leave them out: the server chooses them")
         until = monotonic() + self._timeout
-        self._create(namespace, dimension, metric, until)
+        self._create(namespace, dimension, metric, until, exact=True)
         if metric != "cosine":
             asked = wire.Search(embedding=[1.0] * dimension, k=1, form=wire.FORM)
             answer = self._ask("POST", self._path(namespace, "search"), asked, fine=(200,), until=until)
@@ -141,8 +141,10 @@ class RemoteVectors(VectorStore):
                     f"was made, and is not by {metric!r}"
                 )
 
-    def _create(self, namespace: AnyNamespace, dimension: int, metric: Any, until: float) -> None:
-        asked = wire.Create(name=wire.name_of(namespace), dimension=dimension, metric=metric)
+    def _create(
+        self, namespace: AnyNamespace, dimension: int, metric: Any, until: float, *, exact: bool = False
+    ) -> None:
+        asked = wire.Create(name=wire.name_of(namespace), dimension=dimension, metric=metric, exact=exact)
         self._ask("POST", "/collections", asked, fine=(200, 201, 409), until=until)
 
     def drop(self, namespace: AnyNamespace) -> bool:

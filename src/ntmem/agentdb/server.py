@@ -7,8 +7,8 @@
 1. A path is matched as it came, percent-encoded: what one segment holds reaches no other path and no other collection,
    and the store's own namespaces are not there.
 2. Who may not ask learns nothing: a token is looked at before path and body are, in constant time.
-3. No more than `max_body` bytes of a request are kept, nor `_MOST_READ` times that of all, nor longer waited for than
-   `patience` seconds.
+3. No more than `max_body` bytes of a request are kept, nor `_MOST_READ` times that of all that are not answered, nor
+   longer waited for than `patience` seconds. An answer has `_MOST_ANSWER` bytes at most.
 4. The loop waits for nobody: what asks the store runs in threads, reading apart from writing.
 5. Whatever a request says, its answer is below 500, or 503 where the store is what cannot; a 500 is a bug here.
 6. What is answered with success is in the store; what is refused left nothing there.
@@ -25,9 +25,9 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from heapq import nsmallest
 from importlib.util import find_spec
@@ -55,7 +55,9 @@ T = TypeVar("T")
 
 MAX_BODY = 16 << 20
 PATIENCE = 30.0
-_MOST_READ = 8  # bodies of the largest size, of all requests together
+# Bodies of the largest size, of all requests that are not answered; as objects they are 20 times as large.
+_MOST_READ = 4
+_MOST_ANSWER = 32 << 20
 _MOST_CONNECTIONS = 512
 _KEPT_ALIVE = 75  # seconds that a connection may idle
 _DROPPED = 2.0  # seconds for what is left of a body that was refused
@@ -143,6 +145,20 @@ def _encoded(what: Any) -> bytes:
         return _encode(_sayable(msgspec.to_builtins(what, builtin_types=(bytes,), enc_hook=repr)))
 
 
+def _bounded(parts: Iterable[Any]) -> list[Any]:
+    """Return the parts of an answer, encoded; refuse what would be too large."""
+    found, size = [], 0
+    for each in parts:
+        data = _encoded(each)
+        size += len(data)
+        if size > _MOST_ANSWER:
+            raise Refused(
+                413, f"the answer would have over {_MOST_ANSWER} bytes; ask for less, or narrow it by filters"
+            )
+        found.append(msgspec.Raw(data))
+    return found
+
+
 def _sayable(value: Any) -> Any:
     """Return a value with the names JSON does not have by their text."""
     if isinstance(value, Mapping):
@@ -221,28 +237,28 @@ class Service:
         return Response(self._document, media_type="application/json")
 
     async def create(self, request: Request) -> Response:
-        asked = await self._asked(request, _CREATE)
-        return await self._done(self._writers, partial(self._create_now, asked))
+        async with self._asked(request, _CREATE) as asked:
+            return await self._done(self._writers, partial(self._create_now, asked))
 
     async def insert(self, request: Request) -> Response:
         labels = _collection(request)
-        asked = await self._asked(request, _INSERT)
-        return await self._done(self._writers, partial(self._insert_now, labels, asked))
+        async with self._asked(request, _INSERT) as asked:
+            return await self._done(self._writers, partial(self._insert_now, labels, asked))
 
     async def batch_insert(self, request: Request) -> Response:
         labels = _collection(request)
-        asked = await self._asked(request, _BATCH)
-        return await self._done(self._writers, partial(self._batch_now, labels, asked))
+        async with self._asked(request, _BATCH) as asked:
+            return await self._done(self._writers, partial(self._batch_now, labels, asked))
 
     async def search(self, request: Request) -> Response:
         labels = _collection(request)
-        asked = await self._asked(request, _SEARCH)
-        return await self._done(self._readers, partial(self._search_now, labels, asked))
+        async with self._asked(request, _SEARCH) as asked:
+            return await self._done(self._readers, partial(self._search_now, labels, asked))
 
     async def query(self, request: Request) -> Response:
         labels = _collection(request)
-        asked = await self._asked(request, _QUERY)
-        return await self._done(self._readers, partial(self._query_now, labels, asked))
+        async with self._asked(request, _QUERY) as asked:
+            return await self._done(self._readers, partial(self._query_now, labels, asked))
 
     async def document(self, request: Request) -> Response:
         labels, is_nested = _collection(request), _wants_nested(request)
@@ -258,24 +274,31 @@ class Service:
             raise Refused(403, "this server only reads; ask one that was started without --read-only")
         return await asyncio.get_running_loop().run_in_executor(threads, _translated, work)
 
-    async def _asked(self, request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-        """Return what a request says."""
+    @asynccontextmanager
+    async def _asked(self, request: Request, decoder: msgspec.json.Decoder[T]) -> AsyncIterator[T]:
+        """Give what a request says; until it is answered its bytes count as kept."""
         said = request.headers.get("content-type", "")
         if not _JSON.fullmatch(said):
             raise Refused(415, f"a request is JSON: Content-Type: application/json; was {said[:80]!r}")
         coding = request.headers.get("content-encoding", "identity")
         if coding.lower() != "identity":
             raise Refused(415, f"a request comes as it is, without Content-Encoding; was {coding[:80]!r}")
-        body = await self._body(request)
+        kept = bytearray()
         try:
-            return decoder.decode(body)
-        except RecursionError:
-            raise Refused(400, "the request is nested too deep; metadata and filters may be 32 deep") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise Refused(400, f"{error}; /openapi.json says what a request has") from None
+            await self._read(request, kept)
+            try:
+                asked = decoder.decode(kept)
+            except RecursionError:
+                raise Refused(400, "the request is nested too deep; metadata and filters may be 32 deep") from None
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise Refused(400, f"{error}; /openapi.json says what a request has") from None
+            yield asked
+        finally:
+            self._reading -= len(kept)
 
-    async def _body(self, request: Request) -> bytes:
-        most, kept = self.rules.max_body, bytearray()
+    async def _read(self, request: Request, kept: bytearray) -> None:
+        """Put the body of a request into `kept`, counting it."""
+        most = self.rules.max_body
         too_large = Refused(413, f"a request has {most} bytes at most; send it in parts, or raise --max-body")
         length = request.headers.get("content-length", "0")
         if len(length) > 18 or int(length) > most:  # that it is a number was checked by who parsed it
@@ -296,9 +319,6 @@ class Service:
                         raise Refused(503, "too many large requests at a time; try again", {"Retry-After": "1"})
         except TimeoutError:
             raise Refused(408, f"the body of the request was not there after {self.rules.patience:g} s") from None
-        finally:
-            self._reading -= len(kept)
-        return bytes(kept)
 
     # -- the store
 
@@ -309,11 +329,19 @@ class Service:
     def _create_now(self, asked: wire.Create) -> Response:
         labels = wire.labels_of_name(asked.name)
         if labels in self._vectors:
+            found = self._vectors.info(labels) if asked.exact else None
+            if found is not None and (found.dimension, found.metric) != (asked.dimension, asked.metric):
+                raise VectorError(
+                    f"there is a collection {asked.name!r} already, of {found.dimension} dimensions by {found.metric}; "
+                    "name another"
+                )
             raise Refused(409, f"there is a collection {asked.name!r} already; use it, or name another")
         try:
             self._vectors.create(labels, asked.dimension, metric=asked.metric)
-        except VectorError as error:  # somebody else has just made it
-            raise Refused(409, str(error)) from None
+        except VectorError as error:
+            if labels not in self._vectors:
+                raise
+            raise Refused(409, str(error)) from None  # somebody else has just made it
         return _answer(201, wire.Created(asked.name, asked.dimension, asked.index_type))
 
     def _insert_now(self, labels: tuple[str, ...], asked: wire.Insert) -> Response:
@@ -359,7 +387,7 @@ class Service:
             name = wire.hex_of(hit.id)
             document = wire.flat(hit.metadata, name, hit.score) if asked.form is None else _nested(name, hit)
             results.append(wire.Result(document, hit.score))
-        return _answer(200, wire.SearchAnswer(results, asked.form))
+        return _answer(200, wire.SearchAnswer(_bounded(results), asked.form))
 
     def _query_now(self, labels: tuple[str, ...], asked: wire.Query) -> Response:
         self._require(labels)
@@ -372,7 +400,7 @@ class Service:
             documents: list[Any] = [wire.flat(it.metadata, name) for it, name in zip(found, names, strict=True)]
         else:
             documents = [_nested(name, it) for it, name in zip(found, names, strict=True)]
-        return _answer(200, wire.QueryAnswer(documents, asked.form))
+        return _answer(200, wire.QueryAnswer(_bounded(documents), asked.form))
 
     def _document_now(self, labels: tuple[str, ...], name: str, is_nested: bool) -> Response:
         self._require(labels)

@@ -122,7 +122,8 @@ class _Request(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=Tr
 
 
 class Create(_Request, frozen=True, kw_only=True):
-    """Make a collection. `metric` is ntmem's: of the original, all are by the cosine.
+    """Make a collection. `metric` is ntmem's: of the original, all are by the cosine. With `exact`, also ntmem's, one
+    that is there and has another dimension or metric is refused (400), not just said to be there (409).
 
     `metadata_schema` is taken and ignored: metadata are what JSON can say.
     """
@@ -132,6 +133,7 @@ class Create(_Request, frozen=True, kw_only=True):
     index_type: Literal["hnsw", "flat"] = "hnsw"
     metadata_schema: Any = None
     metric: Literal["cosine", "l2", "ip"] = "cosine"
+    exact: bool = False
 
 
 class Insert(_Request, frozen=True, kw_only=True):

@@ -229,9 +229,9 @@ class ReasoningBank:
 
     adistill = twin(distill)
 
-    def consolidate(self) -> ConsolidationReport:
+    def consolidate(self, *, memories: bool = True) -> ConsolidationReport:
         """Merge what is one, mark what contradicts itself, let go of what is old; see :meth:`Distiller.consolidate`."""
-        return self.distiller.consolidate()
+        return self.distiller.consolidate(memories=memories)
 
     aconsolidate = twin(consolidate)
 

@@ -27,7 +27,7 @@ from .memories import Memories
 from .patterns import PROVEN, pattern_id
 from .recall import HALF_LIFE, near
 from .shelf import Cell, Cluster, Shelf, Update, copied, past_key
-from .tidying import tidy
+from .tidying import Tidied, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +85,7 @@ class ConsolidationReport(Struct, frozen=True):
         return html_facts((name, getattr(self, name)) for name in self.__struct_fields__)
 
 
-def consolidate(shelf: Shelf, settings: Settings, now: int) -> ConsolidationReport:
+def consolidate(shelf: Shelf, settings: Settings, now: int, *, with_memories: bool) -> ConsolidationReport:
     """Tidy up; return what was done."""
     merged = 0
     for name in [each.id for each in shelf.all(MAX_INSTANT)]:
@@ -98,7 +98,7 @@ def consolidate(shelf: Shelf, settings: Settings, now: int) -> ConsolidationRepo
         aged += has_aged
     pruned += bound(shelf, settings, now)
     memories = Memories(shelf)
-    tidied = tidy(memories, shelf, now)
+    tidied = tidy(memories, shelf, now) if with_memories else Tidied(0, 0, 0)
     forgotten = _forget(shelf, now) + memories.let_past_go(now - _KEPT)
     left = list(shelf.all(MAX_INSTANT))
     cells = [cell for each in left for cell in each.cells]

@@ -559,7 +559,7 @@ class Distiller:
                     update.cluster(new, old, None)
                     self.shelf.commit(update)
 
-    def consolidate(self) -> ConsolidationReport:
+    def consolidate(self, *, memories: bool = True) -> ConsolidationReport:
         """Merge kinds of situations that are one, mark contradictions, let go of what is old; return what was done.
 
         - Kinds whose centres are as similar as `similarity_threshold` are one, unless they claim the opposite of an
@@ -571,6 +571,11 @@ class Distiller:
           with 0.60 and more and opposite outcomes they contradict each other; those that nobody used, of a confidence
           below 0.3 and more than 180 days old, go. See :meth:`ReasoningBank.forget` for what that means.
 
+        Parameters
+        ----------
+        memories : bool
+            Whether imported memories are looked at, too. Upkeep in the background leaves them as they came.
+
         Notes
         -----
         **Complexity**: one search by similarity for each kind of situations, two for each memory. Each change is a
@@ -578,7 +583,7 @@ class Distiller:
         """
         with self._lock:
             self._changes = -1
-            return consolidate(self.shelf, self.settings, self._ledger.now())
+            return consolidate(self.shelf, self.settings, self._ledger.now(), with_memories=memories)
 
 
 class _Due(NamedTuple):

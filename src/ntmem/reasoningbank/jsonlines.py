@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from ..errors import StorageError
+from ..errors import SerializationError, StorageError
 from ..tiers.guards import INTERCHANGE
 from . import native
 from .agentic import BadRow
@@ -43,6 +43,7 @@ from .taking import (
     count,
     decode,
     kept,
+    scrubbed_json,
 )
 
 if TYPE_CHECKING:
@@ -118,17 +119,25 @@ def import_jsonl(
     check_options(known, on_error)
     shelf.update(0)  # that it may be written to
     sources = [os.path.abspath(os.fsdecode(each)) for each in paths]
-    taker, problems = Taker(memories, shelf, known, scrubber), Problems()
-    for it in _lines(sources, problems.note):
+    taker, problems = Taker(memories, shelf, known), Problems()
+    for it in _lines(sources, scrubber, problems.note):
         with _noting(it.where, problems.note):
-            _checked(it.said)
+            _checked(it.said, scrubber)
     problems.check(" and ".join(sources), on_error)
+    bad = {each.partition(": ")[0] for each in problems.found}
+
+    def known_bad(where: str, error: BadRow) -> None:
+        if where not in bad:
+            raise SerializationError(
+                f"{where} was changed while it was imported ({error}); import it again when nobody writes to it"
+            )
+
     for wanted in (True, False):  # embeddings first: who takes an item looks for its own
         times: Counter[str] = Counter()
-        for it in _lines(sources, lambda where, error: None):
-            with _noting(it.where, lambda where, error: None):
+        for it in _lines(sources, scrubber, known_bad):
+            with _noting(it.where, known_bad):
                 if wanted == ("embedding" in it.said):
-                    _take(it, times, taker, ledger, shelf)
+                    _take(it, times, taker, ledger, shelf, scrubber)
         taker.flush()
     return BankImport(
         sources[0],
@@ -150,8 +159,10 @@ def _noting(where: str, note: Callable[[str, BadRow], None]) -> Iterator[None]:
         note(where, error)
 
 
-def _lines(paths: Sequence[str], note: Callable[[str, BadRow], None]) -> Iterator[_Read]:
+def _lines(paths: Sequence[str], scrubber: Scrubber | None, note: Callable[[str, BadRow], None]) -> Iterator[_Read]:
     for path in paths:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise StorageError(f"cannot read {path}: it is read more than once; write a pipe to a file first")
         try:
             with open(path, "rb") as file:
                 number = 0
@@ -160,15 +171,17 @@ def _lines(paths: Sequence[str], note: Callable[[str, BadRow], None]) -> Iterato
                     where = f"line {number} of {os.path.basename(path)}"
                     if data.strip():
                         with _noting(where, note):
-                            read = _parsed(where, data)
+                            read = _parsed(where, data, scrubber)
                             yield read
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _parsed(where: str, data: bytes) -> _Read:
+def _parsed(where: str, data: bytes, scrubber: Scrubber | None) -> _Read:
     try:
         text = data.decode().strip()
+        if scrubber is not None:
+            text = scrubbed_json(text, scrubber)
         said = msgspec.json.decode(text)
     except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as error:
         raise BadRow(f"it is no JSON: {error}") from None
@@ -190,7 +203,7 @@ def _name(said: dict[str, Any], key: str) -> str:
     return name
 
 
-def _checked(said: dict[str, Any]) -> Memory | bytes | None:
+def _checked(said: dict[str, Any], scrubber: Scrubber | None) -> Memory | bytes | None:
     """Return the row that a line has, or its embedding; raise :class:`BadRow` if it is neither kind of line."""
     if "embedding" in said and "id" in said:
         _name(said, "id")
@@ -200,7 +213,10 @@ def _checked(said: dict[str, Any]) -> Memory | bytes | None:
     _name(said, "task_id")
     ours = said.get("ntmem")
     row = ours.get("row") if isinstance(ours, dict) else None
-    return None if row is None else _row(row)
+    if row is None:
+        return None
+    found = _row(row)
+    return found if scrubber is None else replace(found, data=scrubbed_json(found.data, scrubber))
 
 
 def _vector(numbers: Any) -> bytes:
@@ -236,9 +252,11 @@ def _row(row: Any) -> Memory:
     return replace(made_memory(*cells), model=model, vector=vector, embedded_at=embedded_at)
 
 
-def _take(it: _Read, times: Counter[str], taker: Taker, ledger: Ledger, shelf: Shelf) -> None:
+def _take(
+    it: _Read, times: Counter[str], taker: Taker, ledger: Ledger, shelf: Shelf, scrubber: Scrubber | None
+) -> None:
     said = it.said
-    found = _checked(said)
+    found = _checked(said, scrubber)
     ours = said.get("ntmem") if isinstance(said.get("ntmem"), dict) else None
     if isinstance(found, bytes):
         if ours is not None and "row" in ours:
@@ -363,13 +381,13 @@ def _put(file: BinaryIO, line: bytes) -> None:
 
 
 def _title(row: Memory) -> str:
-    return str(_said(row).get("title") or "")
+    return _text(_said(row).get("title"))
 
 
 def _said(row: Memory) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(row.data)
-    except msgspec.MsgspecError:  # of another type, whose data may be anything
+    except (msgspec.MsgspecError, RecursionError):  # of another type, whose data may be anything
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -377,16 +395,17 @@ def _said(row: Memory) -> dict[str, Any]:
 def _line_of(row: Memory) -> dict[str, Any]:
     """Return a row as a line of the paper's."""
     said = _said(row)
-    source = said.get("source") or {}
+    source = said.get("source")
+    outcome = source.get("outcome") if isinstance(source, dict) else None
     cells = (row.id, row.type, row.data, row.confidence, row.usage_count, row.created_at, row.last_used, row.model)
     kept_row = dict(zip(_ROW, (*cells, row.embedded_at), strict=True))
-    items = [{name: said.get(name) or "" for name in Item._fields}]
+    items = [{name: _text(said.get(name)) for name in Item._fields}]
     return {
         "task_id": row.id,
-        "query": said.get("title") or "",
+        "query": _title(row),
         "think_list": [],
         "action_list": [],
-        "status": {"Success": "success", "Failure": "fail"}.get(str(source.get("outcome"))),
+        "status": {"Success": "success", "Failure": "fail"}.get(str(outcome)),
         "memory_items": items if row.type == REASONING else [],
         "template_id": None,
         "ntmem": {"row": kept_row | {"vector": base64.b64encode(row.vector).decode()}},

@@ -233,7 +233,8 @@ class MattsRun:
             Called with the trajectory of each, and the attempts before it, those of other processes, too. What it
             raises ends this; the attempt is failed.
         stop : callable, optional
-            Whether this attempt is the last; by default the first success is.
+            Whether this attempt is the last; by default the first success is. Also asked of the attempt that was the
+            last one when this is called, so that a run that was interrupted after a success makes no other.
 
         Raises
         ------
@@ -244,12 +245,13 @@ class MattsRun:
             raise ValueError(f"run {self.id} is parallel; use parallel()")
         earlier = tuple(map(self._judged, self.attempts))
         while len(earlier) < self.k:
+            latest = earlier[-1] if earlier else None
+            is_over = latest is not None and latest.trajectory.status != "open"  # else it is refused below
+            if latest is not None and is_over and (latest.is_success if stop is None else stop(latest)):
+                break
             with self.begin() as trajectory:
                 make(trajectory, earlier)
-            latest = self._judged(trajectory)
-            earlier += (latest,)
-            if latest.is_success if stop is None else stop(latest):
-                break
+            earlier += (self._judged(trajectory),)
         return earlier
 
     asequential = twin(sequential)

@@ -294,7 +294,10 @@ def said_of(data: str) -> Said:
 def instant_of(text: str) -> int:
     """Return a time as other programs write it, ISO 8601 with or without a zone (then UTC), in ns UTC."""
     found = datetime.fromisoformat(text)
-    return instant_ns(found if found.tzinfo is not None else found.replace(tzinfo=UTC), "a time")
+    try:
+        return instant_ns(found if found.tzinfo is not None else found.replace(tzinfo=UTC), "a time")
+    except OverflowError as error:
+        raise ValueError(f"a time is from 1970 to 2262, was {text!r}") from error
 
 
 def text_of(ns: int) -> str:

@@ -122,7 +122,7 @@ def is_own(ledger: Ledger, data: str) -> bool:
         return False
     try:
         ours = _MARKED.decode(data).ntmem
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
     if ours is None:
         return False

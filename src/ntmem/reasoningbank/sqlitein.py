@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,7 +21,18 @@ from .events import hashed
 from .memories import REASONING, Memories, Memory, instant_of, said_of
 from .native import is_own, is_own_run
 from .shelf import Shelf, is_pattern
-from .taking import BankImport, Known, OnError, Problems, Row, Taker, check_options, row_key
+from .taking import (
+    BankImport,
+    Known,
+    OnError,
+    Problems,
+    Row,
+    Taker,
+    check_options,
+    row_key,
+    scrubbed_json,
+    scrubbed_row,
+)
 
 if TYPE_CHECKING:
     from ..scrubbing import Scrubber
@@ -28,6 +40,7 @@ if TYPE_CHECKING:
 
 _MOST_ID = 255
 _MOST_DIMENSIONS = 65_536
+_LARGEST = sys.float_info.max
 _BUSY = 5.0
 _CAREFULLY = ("PRAGMA query_only = 1", "PRAGMA trusted_schema = 0", "PRAGMA cell_size_check = 1")
 
@@ -55,10 +68,10 @@ def import_sqlite(
     check_options(known, on_error)
     shelf.update(0)  # that it may be written to
     source = os.path.abspath(os.fsdecode(path))
-    taker, problems = Taker(memories, shelf, known, scrubber), Problems()
+    taker, problems = Taker(memories, shelf, known), Problems()
     with closing(_opened(source)) as database:
         try:
-            reader = _Reader(database, ledger)
+            reader = _Reader(database, ledger, scrubber)
             if not reader.tables:
                 raise SerializationError(f"{source} has none of the tables of a ReasoningBank")
             for _ in reader.rows(problems.note):
@@ -102,9 +115,10 @@ def _opened(path: str) -> sqlite3.Connection:
 class _Reader:
     """Reads the tables of a database, as often as it is asked, from one snapshot."""
 
-    def __init__(self, database: sqlite3.Connection, ledger: Ledger) -> None:
+    def __init__(self, database: sqlite3.Connection, ledger: Ledger, scrubber: Scrubber | None) -> None:
         self._database = database
         self._ledger = ledger
+        self._scrubber = scrubber
         self.ignored: list[str] = []
         """Tables and columns that are not of the schema."""
         self.tables: dict[str, list[str]] = {}
@@ -168,6 +182,8 @@ class _Reader:
                 seen.add(memory.id)
                 where = f"pattern_embeddings {cells[0]!r}"
                 made = _embedded(memory, cells[width:])
+                if self._scrubber is not None:
+                    made = replace(made, data=scrubbed_json(made.data, self._scrubber))
             except BadRow as error:
                 note(where, error)
                 continue
@@ -187,6 +203,9 @@ class _Reader:
                 if name in seen:
                     raise BadRow("there is another row of this key")
                 seen.add(name)
+                row = Row(0, 0, table.name, list(cells))
+                if self._scrubber is not None:
+                    row = scrubbed_row(row, self._scrubber)
             except BadRow as error:
                 note(f"{table.name} {' '.join(_named(each, number) for each in key)}", error)
                 continue
@@ -195,7 +214,7 @@ class _Reader:
                 or (table is RUNS and is_own_run(self._ledger, key[0]))
                 or (table is LINKS and ours.issuperset(key[:2]))
             )
-            yield Taken(table.name, name, None if is_ours else Row(0, 0, table.name, list(cells)))
+            yield Taken(table.name, name, None if is_ours else row)
 
 
 def _is_marked(it: Taken, memories: Memories, shelf: Shelf) -> bool:
@@ -230,17 +249,17 @@ def made_memory(
     kind: str,
     data: str,
     confidence: float | None,
-    usage_count: int | None,
+    usage_count: Any,
     created_at: str | None,
     last_used: str | None,
 ) -> Memory:
     """Return a memory of cells of the right types; raise :class:`BadRow` if they say what cannot be."""
     if not 0 < len(name.encode()) <= _MOST_ID or is_pattern(name):
         raise BadRow(f"an id has 1 to {_MOST_ID} bytes of UTF-8, and is not as that of a pattern of a store")
-    if confidence is not None and not abs(confidence) < float("inf"):
-        raise BadRow(f"confidence must be finite, is {confidence}")
-    if usage_count is not None and not isinstance(usage_count, int):
-        raise BadRow(f"usage_count must be a whole number, is {usage_count}")
+    if confidence is not None and not abs(confidence) <= _LARGEST:
+        raise BadRow(f"confidence must be finite, and of float64, is {str(confidence)[:40]}")
+    if usage_count is not None and not (isinstance(usage_count, int) and -(2**63) <= usage_count < 2**63):
+        raise BadRow(f"usage_count must be a whole number of 64 bits, is {str(usage_count)[:40]}")
     try:
         created = 0 if created_at is None else instant_of(created_at)
     except ValueError:

@@ -72,7 +72,7 @@ def made_whole(path: str | os.PathLike[str], write: Callable[[str], None]) -> st
                     os.unlink(name)
     except FileExistsError:
         raise StorageError(f"somebody else made {target} meanwhile; remove it, or choose another name") from None
-    except (OSError, sqlite3.OperationalError) as error:
+    except (OSError, sqlite3.Error) as error:
         raise StorageError(f"cannot write {target}: {error}") from error
     return target
 
@@ -92,7 +92,8 @@ def rows_of(shelf: Shelf, memories: Memories, least: int) -> Iterator[tuple[Memo
         there = memories.latest(map(hashed, it.contradicts))
         yield it.now, {other: cosine for other, cosine in it.contradicts.items() if hashed(other) in there}, False
     for row, against in native.patterns_of(shelf, limit, least):
-        yield row, dict.fromkeys(against, 1.0), True
+        if not memories.has(row.id):  # it went, was changed by another program, and came back as theirs
+            yield row, dict.fromkeys(against, 1.0), True
 
 
 def _write(

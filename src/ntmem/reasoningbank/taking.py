@@ -43,7 +43,10 @@ T = TypeVar("T", bound="Row | Line | Embedded")
 _MOST, _MOST_BYTES = 128, 512 << 10  # of a group
 _NAMED = 5  # bad rows that an error names
 _FORGOTTEN = "memories forgotten here"
-_TEXTS = {"query", "trajectory_json", "judge_reasons", "summary"}  # columns of what people and models wrote
+_TEXTS = {  # columns of what people and models wrote; a run of ours has its task as task_id
+    "task_trajectories": {"query", "trajectory_json", "judge_reasons"},
+    "matts_runs": {"task_id", "summary"},
+}
 
 
 class Row(Struct, array_like=True):
@@ -191,29 +194,24 @@ class Problems:
 class Taker:
     """Writes what comes, in groups."""
 
-    def __init__(self, memories: Memories, shelf: Shelf, known: Known, scrubber: Scrubber | None) -> None:
+    def __init__(self, memories: Memories, shelf: Shelf, known: Known) -> None:
         self.counts: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self.unchanged = 0
         self._memories = memories
         self._shelf = shelf
         self._known = known
-        self._scrubber = scrubber
         self._waiting: dict[str, Memory] = {}
         self._others: dict[str, tuple[str, Row | Line | Embedded]] = {}
         self._size = 0
 
     def memory(self, new: Memory) -> None:
         """Take a memory; when it is known from, and its place, are said here."""
-        if self._scrubber is not None:
-            new = replace(new, data=scrubbed_json(new.data, self._scrubber))
         self._waiting[hashed(new.id)] = new
         self._grown(len(new.data) + len(new.vector))
 
     def other(self, kind: str, key: str, new: Row | Line | Embedded, size: int) -> None:
         """Take something that is kept as it came."""
-        if self._scrubber is not None:
-            new = _scrubbed(new, self._scrubber)
         self._others[key] = kind, new
         self._grown(size)
 
@@ -298,21 +296,26 @@ class Taker:
 
 
 def scrubbed_json(text: str, scrubber: Scrubber) -> str:
-    """Return JSON with every text in it scrubbed; itself if there is nothing to scrub."""
+    """Return JSON with every text in it scrubbed; itself if there is nothing to scrub.
+
+    Raises :class:`BadRow` if it is nested deeper than a scrubber goes.
+    """
     try:
         value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
         return scrubber(text)
-    found = scrubber.nested(value)
+    try:
+        found = scrubber.nested(value)
+    except SerializationError as error:
+        raise BadRow(f"it cannot be scrubbed: {error}") from None
     return text if found is value else msgspec.json.encode(found).decode()
 
 
-def _scrubbed(it: Row | Line | Embedded, scrubber: Scrubber) -> Row | Line | Embedded:
-    if not isinstance(it, Row):
-        return replace(it, text=scrubbed_json(it.text, scrubber))
-    columns = TABLES[it.table].names
+def scrubbed_row(it: Row, scrubber: Scrubber) -> Row:
+    """Return a row with what people and models wrote in it scrubbed."""
+    columns, texts = TABLES[it.table].names, _TEXTS.get(it.table, set())
     cells = [
-        scrubbed_json(cell, scrubber) if name in _TEXTS and isinstance(cell, str) else cell
+        scrubbed_json(cell, scrubber) if name in texts and isinstance(cell, str) else cell
         for name, cell in zip(columns, it.cells, strict=True)
     ]
     return replace(it, cells=cells)

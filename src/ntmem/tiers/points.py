@@ -130,9 +130,10 @@ def encode_metadata(metadata: Any) -> bytes:
     try:
         data = _ENCODER.encode(metadata)
         found = decode_metadata(data)
+        depth = _depth(found)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise TypeError(f"metadata must be a mapping of str to what MessagePack can hold: {error}") from None
-    if _depth(found) > MOST_DEPTH:
+    if depth > MOST_DEPTH:
         raise ValueError(f"metadata are nested {MOST_DEPTH} deep at most; put what is deeper under a key of its own")
     if len(data) > MOST_METADATA:
         raise ValueError(
