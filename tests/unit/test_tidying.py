@@ -251,3 +251,19 @@ def test_what_is_being_imported_is_let_alone(memory: Any, bank: ReasoningBank, p
     memory.vectors.add(Situations(3, MEMORIES), "0" * 32, EAST)
     assert tidied(bank) == (0, 0, 0)
     assert memory.vectors.count(Situations(3, MEMORIES)) == 2
+
+
+def test_upkeep_leaves_memories_as_they_came(tmp_path: Path, path: Path) -> None:
+    """What was imported is tidied up when somebody asks for it, not in the background."""
+    with ntmem.open(tmp_path / "s") as memory:
+        names = [put(path, number, EAST) for number in range(2)]
+        memory.bank.import_sqlite(path)
+        with memory.bank.begin("agent_1", "breakout") as it:
+            it.add_observation({}, EAST)
+            it.add_action("buy")
+            it.add_outcome(1.0)
+        memory.bank.distill()
+        assert memory.upkeep().consolidated
+        assert memory.bank.consolidate(memories=False).duplicates == 0
+        assert ids(memory.bank) == names
+        assert memory.bank.consolidate().duplicates == 1
