@@ -243,6 +243,7 @@ def test_zeroed_and_overwritten(pristine: Path, ram: Path, start: Start) -> None
     assert {what for _, what, _ in outcomes} <= {"error at open", "error at read", "all right"}  # it was walked
 
 
+@pytest.mark.only("shared")  # looked at before any engine is chosen
 def test_every_byte_of_the_meta_pages(small: Path, ram: Path, start: Start) -> None:
     chance = random.Random(4)
     mutations = [
@@ -254,6 +255,7 @@ def test_every_byte_of_the_meta_pages(small: Path, ram: Path, start: Start) -> N
     judge(start, small, ram, mutations)
 
 
+@pytest.mark.only("shared")  # looked at before any engine is chosen
 @pytest.mark.parametrize("walked", [-1, 0])
 def test_every_byte_of_the_rows_about_the_store(walked: int, small: Path, ram: Path, start: Start) -> None:
     """What the store knows of itself: its namespaces, clock and versions. Every place, old copies as well."""

@@ -26,7 +26,7 @@ import ntmem
 from ntmem._core.hnsw import build
 from ntmem.tiers.segments import version_of
 
-COUNT = int(os.environ.get("NTMEM_GRAPH_FILES", "48"))
+COUNT = int(os.environ.get("NTMEM_GRAPH_FILES", "32"))
 DIMENSION, FIRST, SECOND, LAST = 8, 4224, 256, 40
 BEST = 10
 HANG = 60  # seconds for one

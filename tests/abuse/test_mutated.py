@@ -16,7 +16,7 @@ import pytest
 from hostile import Child, Start
 from mutations import KINDS, STORES
 
-COUNT = int(os.environ.get("NTMEM_MUTATIONS", "200"))
+COUNT = int(os.environ.get("NTMEM_MUTATIONS", "120"))
 ONLY = os.environ.get("NTMEM_MUTATION")
 JOBS = 2 if COUNT > 1000 else 1
 
