@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
+import pickle
 import random
 import signal
 import time
@@ -276,15 +276,20 @@ def test_a_store_and_a_server_answer_alike(stores: dict[str, ntmem.MemorySystem]
 # -- a server that comes and goes
 
 
-def _ask(memory: ntmem.MemorySystem) -> list[str]:
-    return [hit.id for hit in memory.vectors.search("n", [1, 0])]
+ANOTHER = """
+import pickle
+memory = pickle.loads(bytes.fromhex(sys.argv[1]))
+say([hit.id for hit in memory.vectors.search("n", [1, 0])])
+memory.close()
+"""
 
 
-def test_another_process_asks_as_well(stores: dict[str, ntmem.MemorySystem]) -> None:
+def test_another_process_asks_as_well(stores: dict[str, ntmem.MemorySystem], start: Start) -> None:
     memory = stores["remote"]
     memory.vectors.add("n", "a", [1, 0])
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(_ask, (memory,)) == ["a"]
+    child = start(ANOTHER, pickle.dumps(memory).hex())
+    assert child.line() == "['a']"
+    child.end()
 
 
 def test_a_server_that_was_killed_is_found_again(ram: Path, start: Start) -> None:
