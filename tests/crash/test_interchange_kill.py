@@ -18,7 +18,7 @@ IMPORT = """
 from ntmem.reasoningbank import memories
 from ntmem.reasoningbank.shelf import Shelf
 at, groups = sys.argv[3], 0
-place, commit = memories.Memories._place, Shelf.commit
+place, commit = memories.Memories.place, Shelf.commit
 def die():
     say("dies")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -30,7 +30,7 @@ def committed(self, update):
     commit(self, update)
     groups += 1
     if at == "committed" and groups == 2: die()
-memories.Memories._place, Shelf.commit = placed, committed
+memories.Memories.place, Shelf.commit = placed, committed
 with ntmem.open(sys.argv[1]) as memory:
     memory.bank.import_sqlite(sys.argv[2])
 """
