@@ -15,7 +15,7 @@ from hypothesis import strategies as some
 
 import ntmem
 from ntmem.tiers import graphs
-from ntmem.tiers.collection import Collection
+from ntmem.tiers.collection import Collection, Worker
 from ntmem.tiers.graphs import EAGER, MERGED, SLOTS, SMALL, Range, next_range
 from ntmem.tiers.vectors import VectorStore
 
@@ -267,6 +267,30 @@ def test_one_of_several_makes_them(ram: Path, monkeypatch: pytest.MonkeyPatch) -
         there = {f"b{batch}-{n}": rows(150, batch)[n] for batch in range(8) for n in range(0, 150, 10)}
         hits = v.search_many("n", np.stack(list(there.values())), 2)  # both have each vector
         assert all(id in [hit.id for hit in found] for id, found in zip(there, hits, strict=True))
+
+
+def test_a_worker_looks_again_at_what_comes_while_it_ends() -> None:
+    there: list[int] = []
+    seen: list[int] = []
+    looked, goes_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def work() -> None:
+        seen.append(len(there))
+        looked.release()
+        assert goes_on.acquire(timeout=30)
+
+    worker = Worker("test", work)
+    worker.start()
+    assert looked.acquire(timeout=30)  # it has seen nothing, and has not ended
+    for number in range(3):
+        there.append(number)
+        worker.start()
+    goes_on.release(3)
+    worker.join()
+    assert seen == [0, 3]
+    worker.start()
+    worker.join()
+    assert seen == [0, 3, 3]
 
 
 def test_closing_ends_a_build(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:

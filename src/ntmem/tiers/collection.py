@@ -138,7 +138,7 @@ class Limits(NamedTuple):
     """Of one core, to make graphs in the background; 0: none are made."""
 
 
-class _Worker:
+class Worker:
     """A thread that is begun again and again, and of which there is one."""
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
@@ -146,18 +146,30 @@ class _Worker:
         self._work = work
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_wanted = False
 
     def start(self) -> None:
-        """Do the work, unless it is being done."""
+        """Do the work; if it is being done, do it once more: it may have looked before there was something to do."""
         with self._lock:
+            self._is_wanted = True
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._is_wanted:
+                    self._thread = None
+                    return
+                self._is_wanted = False
+            self._work()
 
     def join(self) -> None:
         """Wait until nothing is being done."""
-        if self._thread is not None:
-            self._thread.join()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
 
 
 class Collection:
@@ -173,8 +185,8 @@ class Collection:
         self._limits = limits
         self._lock = threading.Lock()
         self._tail: VectorTail | None = None
-        self._freezer = _Worker("ntmem-segments", lambda: self._freeze(_WORTH))
-        self._builder = _Worker("ntmem-graphs", self._grow)
+        self._freezer = Worker("ntmem-segments", lambda: self._freeze(_WORTH))
+        self._builder = Worker("ntmem-graphs", self._grow)
         self._compacting = threading.Lock()
         self._is_closed = False
         self._freezes_at = self._grows_at = 0  # changes with which to look whether there is something to do
