@@ -27,13 +27,14 @@ GRAPH_ADDS ?= 1000000
 GRAPH_KILLS ?= 1000
 VECTOR_DAMAGE ?= 10000
 AGENTDB_REQUESTS ?= 10000
+BASE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench lint fuzz hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan docs sdist wheel clean
+.PHONY: help replay test bench gate lint fuzz hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan docs sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -51,6 +52,16 @@ fuzz: $(VENV)/testable  ## change bytes of regions and data files, and open them
 bench: $(VENV)/benchable  ## run the benchmarks, print their tables (BENCHES=, BENCH_ARGS=)
 	@$(BIN)/pytest $(BENCHES) --benchmark-json=$(VENV)/bench.json $(BENCH_ARGS); failed=$$?; \
 		$(BIN)/python benches/report.py $(VENV)/bench.json && exit $$failed
+
+gate: $(VENV)/installed  ## count the instructions of hot calls by valgrind; 5 % more than in BASE= fails
+	@$(if $(BASE),$(MAKE) --no-print-directory $(VENV)-base/installed-base)
+	@$(BIN)/python benches/gate/count.py $(if $(BASE),--base $(VENV)-base/bin/python) --json $(VENV)/counts.json
+
+.PHONY: $(VENV)-base/installed-base
+$(VENV)-base/installed-base:  # the revision BASE, built by its own Makefile
+	@rm -rf $(VENV)-base && mkdir -p $(VENV)-base/tree && git archive $(BASE) | tar -x -C $(VENV)-base/tree
+	@cp -r _deps $(VENV)-base/tree
+	@$(MAKE) --no-print-directory -C $(VENV)-base/tree $(abspath $(VENV)-base)/installed VENV=$(abspath $(VENV)-base)
 
 hot: $(VENV)/testable  ## read through the hot table beside a hostile writer (HOT_READS=)
 	@NTMEM_HOT_READS=$(HOT_READS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/concurrency/test_hot_reads.py
@@ -131,7 +142,7 @@ sdist wheel: $(VENV)/buildable  ## into dist/
 	@$(BIN)/python -m build --$@ --outdir dist
 
 clean:  ## remove everything that was built here
-	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan $(VENV)-failpoints
+	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan $(VENV)-failpoints $(VENV)-base
 
 # --- files that say how far $(VENV) is -----------------------------------------------------------
 
