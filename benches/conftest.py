@@ -1,19 +1,10 @@
 """Benchmarks print figures; they pass and fail with results, never with times."""
 
-import contextlib
 import gc
-import os
-import platform
 import time
-from importlib import metadata
 
 import pytest
 from figures import note_ratio
-
-PEERS = (
-    *("lmdb", "msgspec", "numpy", "cachebox", "cachetools", "lru-dict", "moka-py", "theine", "diskcache", "redis"),
-    *("nautilus_trader", "pyzmq", "iceoryx2"),
-)
 
 
 def pytest_addoption(parser):
@@ -24,16 +15,6 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "large" in item.keywords and not config.getoption("large"):
             item.add_marker(pytest.mark.skip(reason="wants --large"))
-
-
-def pytest_benchmark_update_machine_info(machine_info):
-    """Note what report.py says about the machine beside what the plugin knows."""
-    versions = {"CPython": platform.python_version()}
-    for name in PEERS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    machine_info["versions"] = versions
-    machine_info["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def time_call(function, repeats):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from deltapictures import Point, draw
 from ntmem import delta
 
 Table = dict[str, np.ndarray]
+TICKS = ("btcusdt-perp-quotes", "btcusdt-perp-trades")
+PEERS = ("zstd 19", "pcodec 12")
 
 
 class Figures(NamedTuple):
@@ -164,10 +167,18 @@ def compare(title: str, table: Table, codec_list: list[Codec], rounds: int) -> d
     }
 
 
+def of_ticks(tables: list[dict[str, Point]]) -> dict[str, float]:
+    """Return the worst of several tables: bytes to the better of two peers', and the speed of decoding them."""
+    to_peers = [max(found[peer].ratio for peer in PEERS if peer in found) / found["columns"].ratio for found in tables]
+    speed = min(found["best"].decode or 0 for found in tables)
+    return {"bytes to the best peer's": max(to_peers), "decode GB/s": speed / 1e3}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE.csv.gz")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, metavar="FILE", help="for report.py --keep")
     parser.add_argument("--pictures", type=Path, metavar="DIRECTORY", help="draw them there, with matplotlib")
     arguments = parser.parse_args()
     tables = {path.name.removesuffix(".csv.gz"): read(path) for path in arguments.files} | synthetic()
@@ -175,6 +186,9 @@ def main() -> None:
     print("ratio, then MB/s of encoding and decoding")
     print(f"{'':28}" + "".join(f"{one.name:>{8 if one.decode is None else 19}}" for one in codec_list))
     points = {title: compare(title, table, codec_list, arguments.rounds) for title, table in tables.items()}
+    ticks = [found for title, found in points.items() if title in TICKS]
+    if arguments.results is not None and ticks:
+        arguments.results.write_text(json.dumps({"program": "compare/delta.py", "notes": of_ticks(ticks)}))
     if arguments.pictures is not None:
         try:
             print(*draw(points, arguments.pictures))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import statistics
@@ -32,8 +33,10 @@ import ntmem
 
 K = 10
 EFS = (32, 64, 100, 160, 250, 400, 600, 1000)
+PEER = "hnswlib float32"
 PARTS = ("search", "ingest", "memory", "build")
 MEMORY = 4 << 30
+START = 1_700_000_000 * 10**9  # of observations
 
 
 class Swept(NamedTuple):
@@ -83,8 +86,20 @@ def store(data: Data, path: Path) -> Path:
             added = time.perf_counter()
             one.vectors.compact("all")
             done = time.perf_counter()
+            one.observations.extend("market", "BTCUSDT", history(len(data.vectors)), known_after=0)
+            one.observations.distill()
         print(f"ntmem: added in {added - began:.0f} s, one graph in {done - added:.0f} s", flush=True)
     return path
+
+
+def history(count: int) -> dict[str, Array]:
+    """Return as many observations, one a second, of eight fields: prices in ticks, sizes in thousandths."""
+    chance = np.random.default_rng(1)
+    bid = np.round(60_000 + np.cumsum(chance.choice([-0.1, 0, 0, 0.1], count)), 1)
+    sizes = np.round(chance.lognormal(0, 1, (4, count)), 3)
+    columns = {"ts_event": np.arange(count) * 10**9 + START, "bid": bid, "ask": np.round(bid + 0.1, 1)}
+    columns |= {f"size_{number}": each for number, each in enumerate(sizes)}
+    return columns | {"trades": chance.poisson(5, count), "number": np.arange(count)}
 
 
 def ours(vectors: Any) -> Swept:
@@ -106,7 +121,7 @@ def with_hnswlib(data: Data, path: Path) -> Swept | None:
         graph.set_ef(ef)
         return graph.knn_query(query, K, num_threads=1)
 
-    return Swept("hnswlib float32", search, lambda answer: answer[0][0].tolist())
+    return Swept(PEER, search, lambda answer: answer[0][0].tolist())
 
 
 def with_faiss(data: Data, path: Path) -> Swept | None:
@@ -184,7 +199,7 @@ def at_recall(points: list[Point], recall: float) -> tuple[float, float] | None:
     return tuple(float(np.interp(recall, rising, [point[place] for point in points])) for place in (2, 3))
 
 
-def run_search(data: Data, kept: Path, stem: str, rounds: int, plot: Path | None) -> None:
+def run_search(data: Data, kept: Path, stem: str, rounds: int, plot: Path | None) -> dict[str, float]:
     right = nearest(data, kept / f"{stem}-right.npy")
     path = store(data, kept / f"{stem}.store")
     peers = [with_hnswlib, with_faiss, with_usearch]
@@ -218,6 +233,14 @@ def run_search(data: Data, kept: Path, stem: str, rounds: int, plot: Path | None
     )
     if plot is not None:
         draw(points, plot, f"{len(data.vectors):,} x {DIMENSION}")
+    return at_wanted(points)
+
+
+def at_wanted(points: dict[str, list[Point]]) -> dict[str, float]:
+    """Return what is compared with the targets: p95 at a recall of .96, and to hnswlib's there."""
+    mine, theirs = (at_recall(points[name], 0.96) if name in points else None for name in ("ntmem int8", PEER))
+    notes = {} if mine is None else {"p95 us at .96": mine[1]}
+    return notes if mine is None or theirs is None else notes | {"to hnswlib at .96": mine[1] / theirs[1]}
 
 
 def draw(points: dict[str, list[Point]], path: Path, title: str) -> None:
@@ -314,6 +337,8 @@ with ntmem.open(sys.argv[1], max_memory_bytes=int(sys.argv[4]),
     first = time.perf_counter() - began
     for query in queries:
         store.vectors.search("all", query)
+    start = int(sys.argv[5])
+    assert len(store.observations.range("market", "BTCUSDT", start, start + 3_600 * 10**9)) == 3_600
     time.sleep(4)
     after = memory()
     print(first, *(after[name] for name in ("Rss", "Pss", "Pss_Anon", "Pss_File", "Pss_Shmem")), flush=True)
@@ -327,12 +352,12 @@ def available() -> float:
     return float(facts["MemAvailable"].split()[0]) / 1e3
 
 
-def run_memory(data: Data, kept: Path, stem: str) -> None:
+def run_memory(data: Data, kept: Path, stem: str) -> dict[str, float]:
     path = store(data, kept / f"{stem}.store")
     queries = kept / f"{stem}-queries.npy"
     np.save(queries, data.queries)
-    given = [str(path), str(queries), str(Path(__file__).parent), str(MEMORY)]
-    print(f"\n{len(data.vectors):,} vectors; MB after 200 searches\n")
+    given = [str(path), str(queries), str(Path(__file__).parent), str(MEMORY), str(START)]
+    print(f"\n{len(data.vectors):,} vectors and observations; MB after 200 searches and a range of an hour\n")
     print("| process | open, first search, s | resident | its share | of it anonymous | files | shared | machine |")
     print("|---|---|---|---|---|---|---|---|")
     running = []
@@ -345,9 +370,10 @@ def run_memory(data: Data, kept: Path, stem: str) -> None:
         first, *facts = map(float, child.stdout.readline().split())
         cells = " | ".join(f"{each:,.0f}" for each in facts)
         print(f"| {name} | {first:.2f} | {cells} | {before - available():+,.0f} |", flush=True)
-        running.append(child)
-    for child in running:
+        running.append((child, facts[0]))
+    for child, _ in running:
         child.communicate("\n")
+    return {"resident bytes": 1e6 * running[0][1]}
 
 
 # -- building
@@ -386,6 +412,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1000, help="queries of each engine and ef")
     parser.add_argument("--rate", type=float, default=500, help="vectors added a second")
     parser.add_argument("--span", type=float, default=60, help="seconds of adding")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="for report.py --keep")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "ntmem-graphs")
     arguments = parser.parse_args()
@@ -393,14 +420,17 @@ def main() -> None:
     arguments.kept.mkdir(parents=True, exist_ok=True)
     data = load(arguments.data, arguments.count)
     stem = f"{'random' if arguments.data is None else arguments.data.stem}-{arguments.count}"
+    notes: dict[str, float] = {}
     if "search" in parts:
-        run_search(data, arguments.kept, stem, arguments.rounds, arguments.plot)
+        notes |= run_search(data, arguments.kept, stem, arguments.rounds, arguments.plot)
     if "ingest" in parts:
         run_ingest(data, arguments.kept, stem, arguments.rounds, arguments.rate, arguments.span)
     if "memory" in parts:
-        run_memory(data, arguments.kept, stem)
+        notes |= run_memory(data, arguments.kept, stem)
     if "build" in parts:
         run_build(data.first(min(50_000, arguments.count)), 3)
+    if arguments.results is not None:
+        arguments.results.write_text(json.dumps({"program": "compare/million.py", "notes": notes}))
 
 
 if __name__ == "__main__":

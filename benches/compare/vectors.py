@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import random
 import tempfile
@@ -58,8 +59,10 @@ def percentiles(times: Iterable[int], *shares: float) -> str:
     return " | ".join(f"{value / 1e3:,.0f}" for value in np.percentile(np.fromiter(times, float), shares))
 
 
-def compare(title: str, engines: list[Engine], queries: Array, right: list[set[int]], rounds: int, block: int) -> None:
-    """Print percentiles and recall of each engine."""
+def compare(
+    title: str, engines: list[Engine], queries: Array, right: list[set[int]], rounds: int, block: int
+) -> dict[str, tuple[list[int], list[Any]]]:
+    """Print percentiles and recall of each engine, and return what :func:`in_turns` does."""
     before = os.getloadavg()[0]
     taken = in_turns(engines, queries, rounds, block)
     print(f"\n{title}; {rounds} queries each, load {before:.1f} to {os.getloadavg()[0]:.1f}\n")
@@ -67,6 +70,7 @@ def compare(title: str, engines: list[Engine], queries: Array, right: list[set[i
     for name, (times, answers) in taken.items():
         shares = [len(found & wanted) / K for found, wanted in zip(answers, right, strict=False)]
         print(f"| {name} | {percentiles(times, 50, 95)} | {np.mean(shares):.4f} |", flush=True)
+    return taken
 
 
 def filled(path: Path, data: Data, types: tuple[str, ...]) -> Any:
@@ -93,7 +97,9 @@ def run_exact(data: Data, directory: Path, rounds: int, block: int) -> None:
             print(f"\n{space}: {taken / count:.0f} bytes of memory a vector, with two fields of metadata")
 
 
-def run_filtered(data: Data, directory: Path, rounds: int, block: int, kept: Path, stem: str) -> None:
+def run_filtered(data: Data, directory: Path, rounds: int, block: int, kept: Path, stem: str) -> dict[str, float]:
+    """Print how filters do, and return the p95 in turns of the one that lets 1 % pass, in us."""
+    found = {}
     peers = Filtered(data, kept, f"{stem}-{len(data.vectors)}")
     products = scores(data)
     with filled(directory / "filtered", data, ("int8",)) as store:
@@ -102,8 +108,11 @@ def run_filtered(data: Data, directory: Path, rounds: int, block: int, kept: Pat
             engines = [*mine, *peers.engines(one, K)]
             title = f"{len(data.vectors):,} x {DIMENSION}, k={K}, of which {one.name} pass"
             right = best(products, K, one.flags())
-            compare(f"{title}, in turns", engines, data.queries, right, rounds, 1)
+            taken = compare(f"{title}, in turns", engines, data.queries, right, rounds, 1)
+            if one.name == "1 %":
+                found["1 % p95 us"] = float(np.percentile(taken[mine[0].name][0], 95)) / 1e3
             compare(f"ntmem alone, {one.name}", mine, data.queries, right, 4 * rounds, block)
+    return found
 
 
 def run_add(data: Data, directory: Path) -> None:
@@ -151,6 +160,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=400, help="queries of each engine")
     parser.add_argument("--block", type=int, default=50, help="queries in a row")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="for report.py --keep")
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "ntmem-graphs")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
@@ -163,7 +173,9 @@ def main() -> None:
             run_exact(small, directory, arguments.rounds, arguments.block)
         if "filtered" in parts:
             stem = "random" if arguments.data is None else arguments.data.stem
-            run_filtered(data, directory, arguments.rounds // 2, arguments.block, arguments.kept, stem)
+            notes = run_filtered(data, directory, arguments.rounds // 2, arguments.block, arguments.kept, stem)
+            if arguments.results is not None:
+                arguments.results.write_text(json.dumps({"program": "compare/vectors.py", "notes": notes}))
         if "add" in parts:
             run_add(small, directory)
         if "together" in parts:

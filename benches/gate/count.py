@@ -1,10 +1,10 @@
 """Instructions of the hot calls, and whether they have become more: ``make gate BASE=REVISION``.
 
 ``python benches/gate/count.py [--base PYTHON] [--json FILE]``. Both interpreters run the same ``calls.py`` under
-``valgrind --tool=callgrind``, each with the ntmem that is installed in it, so compiler, libraries and machine are the same; only
-instructions of the calling thread count. With ``--base`` the program fails if a call takes more than 5 % more
-instructions than with that one. Instructions are no times: they miss caches, clocks and waiting. They hardly vary,
-which times on a shared machine do.
+``valgrind --tool=callgrind``, each with the ntmem that is installed in it, so compiler, libraries and machine are the
+same; only instructions of the calling thread count. With ``--base`` the program fails if a call takes more than 5 %
+more than with that one. Instructions are no times: they know nothing of caches, clocks and waiting. But they hardly
+vary, which times on a shared machine do.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from array import array
 from contextlib import ExitStack
 
 import pytest
-from figures import percentile
+from figures import percentile, untimed
 from transports import END, WAYS, child, stamped
 
 import ntmem
@@ -23,8 +23,7 @@ NEEDS = {"pyzmq ipc PUB/SUB": "zmq", "iceoryx2, polled": "iceoryx2"}
 def note(benchmark, name, times, **more):
     benchmark.extra_info.update({f"p{share} us": round(percentile(times, share / 100) / 1e3, 1) for share in (50, 99)})
     benchmark.extra_info.update(more, load=round(os.getloadavg()[0], 1))
-    print(f"\n{name}: {benchmark.extra_info}")
-    benchmark.pedantic(lambda: None, rounds=1)
+    untimed(benchmark)
 
 
 def paced(send, count=PACED, rate=1_000):
@@ -106,5 +105,4 @@ def test_bulk(benchmark, tmp_path):
     benchmark.extra_info.update(
         {"published a second": round(published / seconds), "received a second": round(got / seconds), "missed": lagged}
     )
-    print(f"\nbulk: {benchmark.extra_info}")
-    benchmark.pedantic(lambda: None, rounds=1)
+    untimed(benchmark)

@@ -4,24 +4,13 @@ import shutil
 import time
 
 import pytest
-from figures import percentile
+from figures import note_times
 
 import ntmem
 from ntmem import Proposal, Vote
 
 CALLS = 200
 SINGLE = 5_000
-
-
-def note_times(benchmark, **nanoseconds):
-    """Note percentiles of single times, in us."""
-    for what, times in nanoseconds.items():
-        for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
-            benchmark.extra_info[f"{what} {name} us"] = round(percentile(times, share) / 1e3, 1)
-        benchmark.extra_info["count"] = len(times)
-    print(f"\n{benchmark.name}:", ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
-    benchmark.extra_info["untimed"] = True
-    benchmark.pedantic(lambda: None, rounds=1)
 
 
 def begin(memory, voters):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from figures import percentile
+from figures import note_times, percentile, untimed
 from locking import (
     BETWEEN_PROCESSES,
     FORK,
@@ -36,22 +36,6 @@ CALLS = 1_000
 KILLS, STOPS, RELEASES = 200, 100, 300
 SOURCE = Path(ntmem.__file__).parent / "_core"
 PROGRAM = Path(__file__).parents[1] / "support" / "native_locks.c"
-
-
-def note_times(benchmark, **nanoseconds):
-    """Note percentiles of single times, in us."""
-    for what, times in nanoseconds.items():
-        for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
-            benchmark.extra_info[f"{what} {name} us"] = round(percentile(times, share) / 1e3, 1)
-        benchmark.extra_info["count"] = len(times)
-    note(benchmark)
-
-
-def note(benchmark):
-    """Print what was noted; there is nothing that the plugin could time."""
-    print(f"\n{benchmark.name}:", ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
-    benchmark.extra_info["untimed"] = True
-    benchmark.pedantic(lambda: None, rounds=1)
 
 
 # ---- nobody else wants it ----
@@ -81,6 +65,21 @@ def test_uncontended_to(ratio_to, tmp_path, way, peer):
         ratio_to(by_with if way == "with" else by_calls, theirs, calls=CALLS, repeats=1)
 
 
+def test_means_of_64(benchmark, tmp_path):
+    """Percentiles of means of 64 calls of acquire and release, from Python, the loop included."""
+    times = []
+    with ours(tmp_path) as (take, give):
+        for _ in range(10_000):
+            start = time.perf_counter_ns()
+            for _ in range(64):
+                take()
+                give()
+            times.append((time.perf_counter_ns() - start) / 64)
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        benchmark.extra_info[f"{name} ns"] = round(percentile(times, share))
+    untimed(benchmark)
+
+
 def test_native(benchmark, tmp_path):
     """The same without Python, one by one: the clock's 30 ns are in it; `batch` is a call of a thousand."""
     source = SOURCE if (SOURCE / "leases.h").exists() else Path(__file__).parents[2] / "src" / "ntmem" / "_core"
@@ -90,7 +89,7 @@ def test_native(benchmark, tmp_path):
     for name, times in figures.items():
         benchmark.extra_info[name] = "/".join(f"{value:.0f}" for value in times.values()) + " ns"
     benchmark.extra_info["these are"] = "median of batches/p50/p99/p99.9"
-    note(benchmark)
+    untimed(benchmark)
 
 
 @pytest.mark.parametrize("kind", BETWEEN_PROCESSES)
@@ -142,7 +141,7 @@ def test_contended_by_four(benchmark, tmp_path, kind):
             "most to least grants": round(max(grants) / max(min(grants), 1), 2),
         }
     )
-    note(benchmark)
+    untimed(benchmark)
 
 
 # ---- it changes hands ----

@@ -10,7 +10,7 @@ from itertools import count, cycle
 
 import numpy as np
 import pytest
-from figures import percentile
+from figures import percentile, untimed
 
 import ntmem
 
@@ -95,8 +95,7 @@ def test_append(benchmark, observations):
         observations.append("market", "BTCUSDT", second * SECOND, ROW)
         taken.append(time.perf_counter_ns() - begun)
     benchmark.extra_info.update({f"p{share} ns": percentile(taken, share / 100) for share in (50, 99, 99.9)})
-    print("\nappend:", dict(benchmark.extra_info))
-    benchmark.pedantic(lambda: None, rounds=1)
+    untimed(benchmark)
 
 
 def test_recent(benchmark, observations):
@@ -125,8 +124,7 @@ def test_extend(benchmark, columns, tmp_path):
     benchmark.extra_info["million rows a second, least, median, most"] = [
         round(it / 1e6, 2) for it in (speeds[0], speeds[3], speeds[-1])
     ]
-    print("\nextend:", dict(benchmark.extra_info))
-    benchmark.pedantic(lambda: None, rounds=1)
+    untimed(benchmark)
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("hour", 3_600), ("day", 86_400)])
@@ -186,5 +184,4 @@ def test_bytes(benchmark, loaded, columns):
             "resident of a reader": int(said.stdout),
         }
     )
-    print("\nbytes:", dict(benchmark.extra_info))
-    benchmark.pedantic(lambda: None, rounds=1)
+    untimed(benchmark)

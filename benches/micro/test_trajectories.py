@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from figures import percentile
+from figures import percentile, untimed
 
 import ntmem
 from ntmem import ScaledJudge
@@ -88,8 +88,7 @@ def test_steps(benchmark, memory):
         benchmark.extra_info[f"{name} us"] = [
             round(percentile(sorted(times), share) / 1000, 1) for share in (0.5, 0.99)
         ]
-    print("\np50, p99:", dict(benchmark.extra_info))
-    benchmark.pedantic(lambda: None, rounds=1)
+    untimed(benchmark)
 
 
 def resident():
@@ -151,4 +150,4 @@ def test_pages(benchmark, tmp_path, total):
         benchmark.extra_info["file"] = memory.stats().l3_size_bytes
         benchmark.extra_info["most resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print("p50, p95:", dict(benchmark.extra_info))
-    benchmark.pedantic(lambda: None, rounds=1)
+    untimed(benchmark)

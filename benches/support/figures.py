@@ -25,3 +25,19 @@ def note_ratio(benchmark, ours, theirs):
     benchmark.extra_info.update(ratio=ratio[0], ratio_interval=ratio[1:])
     benchmark.extra_info.update(ours_ns=median_interval(ours), theirs_ns=median_interval(theirs))
     benchmark.name += f" = {ratio[0]:.2f}x"
+
+
+def untimed(benchmark):
+    """Print what was noted; there is nothing that the plugin could time."""
+    print(f"\n{benchmark.name}:", ", ".join(f"{name} {value}" for name, value in benchmark.extra_info.items()))
+    benchmark.extra_info["untimed"] = True
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def note_times(benchmark, **nanoseconds):
+    """Note percentiles of single times, in us."""
+    for what, times in nanoseconds.items():
+        for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+            benchmark.extra_info[f"{what} {name} us"] = round(percentile(times, share) / 1e3, 1)
+        benchmark.extra_info["count"] = len(times)
+    untimed(benchmark)

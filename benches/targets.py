@@ -1,0 +1,149 @@
+"""What was to be reached, and where it is measured. ``page.py`` makes the table of it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from report import ratio_text, time_text
+from results import Figures
+
+HOT = "micro/test_hot.py::"
+POSITIONS = "micro/test_positions.py::"
+MILLION = "compare/million.py"
+DELTA = "compare/delta.py"
+
+
+def median(one: Figures) -> float:
+    assert one.ours is not None
+    return one.ours[0]
+
+
+def ratio(one: Figures) -> float:
+    assert one.ratio is not None
+    return one.ratio[0]
+
+
+def noted(name: str, size: float = 1.0) -> Callable[[Figures], float]:
+    """Return what reads a note, of so many ns."""
+    return lambda one: float(one.notes[name]) * size
+
+
+def third(name: str) -> Callable[[Figures], float]:
+    """Return what reads the p99 of a note of four numbers, in ns."""
+    return lambda one: float(str(one.notes[name]).split("/")[2])
+
+
+class Target(NamedTuple):
+    """One number that was wanted."""
+
+    part: str
+    what: str
+    benchmark: str
+    read: Callable[[Figures], float]
+    bound: float
+    text: Callable[[float], str] = time_text
+    at_least: bool = False
+    why: str = ""
+    """Why it is missed, where it is."""
+
+    def is_met(self, value: float) -> bool:
+        return (operator.ge if self.at_least else operator.le)(value, self.bound)
+
+    def row(self, runs: list[Mapping[str, Figures]]) -> list[str]:
+        """Return the target, what each run has of it, and whether all met it."""
+        values = [None if self.benchmark not in run else self.read(run[self.benchmark]) for run in runs]
+        wanted = ("at least " if self.at_least else "at most ") + self.text(self.bound)
+        found = [value for value in values if value is not None]
+        verdict = "not measured"
+        if found:
+            met = [self.is_met(value) for value in found]
+            verdict = "met" if all(met) else "met in one run" if any(met) else f"missed: {self._by(found)}"
+        said = self.why if found and not all(map(self.is_met, found)) else ""
+        return [self.part, self.what, wanted, *("" if it is None else self.text(it) for it in values), verdict, said]
+
+    def _by(self, found: list[float]) -> str:
+        worst = min(found) if self.at_least else max(found)
+        return f"{worst / self.bound:.2f} of it"
+
+
+def bytes_text(value: float) -> str:
+    return f"{value / 1e9:.2f} GB"
+
+
+def speed_text(value: float) -> str:
+    return f"{value:.2f} GB/s"
+
+
+US = 1e3
+"""ns."""
+
+TARGETS = [
+    Target("L1", "`get`, hot keys", f"{HOT}test_get_to_dict[hot-100,000 x 64 B]", median, 50),
+    Target("L1", "to `dict.get`, hot", f"{HOT}test_get_to_dict[hot-100,000 x 64 B]", ratio, 0.6, ratio_text),
+    Target("L1", "to `dict.get`, uniform", f"{HOT}test_get_to_dict[uniform-100,000 x 64 B]", ratio, 0.85, ratio_text),
+    Target("L1", "native p99, hot", f"{HOT}test_native_get[hot-100,000 x 64 B]", noted("native p99 ns"), 250),
+    Target(
+        "positions",
+        "`get` by string, p99 of means of 64",
+        f"{POSITIONS}test_means_of_64_gets",
+        noted("p99 ns"),
+        100,
+    ),
+    Target("positions", "`ref.quantity`", f"{POSITIONS}test_ref_quantity", median, 40),
+    Target("put", "mean", "micro/test_put.py::test_put_to_dict_store", noted("mean ns of 300 batches"), 500),
+    Target("put", "native p99.9", "micro/test_put.py::test_put_to_dict_store", noted("native p99.9 ns"), 10 * US),
+    Target(
+        "put",
+        "durable, 128 in flight to one by one",
+        "micro/test_put.py::test_durable_one_by_one_to_many_in_flight",
+        ratio,
+        40,
+        ratio_text,
+        at_least=True,
+    ),
+    Target("vectors", "1M x 384, k 10, recall .96: p95", MILLION, noted("p95 us at .96", US), 200 * US),
+    Target("vectors", "to hnswlib float32, p95 there", MILLION, noted("to hnswlib at .96"), 0.75, ratio_text),
+    Target("vectors", "filtered, 1 % pass: p95", "compare/vectors.py", noted("1 % p95 us", US), 500 * US),
+    Target("memory", "1M observations with 384-d embeddings", MILLION, noted("resident bytes"), 0.85e9, bytes_text),
+    Target(
+        "messages",
+        "process to process, 1,000/s: p50",
+        "micro/test_bus.py::test_one_way_at_1000_a_second[ntmem]",
+        noted("p50 us", US),
+        15 * US,
+    ),
+    Target(
+        "messages",
+        "the same, p99",
+        "micro/test_bus.py::test_one_way_at_1000_a_second[ntmem]",
+        noted("p99 us", US),
+        100 * US,
+    ),
+    Target("locks", "acquire and release, native p99", "micro/test_locks.py::test_native", third("lease"), US),
+    Target(
+        "locks",
+        "the same from Python, p99 of means of 64",
+        "micro/test_locks.py::test_means_of_64",
+        noted("p99 ns"),
+        2 * US,
+    ),
+    Target(
+        "locks",
+        "granted after kill -9 of the holder, p99",
+        "micro/test_locks.py::test_handover_after_kill",
+        noted("killed p99 us", US),
+        10_000 * US,
+    ),
+    Target("votes", "p99", "micro/test_consensus.py::test_single_votes[5]", noted("later p99 us", US), 100 * US),
+    Target(
+        "series",
+        "bytes of ticks, to the better of zstd 19 and pcodec 12",
+        DELTA,
+        noted("bytes to the best peer's"),
+        1.0,
+        ratio_text,
+    ),
+    Target("series", "decoding of ticks", DELTA, noted("decode GB/s"), 1.5, speed_text, at_least=True),
+]
