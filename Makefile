@@ -8,6 +8,7 @@ JOBS ?= 2
 REPLAY_ARGS ?=
 BENCHES ?= benches
 BENCH_ARGS ?=
+RUN ?= 1
 CRASH_SECONDS ?= 600
 SOAK_SECONDS ?= 600
 SOAK_ARGS ?=
@@ -34,7 +35,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench gate lint fuzz hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan docs sdist wheel clean
+.PHONY: help replay test bench page gate lint fuzz hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan docs sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -49,13 +50,16 @@ test: $(VENV)/testable  ## run the tests against the installed wheel (TESTS=, JO
 fuzz: $(VENV)/testable  ## change bytes of regions and data files, and open them (MUTATIONS=)
 	@NTMEM_MUTATIONS=$(MUTATIONS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_mutated.py
 
-bench: $(VENV)/benchable  ## run the benchmarks, print their tables (BENCHES=, BENCH_ARGS=)
+bench: $(VENV)/benchable  ## run the benchmarks, print their tables, keep them as run 1 or 2 (BENCHES=, BENCH_ARGS=, RUN=)
 	@$(BIN)/pytest $(BENCHES) --benchmark-json=$(VENV)/bench.json $(BENCH_ARGS); failed=$$?; \
-		$(BIN)/python benches/report.py $(VENV)/bench.json && exit $$failed
+		$(BIN)/python benches/report.py $(VENV)/bench.json --keep benches/results/$(RUN).json && exit $$failed
+
+page: $(VENV)/benchable  ## make BENCHMARKING.md and its pictures from both runs
+	@$(BIN)/python benches/page.py
 
 gate: $(VENV)/installed  ## count the instructions of hot calls by valgrind; 5 % more than in BASE= fails
 	@$(if $(BASE),$(MAKE) --no-print-directory $(VENV)-base/installed-base)
-	@$(BIN)/python benches/gate/count.py $(if $(BASE),--base $(VENV)-base/bin/python) --json $(VENV)/counts.json
+	@$(BIN)/python benches/gate/count.py $(if $(BASE),--base $(VENV)-base/bin/python) --json benches/results/counts.json
 
 .PHONY: $(VENV)-base/installed-base
 $(VENV)-base/installed-base:  # the revision BASE, built by its own Makefile

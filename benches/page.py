@@ -3,7 +3,7 @@
 The text is ``benches/page.md``; what stands there in a line as ``{{...}}`` is put in from ``benches/results``:
 
 - ``{{machine}}``; ``{{targets}}``; ``{{reproduced}}``; ``{{counts}}``, instructions of the hot calls;
-- ``{{table FILE FUNCTION}}``, of the benchmarks of a function, with the ratios of the second run;
+- ``{{file FILE}}``, tables of the benchmarks of a file, with the ratios of the second run;
 - ``{{curves}}``, a table of what grows with what, whose pictures are drawn with matplotlib.
 
 ``--check`` writes nothing, and fails if the page is not what would be written.
@@ -47,7 +47,7 @@ class Page:
             "targets": self.targets,
             "reproduced": self.reproduced,
             "counts": self.counts,
-            "table": self.table,
+            "file": self.file,
             "curves": self.curves,
         }
         if found[1] not in kinds:
@@ -62,11 +62,15 @@ class Page:
         header = ["", "", "wanted", *(f"run {number + 1}" for number in range(len(self.runs))), "", "why"]
         return table([header, *(target.row([run.figures for run in self.runs]) for target in TARGETS)])
 
-    def table(self, file: str, function: str) -> str:
-        found = by_function(self.runs[0]).get((file, f"test_{function}"))
-        if found is None:
-            raise SystemExit(f"benches/page.md asks for {file} {function}, of which {RESULTS} has nothing")
-        return table_of(found, self._second())
+    def file(self, file: str) -> str:
+        """Return a table for each function of a file."""
+        found = [(function, each) for (path, function), each in by_function(self.runs[0]).items() if path == file]
+        if not found:
+            raise SystemExit(f"benches/page.md asks for {file}, of which {RESULTS} has nothing: make bench BENCHES=")
+        return "\n\n".join(
+            f"`benches/{file}` {function.removeprefix('test_').replace('_', ' ')}\n\n{table_of(each, self._second())}"
+            for function, each in found
+        )
 
     def _second(self) -> Mapping[str, Figures]:
         return self.runs[1].figures if len(self.runs) > 1 else {}

@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-from results import Figures, Interval, Run, keep, load 
+from results import Figures, Interval, Run, keep, load
 
 HIT_LAST = ["LRU", "moka-py", "theine", "Belady"]
 

@@ -1,0 +1,100 @@
+"""BENCHMARKING.md: made from the results that are kept, of every benchmark, with every target."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHES = ROOT / "benches"
+
+
+def module(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    for path in (BENCHES, BENCHES / "support"):
+        monkeypatch.syspath_prepend(str(path))
+    return __import__(name)
+
+
+def test_the_page_is_what_is_made_of_the_results() -> None:
+    subprocess.run([sys.executable, BENCHES / "page.py", "--check"], check=True)
+
+
+def test_every_benchmark_is_on_the_page() -> None:
+    there = {path.relative_to(BENCHES).as_posix() for path in BENCHES.glob("*/test_*.py")}
+    named = set(re.findall(r"^\{\{file (\S+)\}\}$", (BENCHES / "page.md").read_text(), re.MULTILINE))
+    assert there - named == {"scaling/test_scaling.py"}  # which is drawn
+    assert named <= there
+
+
+@pytest.fixture
+def data() -> dict[str, object]:
+    """What pytest-benchmark writes, as far as it is read."""
+    info = {
+        "ratio": 0.5,
+        "ratio_interval": [0.4, 0.6],
+        "ours_ns": [10, 9, 12],
+        "theirs_ns": [20, 19, 22],
+        "hot": 1.23456,
+    }
+    timed = {"calls": 2}
+    return {
+        "datetime": "2026-11-22T10:00:00",
+        "benchmarks": [
+            {"fullname": "micro/test_x.py::test_get[a-1]", "extra_info": info, "stats": {"data": [1.0]}},
+            {"fullname": "micro/test_x.py::test_put", "extra_info": timed, "stats": {"data": [1e-6, 3e-6, 2e-6]}},
+            {"fullname": "micro/test_x.py::test_tail", "extra_info": {"untimed": True, "p99 ns": 7}, "stats": {}},
+        ],
+    }
+
+
+def test_results_are_kept_and_replaced(
+    tmp_path: Path, data: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = module("results", monkeypatch)
+    (tmp_path / "bench.json").write_text(json.dumps(data))
+    results.keep(tmp_path / "1.json", results.load(tmp_path / "bench.json"))
+    found = results.load(tmp_path / "1.json").figures
+    get, put, tail = (found[f"micro/test_x.py::test_{name}"] for name in ("get[a-1]", "put", "tail"))
+    assert get.parts == ("micro/test_x.py", "test_get", "a-1")
+    assert (get.ours, get.theirs, get.ratio) == ((10, 9, 12), (20, 19, 22), (0.5, 0.4, 0.6))
+    assert get.notes == {"hot": 1.235}
+    assert put.ours == (1000, 500, 1500)
+    assert (tail.ours, tail.ratio, tail.notes) == (None, None, {"p99 ns": 7})
+    (tmp_path / "program.json").write_text(json.dumps({"program": "compare/x.py", "notes": {"p95": 3.0}}))
+    results.keep(tmp_path / "1.json", results.load(tmp_path / "program.json"))
+    assert list(results.load(tmp_path / "1.json").figures) == ["compare/x.py", *sorted(found)]
+
+
+def test_targets_say_by_how_much_they_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, results = module("targets", monkeypatch), module("results", monkeypatch)
+    target = targets.Target("part", "what", "x", targets.ratio, 0.5, targets.ratio_text, why="because")
+    low, high = (results.Figures("x", "day", ratio=(value, 0, 1)) for value in (0.4, 0.6))
+    assert target.row([{"x": low}, {"x": low}])[3:] == ["0.40", "0.40", "met", ""]
+    assert target.row([{"x": low}, {"x": high}])[3:] == ["0.40", "0.60", "met in one run", "because"]
+    assert target.row([{"x": high}, {}])[3:] == ["0.60", "", "missed: 1.20 of it", "because"]
+    assert target.row([{}])[3:] == ["", "not measured", ""]
+    assert target._replace(at_least=True).row([{"x": high}])[4] == "met"
+
+
+def test_intervals_that_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    page, results = module("page", monkeypatch), module("results", monkeypatch)
+    one, other, apart = (
+        results.Figures("x", "day", ratio=ratio) for ratio in ((0.5, 0.4, 0.6), (0.7, 0.6, 0.8), (0.9, 0.7, 1.0))
+    )
+    assert page.overlap(one, other)
+    assert not page.overlap(one, apart)
+    assert not page.overlap(apart, one)
+
+
+def test_the_page_asks_for_nothing_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = module("page", monkeypatch).Page(BENCHES / "results")
+    with pytest.raises(SystemExit, match="make bench"):
+        made.text("{{file micro/test_none.py}}")
+    with pytest.raises(SystemExit, match="there are"):
+        made.text("{{machin}}")
