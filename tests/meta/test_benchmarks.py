@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -19,10 +17,6 @@ def module(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for path in (BENCHES, BENCHES / "support"):
         monkeypatch.syspath_prepend(str(path))
     return __import__(name)
-
-
-def test_the_page_is_what_is_made_of_the_results() -> None:
-    subprocess.run([sys.executable, BENCHES / "page.py", "--check"], check=True)
 
 
 def test_every_benchmark_is_on_the_page() -> None:
@@ -53,22 +47,27 @@ def data() -> dict[str, object]:
     }
 
 
-def test_results_are_kept_and_replaced(
-    tmp_path: Path, data: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def kept(tmp_path: Path, data: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with what one run found."""
     results = module("results", monkeypatch)
     (tmp_path / "bench.json").write_text(json.dumps(data))
     results.keep(tmp_path / "1.json", results.load(tmp_path / "bench.json"))
-    found = results.load(tmp_path / "1.json").figures
+    return tmp_path
+
+
+def test_results_are_kept_and_replaced(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = module("results", monkeypatch)
+    found = results.load(kept / "1.json").figures
     get, put, tail = (found[f"micro/test_x.py::test_{name}"] for name in ("get[a-1]", "put", "tail"))
     assert get.parts == ("micro/test_x.py", "test_get", "a-1")
     assert (get.ours, get.theirs, get.ratio) == ((10, 9, 12), (20, 19, 22), (0.5, 0.4, 0.6))
     assert get.notes == {"hot": 1.235}
     assert put.ours == (1000, 500, 1500)
     assert (tail.ours, tail.ratio, tail.notes) == (None, None, {"p99 ns": 7})
-    (tmp_path / "program.json").write_text(json.dumps({"program": "compare/x.py", "notes": {"p95": 3.0}}))
-    results.keep(tmp_path / "1.json", results.load(tmp_path / "program.json"))
-    assert list(results.load(tmp_path / "1.json").figures) == ["compare/x.py", *sorted(found)]
+    (kept / "program.json").write_text(json.dumps({"program": "compare/x.py", "notes": {"p95": 3.0}}))
+    results.keep(kept / "1.json", results.load(kept / "program.json"))
+    assert list(results.load(kept / "1.json").figures) == ["compare/x.py", *sorted(found)]
 
 
 def test_targets_say_by_how_much_they_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +91,14 @@ def test_intervals_that_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not page.overlap(apart, one)
 
 
-def test_the_page_asks_for_nothing_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = module("page", monkeypatch).Page(BENCHES / "results")
+def test_the_page_asks_for_nothing_that_is_not_there(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = module("page", monkeypatch).Page(kept)
     with pytest.raises(SystemExit, match="make bench"):
         made.text("{{file micro/test_none.py}}")
     with pytest.raises(SystemExit, match="there are"):
         made.text("{{machin}}")
+    said = made.text("a\n{{file micro/test_x.py}}\nb")
+    assert (
+        "| a-1 | 10.0 ns (9.00 ns to 12.0 ns) | 20.0 ns (19.0 ns to 22.0 ns) | 0.50 (0.40 to 0.60) | hot 1.235 |"
+        in said
+    )
