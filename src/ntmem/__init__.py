@@ -65,8 +65,8 @@ from .watching import WatchedChange
 if TYPE_CHECKING:  # else by __getattr__ below
     from .agentdb.remote import RemoteVectors as RemoteVectors
     from .coordination.accounting import ProfitAndLoss as ProfitAndLoss
+    from .coordination.sessionlist import SessionInfo as SessionInfo
     from .coordination.sessions import Session as Session
-    from .coordination.sessions import SessionInfo as SessionInfo
     from .embedding import CachedEmbedder as CachedEmbedder
     from .embedding import EmbeddingProvider as EmbeddingProvider
     from .embedding import FunctionEmbedder as FunctionEmbedder
@@ -108,7 +108,8 @@ _LATER = {  # what needs numpy, or time to be imported
     **dict.fromkeys(("BackupReport", "RestoreReport", "restore"), "tiers.backup"),
     **dict.fromkeys(("CompactReport", "compact"), "tiers.compacting"),
     **{"ExportReport": "tiers.outgoing", "ImportReport": "tiers.incoming"},
-    **dict.fromkeys(("Session", "SessionInfo"), "coordination.sessions"),
+    "Session": "coordination.sessions",
+    "SessionInfo": "coordination.sessionlist",
     "ProfitAndLoss": "coordination.accounting",
     "Scrubber": "scrubbing",
     **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),

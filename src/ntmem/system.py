@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from .agentdb.remote import RemoteVectors
-    from .coordination.sessions import Session, SessionInfo
+    from .coordination.sessionlist import SessionInfo
+    from .coordination.sessions import Session
     from .embedding import EmbeddingProvider
     from .reasoningbank import Distiller, Judge, ReasoningBank, Trajectory, TrajectoryTracker
     from .scrubbing import Scrubber
@@ -757,7 +758,7 @@ class MemorySystem(DirectCalls):
 
     def sessions(self) -> list[SessionInfo]:
         """Return the sessions of the store by name: who holds them, when they were seen last. O(keys of all)."""
-        from .coordination.sessions import list_sessions
+        from .coordination.sessionlist import list_sessions
 
         return list_sessions(self._engine(), self.locks)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
-from contextlib import suppress
+from collections.abc import Callable, ItemsView, Iterator, ValuesView
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .errors import VersionConflict
 from .instants import Duration, duration_ns
-from .namespace import encode_key
+from .mapping import SharedMapping, is_possible
 from .records import FenceLike
 from .tiers.memoize import MISSING, Results, memoized, text_key, text_name
 from .values import Codec
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class NamespaceView(MutableMapping[str, Any]):
+class NamespaceView(SharedMapping):
     """A namespace as a ``MutableMapping[str, object]``, made by :meth:`ntmem.MemorySystem.namespace`.
 
     Keys are str; children namespaces are not part of it. Iteration is sorted and not a snapshot; ``len`` counts in
@@ -126,7 +124,7 @@ class NamespaceView(MutableMapping[str, Any]):
         return self._memory.vectors.search(self.labels, query, k, **how)
 
     def __getitem__(self, key: str) -> Any:
-        data = self._memory.get(self.labels, key) if _possible(key) else None
+        data = self._memory.get(self.labels, key) if is_possible(key) else None
         if data is None:
             raise KeyError(key)
         return self._codec.decode(data)
@@ -135,11 +133,11 @@ class NamespaceView(MutableMapping[str, Any]):
         self.put(key, value)
 
     def __delitem__(self, key: str) -> None:
-        if not (_possible(key) and self._memory.delete(self.labels, key)):
+        if not (is_possible(key) and self._memory.delete(self.labels, key)):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and _possible(key) and self._memory.exists(self.labels, key)
+        return isinstance(key, str) and is_possible(key) and self._memory.exists(self.labels, key)
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._memory.scan(self.labels))
@@ -155,39 +153,15 @@ class NamespaceView(MutableMapping[str, Any]):
         """Return the values in order of their keys, read page by page."""
         return _Values(self)
 
-    # The mixins of MutableMapping look and then act; another process may come in between.
+    def _add(self, key: str, value: Any) -> bool:
+        return self.add(key, value)
 
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key, set to `default` if it does not exist; of several callers one sets it."""
-        while True:
-            with suppress(KeyError):
-                return self[key]
-            if self.add(key, default):
-                return default
+    def _versioned(self, key: str) -> tuple[Any, int] | None:
+        record = self._memory.get_record(self.labels, key) if is_possible(key) else None
+        return None if record is None or record.value is None else (self._codec.decode(record.value), record.version)
 
-    def pop(self, key: str, *default: Any) -> Any:
-        """Delete a key and return the value that was deleted; of a missing one `default`, or raise ``KeyError``."""
-        if len(default) > 1:
-            raise TypeError(f"pop takes a key and a default, got {1 + len(default)} arguments")
-        while True:
-            record = self._memory.get_record(self.labels, key) if _possible(key) else None
-            if record is None or record.value is None:
-                if default:
-                    return default[0]
-                raise KeyError(key)
-            value = self._codec.decode(record.value)
-            with suppress(VersionConflict):  # somebody has changed it: that is another value to return
-                self._memory.delete(self.labels, key, if_version=record.version)
-                return value
-
-    def popitem(self) -> tuple[str, Any]:
-        """Delete the first key and return it with its value; raise ``KeyError`` if there is none."""
-        while True:
-            key = next(iter(self), None)
-            if key is None:
-                raise KeyError("the namespace is empty")
-            with suppress(KeyError):
-                return key, self.pop(key)
+    def _remove(self, key: str, version: int) -> None:
+        self._memory.delete(self.labels, key, if_version=version)
 
     def clear(self) -> None:
         """Delete every key that is there now, all or nothing."""
@@ -197,15 +171,6 @@ class NamespaceView(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<NamespaceView {'/'.join(self.labels)} of {self._memory!r}>"
-
-
-def _possible(key: str) -> bool:
-    """Whether there can be such a key; a mapping that is asked for another just does not have it."""
-    try:
-        encode_key(key)
-    except ValueError:
-        return False
-    return True
 
 
 class _Values(ValuesView[Any]):

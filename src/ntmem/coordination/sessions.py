@@ -10,49 +10,41 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from .._core.ring import Message
 from ..errors import (
     CoordinationError,
     LockLost,
     ReadOnlyError,
-    SerializationError,
     StaleFence,
     StorageError,
     StoreClosed,
-    VersionConflict,
 )
 from ..instants import Duration, seconds_of
-from ..namespace import MAX_KEY_BYTES, encode_key, labels_of
+from ..namespace import encode_key, labels_of
 from ..reasoningbank.ledger import Ledger
 from ..reasoningbank.tracker import TrajectoryTracker
 from ..records import Change, Fence
 from ..tiers.engine import LmdbEngine
 from ..tiers.guards import CURSORS, SESSION_DATA, SESSIONS
 from ..tiers.log import LogEngine
-from ..tiers.positions import PositionView
-from ..values import CODECS, Codec
+from ..values import Codec
 from .accounting import NOTHING, ProfitAndLoss, figures, of_one, since
 from .locks import Lock
-from .protocols import LockInfo
+from .sessionkeys import BEFORE, LOCK, TASKS, check_name, cursor_of, stem_of
+from .sessionlist import PLAIN, SessionInfo, holder_of, listed
+from .sessionparts import SessionMapping, SessionMessages, SessionPositions, SessionTransaction
 from .shared import SharedLocks
-from .stream import DurableMessages, Numbers, Stream
-from .tokens import MOST_RESOURCE_BYTES, encode_resource
+from .stream import Numbers
 from .topics import pattern_of
 
 if TYPE_CHECKING:
     from ..reasoningbank import Trajectory
     from ..tiers.positions import Positions
 
-_PLAIN = CODECS["msgpack"]
-_LOCK = "session/"
-_KEY, _TASK, _BEFORE = "k", "t", "b"
-_CURSOR = "\0session\0"
-_MOST_NAME = MOST_RESOURCE_BYTES - len(_LOCK)
 _TTL = 10.0
 
 
@@ -70,48 +62,6 @@ class Store(Protocol):
     def transaction(self, fence: Any = None) -> Any: ...
 
 
-class SessionInfo(NamedTuple):
-    """A session at one moment.
-
-    Attributes
-    ----------
-    name : str
-    agent_id : str
-        Whose it is, or was last.
-    account, strategy : str
-        Under which it trades.
-    held : bool
-        Whether somebody has entered it.
-    left : bool
-        Whether who entered it last has left it; if not, and it is not held, it has died or was late.
-    pid : int or None
-        The process that entered it last, if it has not left it and this is known.
-    alive : bool
-        Whether that process lives.
-    started, last_seen : int
-        By the store's clock, ns UTC; the latter is its last write.
-    resumed : int
-        How often it was entered again.
-    keys : int
-        Of its mapping and its namespaces.
-    open_trajectories : int
-    """
-
-    name: str
-    agent_id: str
-    account: str
-    strategy: str
-    held: bool
-    left: bool
-    pid: int | None
-    alive: bool
-    started: int
-    last_seen: int
-    resumed: int
-    keys: int
-    open_trajectories: int
-
-
 class _Hold:
     """Under which lease a session is held. Trajectories have this, not the session: who drops that drops its lock."""
 
@@ -126,239 +76,6 @@ class _Hold:
                 f"'with memory.session({self.name!r}) as s:'"
             )
         return self.fence
-
-
-class SessionMapping(MutableMapping[str, Any]):
-    """Keys of a session: its own, or those of a namespace of it. Made by :class:`Session`.
-
-    Iteration is sorted and not a snapshot; ``len`` counts in O(n). ``setdefault``, ``pop`` and ``popitem`` are atomic.
-    """
-
-    def __init__(self, session: Session, labels: tuple[str, ...]) -> None:
-        self._of = None if session is self else session  # itself it would keep alive, and with it its lock
-        self._stem = _stem(session.name, _KEY) + "".join(label + "\0" for label in labels).encode() + b"\0"
-
-    @property
-    def _session(self) -> Session:
-        assert self._of is not None
-        return self._of
-
-    def _raw(self, key: str) -> bytes:
-        raw = self._stem + encode_key(key)
-        if len(raw) > MAX_KEY_BYTES:
-            raise ValueError(f"a key of a session has at most {MAX_KEY_BYTES - len(self._stem)} bytes, had {len(key)}")
-        return raw
-
-    def _put(self, kind: Any, key: str, value: Any, if_version: int | None = None) -> int:
-        change = Change(kind, SESSION_DATA, self._raw(key), self._session.codec.encode(value), if_version=if_version)
-        return self._session.write([change])[0]
-
-    def _delete(self, key: str, if_version: int | None = None) -> bool:
-        change = Change("delete", SESSION_DATA, self._raw(key), if_version=if_version)
-        return self._session.write([change])[0] > 0
-
-    def _record(self, key: str) -> tuple[Any, int] | None:
-        """Return the object under a key and its version."""
-        record = None
-        if _is_possible(key):
-            record = self._session.engine().get_record(SESSION_DATA, self._raw(key), None)
-        return None if record is None or record.value is None else (self._decoded(record.value), record.version)
-
-    def _decoded(self, data: bytes) -> Any:
-        return self._session.codec.decode(data)
-
-    def __getitem__(self, key: str) -> Any:
-        found = self._record(key)
-        if found is None:
-            raise KeyError(key)
-        return found[0]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._put("put", key, value)
-
-    def __delitem__(self, key: str) -> None:
-        if not (_is_possible(key) and self._delete(key)):
-            raise KeyError(key)
-
-    def __contains__(self, key: object) -> bool:
-        if not isinstance(key, str) or not _is_possible(key):
-            return False
-        return self._session.engine().get(SESSION_DATA, self._raw(key)) is not None
-
-    def _pairs(self) -> Iterator[tuple[str, bytes]]:
-        for key, value in self._session.engine().scan(SESSION_DATA, self._stem, self._stem, None):
-            yield key.encode()[len(self._stem) :].decode(), value
-
-    def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self._pairs())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self._pairs())
-
-    def incr(self, key: str, delta: int = 1) -> int:
-        """Add `delta` to the int under a key (missing: 0) and return it.
-
-        Raises
-        ------
-        SerializationError
-            What is there is no int.
-        """
-        if isinstance(delta, bool) or not isinstance(delta, int):
-            raise TypeError(f"delta must be an int, was {type(delta).__name__}")
-        while True:
-            number, version = self._record(key) or (0, 0)
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise SerializationError(f"{key!r} holds {type(number).__name__}, not an int; incr cannot add to it")
-            with suppress(VersionConflict):  # another thread was faster
-                self._put("put", key, number + delta, version)
-                return number + delta
-
-    # The mixins of MutableMapping look and then act; another thread may come in between.
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key, set to `default` if it does not exist."""
-        while True:
-            with suppress(KeyError):
-                return self[key]
-            if self._put("add", key, default):
-                return default
-
-    def pop(self, key: str, *default: Any) -> Any:
-        """Delete a key and return the value that was deleted; of a missing one `default`, or raise ``KeyError``."""
-        if len(default) > 1:
-            raise TypeError(f"pop takes a key and a default, got {1 + len(default)} arguments")
-        while True:
-            found = self._record(key)
-            if found is None:
-                if default:
-                    return default[0]
-                raise KeyError(key)
-            with suppress(VersionConflict):
-                self._delete(key, found[1])
-                return found[0]
-
-    def popitem(self) -> tuple[str, Any]:
-        """Delete the first key and return it with its value; raise ``KeyError`` if there is none."""
-        while True:
-            key = next(iter(self), None)
-            if key is None:
-                raise KeyError("there is no key")
-            with suppress(KeyError):
-                return key, self.pop(key)
-
-    def clear(self) -> None:
-        """Delete every key that is there now, all or nothing."""
-        self._session.write([Change("delete", SESSION_DATA, self._raw(key)) for key in self])
-
-    def __repr__(self) -> str:
-        return f"<SessionMapping of {self._session!r}>"
-
-
-class SessionMessages(DurableMessages):
-    """A durable subscription whose cursor is a session's: :meth:`ack` moves it under the session's fence."""
-
-    def __init__(self, session: Session, pattern: bytes, cursor: str, since: int | None) -> None:
-        stream = _FencedStream(session)
-        super().__init__(session.engine, stream, pattern, name=_cursor(session.name, cursor), since=since)
-        self.cursor = cursor
-        """What the session knows it by."""
-
-    @property
-    def name(self) -> str:
-        """What the session knows it by."""
-        return self.cursor
-
-    def due(self, message: Message | int | None) -> Change | None:
-        """Return the change that acknowledges a message; None: it is acknowledged. Called by transactions."""
-        number = self._seen if message is None else message if isinstance(message, int) else message.seq
-        if number > self._seen:
-            raise ValueError(f"message {number} was not received by this subscription yet, {self._seen} was")
-        assert self._name is not None
-        key = self._name.encode()
-        record = self._engine().get_record(CURSORS, key, None)
-        noted, version = (0, 0) if record is None else (int(record.value or 0), record.version)
-        return Change("put", CURSORS, key, b"%d" % number, if_version=version, own=True) if number > noted else None
-
-
-class _FencedStream(Stream):
-    """The stream of a session's subscriptions."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(session.engine, session.numbers)
-        self._session = session
-
-    def _write(self, key: bytes, number: int, version: int, changes: list[Change]) -> bool:
-        try:
-            self._session.write([Change("put", CURSORS, key, b"%d" % number, if_version=version), *changes])
-        except VersionConflict:
-            return False
-        return True
-
-
-class SessionPositions(PositionView):
-    """The position book, bound to a session's account and strategy; what is booked is booked under its fence."""
-
-    def __init__(self, session: Session, book: Positions) -> None:
-        super().__init__(book, session.account, session.strategy)
-        self._session = session
-
-    def apply_fill(self, symbol: str, quantity: Any, price: Any, **how: Any) -> Any:
-        """Do :meth:`Positions.apply_fill`."""
-        return super().apply_fill(symbol, quantity, price, **{"fence": self._session.held_fence(), **how})
-
-    def apply_cash(self, symbol: str, amount: Any, **how: Any) -> Any:
-        """Do :meth:`Positions.apply_cash`."""
-        return super().apply_cash(symbol, amount, **{"fence": self._session.held_fence(), **how})
-
-    def reserve(self, symbol: str, quantity: Any, **how: Any) -> Any:
-        """Do :meth:`Positions.reserve`."""
-        return super().reserve(symbol, quantity, **{"fence": self._session.held_fence(), **how})
-
-
-class SessionTransaction:
-    """Changes of a session and of the store that are committed together, under the session's fence. A context manager.
-
-    ``t[key] = value`` and ``del t[key]`` are of the session, :meth:`ack` moves a cursor of it; ``t.put``, ``t.add``,
-    ``t.incr``, ``t.delete`` and ``t.fills`` are those of :class:`ntmem.Transaction`.
-    """
-
-    def __init__(self, session: Session, transaction: Any) -> None:
-        self._session = session
-        self._transaction = transaction
-        self._acknowledged: dict[bytes, Change] = {}  # by cursor: the last one
-
-    def __enter__(self) -> Self:
-        self._transaction.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        for change in self._acknowledged.values():
-            self._transaction.collect(change)
-        self._transaction.__exit__(kind, *exc)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        data = self._session.codec.encode(value)
-        self._transaction.collect(Change("put", SESSION_DATA, self._session._raw(key), data, own=True))
-
-    def __delitem__(self, key: str) -> None:
-        self._transaction.collect(Change("delete", SESSION_DATA, self._session._raw(key), own=True))
-
-    def ack(self, messages: SessionMessages, message: Message | int | None = None) -> None:
-        """Acknowledge a message, by default the last one received: what it led to is kept with it, or neither is."""
-        if not isinstance(messages, SessionMessages):
-            raise TypeError(f"ack takes what session.subscribe() returned, was {type(messages).__name__}")
-        change = messages.due(message)
-        if change is not None:
-            before = self._acknowledged.setdefault(change.key, change)
-            self._acknowledged[change.key] = max(before, change, key=lambda each: int(each.value))
-
-    def apply_fill(self, symbol: str, quantity: Any, price: Any, **how: Any) -> None:
-        """Do :meth:`ntmem.Transaction.apply_fill` under the session's account and strategy."""
-        bound = {"account": self._session.account, "strategy": self._session.strategy}
-        self._transaction.apply_fill(symbol, quantity, price, **bound, **how)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transaction, name)
 
 
 class Session(SessionMapping):
@@ -424,7 +141,7 @@ class Session(SessionMapping):
         self._agent_id = agent_id
         self._account = account
         self._strategy = strategy
-        self._lock = Lock(memory.locks, _LOCK + name, timeout=timeout, ttl=ttl, renew=True)
+        self._lock = Lock(memory.locks, LOCK + name, timeout=timeout, ttl=ttl, renew=True)
         self._timeout = timeout
         self._durable = durable
         self._hold = _Hold(name)
@@ -470,7 +187,7 @@ class Session(SessionMapping):
 
     def _timed_out(self) -> Exception:
         error = self._lock.timed_out()
-        holder = _holder(self._memory.locks, self.name)
+        holder = holder_of(self._memory.locks, self.name)
         if holder is None or not holder.is_current:
             return error
         return type(error)(
@@ -499,8 +216,8 @@ class Session(SessionMapping):
             account = self._account or ""
             before = figures(self.engine(), account, strategy)
             said = {"account": account, "strategy": strategy, "started": self.engine().now(), "resumed": 0}
-            value = _PLAIN.encode([(key, *each) for key, each in before.items() if each[:3] != NOTHING[:3]])
-            changes = [*self._removed(), Change("put", SESSION_DATA, _stem(self.name, _BEFORE), value)]
+            value = PLAIN.encode([(key, *each) for key, each in before.items() if each[:3] != NOTHING[:3]])
+            changes = [*self._removed(), Change("put", SESSION_DATA, stem_of(self.name, BEFORE), value)]
         else:
             for name, given in (("account", self._account), ("strategy", self._strategy)):
                 if given is not None and given != said[name]:
@@ -510,7 +227,7 @@ class Session(SessionMapping):
                     )
             said["resumed"] += 1
             changes = [
-                Change("delete", SESSION_DATA, _stem(self.name, _TASK) + name.encode())
+                Change("delete", SESSION_DATA, stem_of(self.name, TASKS) + name.encode())
                 for name in self._tasks()
                 if (found := self._memory.trajectories.get(name)) is None or found.status != "open"
             ]
@@ -543,7 +260,7 @@ class Session(SessionMapping):
 
     def _removed(self) -> list[Change]:
         engine = self.engine()
-        spaces = ((SESSION_DATA, _stem(self.name, "")), (CURSORS, _cursor(self.name, "").encode()))
+        spaces = ((SESSION_DATA, stem_of(self.name, "")), (CURSORS, cursor_of(self.name, "").encode()))
         return [
             Change("delete", space, key.encode())
             for space, stem in spaces
@@ -632,7 +349,7 @@ class Session(SessionMapping):
 
         made = Trajectory(self.agent_id, task)
         name = new_id(self.engine().now())
-        self.write([Change("put", SESSION_DATA, _stem(self.name, _TASK) + name.encode())])
+        self.write([Change("put", SESSION_DATA, stem_of(self.name, TASKS) + name.encode())])
         made.track(self._ledger(), name)
         return made
 
@@ -656,7 +373,7 @@ class Session(SessionMapping):
         return [each for each in found if each is not None and each.status == "open"]
 
     def _tasks(self) -> list[str]:
-        stem = _stem(self.name, _TASK)
+        stem = stem_of(self.name, TASKS)
         rows = self.engine().scan(SESSION_DATA, stem, stem, None)
         return [key.encode()[len(stem) :].decode() for key, _ in rows]
 
@@ -678,8 +395,8 @@ class Session(SessionMapping):
 
         Of all positions under its account and strategy, whoever booked their fills.
         """
-        kept = self.engine().get(SESSION_DATA, _stem(self.name, _BEFORE))
-        rows = [] if kept is None else _PLAIN.decode(kept)
+        kept = self.engine().get(SESSION_DATA, stem_of(self.name, BEFORE))
+        rows = [] if kept is None else PLAIN.decode(kept)
         before = {tuple(key): ProfitAndLoss(*each) for key, *each in rows}
         if self._said() is None:
             return {}
@@ -712,11 +429,11 @@ class Session(SessionMapping):
 
     def _said(self) -> dict[str, Any] | None:
         data = self.engine().get(SESSIONS, self.name.encode())
-        said: dict[str, Any] | None = None if data is None else _PLAIN.decode(data)
+        said: dict[str, Any] | None = None if data is None else PLAIN.decode(data)
         return said
 
     def _header(self, said: dict[str, Any], *, is_left: bool) -> Change:
-        return Change("put", SESSIONS, self.name.encode(), _PLAIN.encode({**said, "left": is_left}))
+        return Change("put", SESSIONS, self.name.encode(), PLAIN.encode({**said, "left": is_left}))
 
     def _fact(self, name: str) -> Any:
         said = self._said()
@@ -753,12 +470,12 @@ class Session(SessionMapping):
     @property
     def last_seen(self) -> int | None:
         """When it was written to last, be it on entering or leaving, by the store's clock, ns UTC. O(keys)."""
-        found = _listed(self.engine(), self._memory.locks, self.name)
+        found = listed(self.engine(), self._memory.locks, self.name)
         return found[0].last_seen if found else None
 
     def info(self) -> SessionInfo | None:
         """Return what is known of it; None: it was never entered, or was ended. O(keys)."""
-        found = _listed(self.engine(), self._memory.locks, self.name)
+        found = listed(self.engine(), self._memory.locks, self.name)
         return found[0] if found else None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -766,71 +483,3 @@ class Session(SessionMapping):
 
     def __repr__(self) -> str:
         return f"<Session {self.name!r}{' held' if self._hold.fence is not None else ''}>"
-
-
-def list_sessions(engine: LmdbEngine, locks: SharedLocks) -> list[SessionInfo]:
-    """Return all sessions of a store, by name. O(keys of all)."""
-    return _listed(engine, locks, None)
-
-
-def _listed(engine: LmdbEngine, locks: SharedLocks, only: str | None) -> list[SessionInfo]:
-    stem = b"" if only is None else only.encode()
-    headers = {
-        key.decode(): (_PLAIN.decode(stored.value), stored.ts_known)
-        for key, stored in engine.entries_of(SESSIONS, stem)
-        if only is None or key == stem
-    }
-    keys, tasks = dict.fromkeys(headers, 0), dict.fromkeys(headers, 0)
-    seen = {name: known for name, (_, known) in headers.items()}
-    for raw, stored in engine.entries_of(SESSION_DATA, b"" if only is None else _stem(only, "")):
-        name, _, rest = raw.decode().partition("\0")
-        if name in headers:
-            keys[name] += rest.startswith(_KEY)
-            tasks[name] += rest.startswith(_TASK)
-            seen[name] = max(seen[name], stored.ts_known)
-    for raw, stored in engine.entries_of(CURSORS, _CURSOR.encode() if only is None else _cursor(only, "").encode()):
-        name = raw.decode()[len(_CURSOR) :].partition("\0")[0]
-        if name in headers:
-            seen[name] = max(seen[name], stored.ts_known)
-    found = []
-    for name, (said, _) in headers.items():
-        holder = None if said["left"] else _holder(locks, name)
-        held = holder is not None and holder.is_current
-        pid = None if holder is None else holder.pid
-        alive = holder is not None and holder.is_alive
-        who = (said["agent"], said["account"], said["strategy"])
-        times = (said["started"], seen[name], said["resumed"])
-        found.append(SessionInfo(name, *who, held, said["left"], pid, alive, *times, keys[name], tasks[name]))
-    return found
-
-
-def _holder(locks: SharedLocks, name: str) -> LockInfo | None:
-    return next((info for info in locks.list(_LOCK + name) if info.fence is not None), None)
-
-
-def check_name(name: Any) -> str:
-    """Return the name of a session; raise ``TypeError`` or ``ValueError`` that says what is wrong with it."""
-    if not isinstance(name, str):
-        raise TypeError(f"the name of a session is a str, was {type(name).__name__}")
-    encode_key(name)
-    if len(name.encode()) > _MOST_NAME or "\0" in name:
-        raise ValueError(f"the name of a session has 1 to {_MOST_NAME} bytes of UTF-8 and no NUL, was {name[:64]!r}")
-    encode_resource(_LOCK + name)
-    return name
-
-
-def _stem(name: str, kind: str) -> bytes:
-    return f"{name}\0{kind}".encode()
-
-
-def _cursor(name: str, cursor: str) -> str:
-    return f"{_CURSOR}{name}\0{cursor}"
-
-
-def _is_possible(key: str) -> bool:
-    """Whether there can be such a key; a mapping that is asked for another just does not have it."""
-    try:
-        encode_key(key)
-    except ValueError:
-        return False
-    return True
