@@ -93,9 +93,9 @@ if TYPE_CHECKING:  # else by __getattr__ below
     from .tiers.backup import restore as restore
     from .tiers.compacting import CompactReport as CompactReport
     from .tiers.compacting import compact as compact
+    from .tiers.hits import SearchHit as SearchHit
     from .tiers.incoming import ImportReport as ImportReport
     from .tiers.outgoing import ExportReport as ExportReport
-    from .tiers.vectors import SearchHit as SearchHit
     from .tiers.vectors import VectorStore as VectorStore
 
 __version__ = "0.1.0"
@@ -112,7 +112,7 @@ _LATER = {  # what needs numpy, or time to be imported
     "SessionInfo": "coordination.sessionlist",
     "ProfitAndLoss": "coordination.accounting",
     "Scrubber": "scrubbing",
-    **dict.fromkeys(("SearchHit", "VectorStore"), "tiers.vectors"),
+    **{"SearchHit": "tiers.hits", "VectorStore": "tiers.vectors"},
     **dict.fromkeys(("CalibrationReport", "ReasoningBank", "RelativeErrorJudge", "ScaledJudge"), "reasoningbank"),
     **dict.fromkeys(("Choice", "DistilledPattern", "Distiller", "Explanation", "RecalledPattern"), "reasoningbank"),
     **dict.fromkeys(("MattsContrast", "MattsRun", "Trajectory", "TrajectoryTracker"), "reasoningbank"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from .system import MemorySystem
-    from .tiers.vectors import SearchHit
+    from .tiers.hits import SearchHit
 
 F = TypeVar("F", bound=Callable[..., Any])
 

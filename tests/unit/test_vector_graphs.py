@@ -12,7 +12,8 @@ import pytest
 
 import ntmem
 from ntmem.tiers import graphs
-from ntmem.tiers.vectors import SearchHit, VectorStore
+from ntmem.tiers.hits import SearchHit
+from ntmem.tiers.vectors import VectorStore
 
 COUNT, DIMENSION = 3000, 24
 

@@ -30,18 +30,10 @@ from ..namespace import labels_of
 from ..tiers.collection import Limits
 from ..tiers.exporting import beyond_json
 from ..tiers.guards import check_situations
+from ..tiers.hits import CollectionInfo, Entry, SearchHit, StoredVector
 from ..tiers.points import MOST_DIMENSIONS, CollectionRow, Point, decode_metadata
-from ..tiers.vectors import (
-    CollectionInfo,
-    Entry,
-    SearchHit,
-    StoredVector,
-    VectorStore,
-    check_counts,
-    check_numbers,
-    check_vectors,
-    checked_id,
-)
+from ..tiers.vectorchecks import check_counts, check_numbers, check_vectors, checked_id
+from ..tiers.vectors import VectorStore
 from . import wire
 from .documents import Read, read_document
 

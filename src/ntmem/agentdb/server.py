@@ -49,7 +49,8 @@ from .openapi import described
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from ..tiers.vectors import Entry, VectorStore
+    from ..tiers.hits import Entry
+    from ..tiers.vectors import VectorStore
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from ..errors import SerializationError
 from .segments import replaced_whole
 
 if TYPE_CHECKING:
-    from .vectors import StoredVector
+    from .hits import StoredVector
 
 _JSON = msgspec.json.Encoder()
 _GROUP_BYTES = 16 << 20  # of the rows of a group, in memory

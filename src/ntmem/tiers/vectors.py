@@ -11,16 +11,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
 from .._core import meters, nearest
-from .._core.text import html_facts
-from .._core.vectors import METRICS, TYPES, Over, VectorTail, sizes
+from .._core.vectors import METRICS, TYPES, Over, VectorTail
 from ..errors import ReadOnlyError, StorageError, VectorError, VersionConflict
-from ..filters import NoColumn, Where, compile_where
+from ..filters import compile_where
 from ..instants import LATEST, MAX_INSTANT, AsOf, Instant, instant_ns, require_int
 from ..namespace import labels_of
 from ..records import Change
@@ -28,25 +27,26 @@ from ..twins import twin
 from .collection import Collection, Limits, memory_of
 from .engine import LmdbEngine
 from .exporting import check_path, export_vectors
-from .graphs import Plan, bytes_of
+from .graphs import bytes_of
 from .guards import check_situations
+from .hits import CollectionInfo, Entry, SearchHit, StoredVector, entry_of, hit_of, stored_vector
 from .log import LogEngine
 from .points import (
     COLLECTIONS,
     MOST_DIMENSIONS,
-    MOST_ID,
     POINTS,
     CollectionRow,
     Point,
     collection_key,
     decode_collection,
-    decode_metadata,
     decode_point,
     encode_collection,
     encode_metadata,
     point_key,
 )
+from .searching import asked_of, best_of, passing_of, slots_of
 from .segments import remove_segments
+from .vectorchecks import check_counts, check_vectors, checked_id
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -60,85 +60,6 @@ _DROPPED_AT_ONCE = 256
 _ATTEMPTS = 100
 _EXPORTED = 4  # words of a bitmap, whose vectors are read at once
 _FLOAT = np.dtype(np.float32)
-_LARGEST, _LARGEST_HALF = float(np.finfo(np.float32).max), 65_504.0
-
-
-class SearchHit(NamedTuple):
-    """A vector that was found.
-
-    Attributes
-    ----------
-    id : str
-    score : float
-        Higher is better: the cosine, the product, or the negative squared distance.
-    metadata : dict
-    ts_event, ts_known : int
-        Nanoseconds UTC.
-    """
-
-    id: str
-    score: float
-    metadata: dict[str, Any]
-    ts_event: int
-    ts_known: int
-
-    def _repr_html_(self) -> str:
-        return html_facts(self._asdict().items())
-
-
-class StoredVector(NamedTuple):
-    """A vector with its metadata, as it was given."""
-
-    id: str
-    vector: NDArray[np.float32]
-    metadata: dict[str, Any]
-    ts_event: int
-    ts_known: int
-
-
-class Entry(NamedTuple):
-    """What is kept of a vector beside its numbers."""
-
-    id: str
-    metadata: dict[str, Any]
-    ts_event: int
-    ts_known: int
-
-
-class CollectionInfo(msgspec.Struct, frozen=True):
-    """What there is of a collection.
-
-    Attributes
-    ----------
-    dimension : int
-    metric, dtype : str
-    count : int
-        Vectors that are served now.
-    changes : int
-        All that was ever added or deleted: what searches look at.
-    memory_bytes : int
-        That it takes, of all processes together, without graphs.
-    graphs, graphed, graph_bytes : int
-        Graphs there are, of how many changes they are, and their bytes, in files that all processes map.
-    """
-
-    dimension: int
-    metric: str
-    dtype: str
-    count: int
-    changes: int
-    memory_bytes: int
-    graphs: int
-    graphed: int
-    graph_bytes: int
-
-
-class _Asked(NamedTuple):
-    """Of how many slots a search is, of which of them (None: all), and how it is done."""
-
-    slots: int
-    bits: NDArray[np.uint64] | None
-    plan: Plan
 
 
 class VectorStore:
@@ -429,8 +350,8 @@ class VectorStore:
                 ids = [id] if id is not None and tail.find(checked_id(id), now) >= 0 else []
             else:
                 count = tail.count
-                bits, _ = tail.served(count, now, _passing(collection, tail, count, now, chosen))
-                ids = [tail.found(slot).id for slot in _slots(bits)]
+                bits, _ = tail.served(count, now, passing_of(collection, tail, count, now, chosen))
+                ids = [tail.found(slot).id for slot in slots_of(bits)]
             if ids:
                 collection.write([Point(name, None, known, known, b"") for name in ids])
             return len(ids)
@@ -615,8 +536,10 @@ class VectorStore:
         """Return ids (None where there are fewer than `k`) and scores (NaN there), each of shape (n, k)."""
 
         def look(collection: Collection, tail: VectorTail) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-            asked = self._asked_of(collection, tail, numbers, max(k, rerank or 0), where, as_of, ef)
-            slots, found = self._best(collection, tail, numbers, k, asked, rerank)
+            chosen, limit = compile_where(where), self._limit_of(as_of)
+            many, is_past = max(k, rerank or 0), as_of is not None
+            asked = asked_of(collection, tail, numbers, many, chosen, limit, ef, is_past=is_past)
+            slots, found = best_of(collection, tail, numbers, k, asked, rerank)
             if min_score is not None:
                 found[~(found >= min_score)] = np.nan
             scores[:, : found.shape[1]] = found
@@ -662,7 +585,7 @@ class VectorStore:
 
         def look(collection: Collection, tail: VectorTail) -> float:
             limit, count = self._open().now(), tail.count
-            slots = _slots(tail.served(count, limit)[0])
+            slots = slots_of(tail.served(count, limit)[0])
             if not slots:
                 return 1.0
             chosen = np.random.default_rng(len(slots)).permutation(slots)[:sample].tolist()
@@ -710,16 +633,18 @@ class VectorStore:
         ef: int | None,
     ) -> list[list[SearchHit]]:
         def look(collection: Collection, tail: VectorTail) -> list[list[SearchHit]]:
-            asked = self._asked_of(collection, tail, queries, max(k, rerank or 0), where, as_of, ef)
+            chosen, limit = compile_where(where), self._limit_of(as_of)
+            many, is_past = max(k, rerank or 0), as_of is not None
+            asked = asked_of(collection, tail, queries, many, chosen, limit, ef, is_past=is_past)
             if rerank is None:
                 count, bits, plan = asked
                 return nearest.hits(
                     tail, SearchHit, queries, k, count, bits, least=least, graphs=plan.graphs, ef=plan.ef
                 )
-            slots, scores = self._best(collection, tail, queries, k, asked, rerank)
+            slots, scores = best_of(collection, tail, queries, k, asked, rerank)
             kept = scores >= least  # NaN: nothing is there
             return [
-                [_hit(tail, *each) for each in zip(row[which].tolist(), values[which].tolist(), strict=True)]
+                [hit_of(tail, *each) for each in zip(row[which].tolist(), values[which].tolist(), strict=True)]
                 for row, values, which in zip(slots, scores, kept, strict=True)
             ]
 
@@ -728,65 +653,6 @@ class VectorStore:
         hits: list[list[SearchHit]] = self._asked(namespace, look, [[] for _ in range(len(queries))])
         self._engine.store.meters.since(meters.VECTOR_SEARCH, begun)
         return hits
-
-    def _asked_of(
-        self,
-        collection: Collection,
-        tail: VectorTail,
-        queries: NDArray[np.float32],
-        many: int,
-        where: Mapping[str, Any] | None,
-        as_of: AsOf,
-        ef: int | None,
-    ) -> _Asked:
-        """Return of how many slots a search is, of which of them, and how it is done."""
-        limit, chosen = self._limit_of(as_of), compile_where(where)
-        count = tail.count
-        if chosen is None or as_of is not None:
-            bits, left = tail.wanted(count, limit)
-            if as_of is not None and not left:  # that there is a collection may not be known then
-                return _Asked(0, None, Plan())
-        check_vectors(collection.row, queries, "the query")
-        if chosen is not None:
-            bits, left = tail.wanted(count, limit, _passing(collection, tail, count, limit, chosen))
-        return _Asked(count, bits, collection.graphs.plan(tail, many, count, limit, left, ef))
-
-    def _best(
-        self,
-        collection: Collection,
-        tail: VectorTail,
-        queries: NDArray[np.float32],
-        k: int,
-        asked: _Asked,
-        rerank: int | None,
-    ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """Return slots and scores of what is best for each query; NaN: nothing is there."""
-        count, bits, plan = asked
-        slots, scores = nearest.search(tail, queries, max(k, rerank or 0), count, bits, graphs=plan.graphs, ef=plan.ef)
-        if rerank is not None:
-            slots, scores = self._reranked(collection, queries, slots, scores, k)
-        return slots, scores
-
-    def _reranked(
-        self,
-        collection: Collection,
-        queries: NDArray[np.float32],
-        slots: NDArray[np.uint32],
-        scores: NDArray[np.float32],
-        k: int,
-    ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """Return the best `k` of those that were found, by their float32 numbers."""
-        number, metric = collection.row.number, collection.row.metric
-        wanted = {int(slot): point_key(number, int(slot)) for slot in np.unique(slots[~np.isnan(scores)])}
-        records = self._engine.fetch(POINTS, list(wanted.items()))
-        vectors = {slot: decode_point(value).vector for slot, value in records.items()}
-        scores = scores.astype(np.float64)
-        for place, slot in np.ndenumerate(slots):
-            vector = vectors.get(int(slot))
-            if not np.isnan(scores[place]) and vector is not None:
-                scores[place] = _score(metric, queries[place[0]], vector)
-        order = np.lexsort((slots, -scores))[:, :k]  # NaN sorts last
-        return np.take_along_axis(slots, order, 1), np.take_along_axis(scores, order, 1).astype(np.float32)
 
     def write(self, namespace: AnyNamespace, points: Sequence[Point]) -> None:
         """Add changes that another store had to a collection, in order; for ``memory.import_``."""
@@ -811,7 +677,7 @@ class VectorStore:
             records = self._engine.fetch(POINTS, [(slot, point_key(collection.row.number, slot))])
             if slot not in records:
                 raise Over  # dropped meanwhile
-            return _stored(records[slot])
+            return stored_vector(records[slot])
 
         return self._asked(namespace, look, None)
 
@@ -821,7 +687,7 @@ class VectorStore:
 
         def look(collection: Collection, tail: VectorTail) -> int:
             count = tail.count
-            bits = None if chosen is None else _passing(collection, tail, count, limit, chosen)
+            bits = None if chosen is None else passing_of(collection, tail, count, limit, chosen)
             return tail.served(count, limit, bits)[1]
 
         return self._asked(namespace, look, 0)
@@ -840,8 +706,8 @@ class VectorStore:
 
         def look(collection: Collection, tail: VectorTail) -> Iterator[Entry]:
             count = tail.count
-            bits = None if chosen is None else _passing(collection, tail, count, limit, chosen)
-            return (_entry(tail, slot) for slot in _slots(tail.served(count, limit, bits)[0]))
+            bits = None if chosen is None else passing_of(collection, tail, count, limit, chosen)
+            return (entry_of(tail, slot) for slot in slots_of(tail.served(count, limit, bits)[0]))
 
         return self._asked(namespace, look, iter(()))
 
@@ -899,11 +765,11 @@ class VectorStore:
         """Return the vectors of those slots that have a bit, from the store."""
         number = collection.row.number
         for first in range(0, len(bits), _EXPORTED):
-            slots = [64 * first + slot for slot in _slots(bits[first : first + _EXPORTED])]
+            slots = [64 * first + slot for slot in slots_of(bits[first : first + _EXPORTED])]
             records = self._engine.fetch(POINTS, [(slot, point_key(number, slot)) for slot in slots])
             if len(records) < len(slots):
                 raise VectorError("the collection was dropped while it was exported; nothing was written")
-            yield from (_stored(records[slot]) for slot in slots)
+            yield from (stored_vector(records[slot]) for slot in slots)
 
     @property
     def nbytes(self) -> int:
@@ -984,90 +850,6 @@ def _shown(labels: tuple[str, ...]) -> str:
     return f"the collection {'/'.join(labels)!r}"
 
 
-def checked_id(id: Any) -> str:
-    if not isinstance(id, str):
-        raise TypeError(f"id must be a str, was {type(id).__name__}")
-    try:
-        size = len(id.encode())
-    except UnicodeEncodeError:
-        raise ValueError("an id holds no lone surrogates") from None
-    if not 0 < size <= MOST_ID:
-        raise ValueError(f"an id has 1 to {MOST_ID} bytes of UTF-8, had {size}")
-    return id
-
-
-def check_vectors(row: CollectionRow | None, vectors: NDArray[np.float32], what: str) -> None:
-    """Raise :class:`VectorError` for vectors that a collection cannot have; row None: it is made for them."""
-    dimension = vectors.shape[1]
-    if row is not None and dimension != row.dimension:
-        raise VectorError(f"{what} has {dimension} dimensions, the collection {row.dimension}")
-    least, most = check_numbers(vectors, what)
-    if (row is None or row.metric == "cosine") and least == 0.0:
-        raise VectorError(f"{what} is zero, which has no direction; a collection by 'l2' or 'ip' takes it")
-    if row is not None and row.metric != "cosine" and most * most * dimension > _LARGEST:
-        raise VectorError(f"{what} has numbers as large as {most:.3g}, whose squares float32 cannot add up")
-    if row is not None and row.dtype == "float16" and row.metric != "cosine" and most > _LARGEST_HALF:
-        raise VectorError(f"{what} has numbers beyond {_LARGEST_HALF:.0f}, the largest of float16")
-
-
-def check_numbers(vectors: NDArray[np.float32], what: str) -> tuple[float, float]:
-    """Raise :class:`VectorError` for vectors that no collection can have; return their least and largest size."""
-    dimension = vectors.shape[1]
-    if not 0 < dimension <= MOST_DIMENSIONS:
-        raise VectorError(f"{what} has {dimension} dimensions, a collection has 1 to {MOST_DIMENSIONS}")
-    least, most = sizes(vectors)
-    if not most <= _LARGEST:
-        raise VectorError(f"{what} has NaN or infinity, or numbers beyond float32")
-    return least, most
-
-
-def check_counts(k: int, ef: int | None, rerank: int | None) -> None:
-    require_int(k, "k", 1)
-    for name, value in (("ef", ef), ("rerank", rerank)):
-        if value is not None:
-            require_int(value, name, 1)
-
-
-def _passing(collection: Collection, tail: VectorTail, count: int, limit: int, where: Where) -> NDArray[np.uint64]:
-    """Return a bit for each of the first `count` slots that passes a filter, if it is served; others may have one."""
-    try:
-        return collection.passing(tail, where, count)
-    except NoColumn:
-        bits, _ = tail.served(count, limit)
-    flags = np.zeros(len(bits) * 64, np.uint8)
-    for slot in _slots(bits):
-        flags[slot] = where.matches(decode_metadata(tail.found(slot).metadata))
-    return np.packbits(flags, bitorder="little").view("<u8").astype(np.uint64)
-
-
 def _each(values: Any, count: int) -> Sequence[Any]:
     """Return one instant as so many, and several as they are."""
     return [values] * count if np.ndim(values) == 0 else values
-
-
-def _slots(bits: NDArray[np.uint64]) -> list[int]:
-    return np.flatnonzero(np.unpackbits(bits.astype("<u8").view(np.uint8), bitorder="little")).tolist()
-
-
-def _stored(record: bytes) -> StoredVector:
-    point = decode_point(record)
-    assert point.vector is not None
-    return StoredVector(point.id, point.vector, decode_metadata(point.metadata), point.ts_event, point.ts_known)
-
-
-def _hit(tail: VectorTail, slot: int, score: float) -> SearchHit:
-    found = tail.found(slot)
-    return SearchHit(found.id, score, decode_metadata(found.metadata), found.ts_event, found.ts_known)
-
-
-def _entry(tail: VectorTail, slot: int) -> Entry:
-    found = tail.found(slot)
-    return Entry(found.id, decode_metadata(found.metadata), found.ts_event, found.ts_known)
-
-
-def _score(metric: str, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    if metric == "l2":
-        return -float(((x - y) ** 2).sum())
-    product = float(x @ y)
-    return product / float(np.linalg.norm(x) * np.linalg.norm(y)) if metric == "cosine" else product
