@@ -35,7 +35,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench page gate lint fuzz hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan docs sdist wheel clean
+.PHONY: help replay test bench page gate lint fuzz hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan coverage docs sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -137,6 +137,17 @@ tsan:  ## native tests under the thread sanitizer (SANITIZED=; CPython 3.11: lat
 	@$(MAKE) --no-print-directory $(VENV)-tsan/testable VENV=$(VENV)-tsan
 	@tests/sanitize/run.sh $(VENV)-tsan/bin/pytest $(SANITIZED)
 
+# Lines of Python and of Cython, and of our C by gcov: docs/design/coverage.md. Which tests: those that look by killing
+# or by the clock leave nothing behind here, and those of abuse repeat the same lines many times.
+COVERED ?= tests/unit tests/concurrency tests/conformance tests/property tests/scenario tests/format tests/abuse \
+	tests/meta/test_docs.py tests/meta/test_doctests.py tests/meta/test_import.py
+COVERAGE := $(abspath $(VENV)-coverage)
+
+coverage: export NTMEM_LINETRACE = 1
+coverage:  ## lines that the tests run, of Python (95 %), Cython (90 %) and C (COVERED=; CPython 3.11)
+	@$(MAKE) --no-print-directory $(VENV)-coverage/coverable VENV=$(VENV)-coverage
+	@_build/coverage.sh $(COVERAGE) -n $(JOBS) $(COVERED)
+
 docs: $(VENV)/documented  ## build the site into build/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
 	@echo "build/site/index.html"
@@ -146,7 +157,7 @@ sdist wheel: $(VENV)/buildable  ## into dist/
 	@$(BIN)/python -m build --$@ --outdir dist
 
 clean:  ## remove everything that was built here
-	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan $(VENV)-failpoints $(VENV)-base
+	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan $(VENV)-coverage $(VENV)-failpoints $(VENV)-base
 
 # --- files that say how far $(VENV) is -----------------------------------------------------------
 
@@ -179,6 +190,13 @@ $(VENV)/installed: $(VENV)/built
 
 $(VENV)/testable: $(VENV)/installed
 	@$(PIP) install "$$(echo $(VENV)/wheel/*.whl)[test]"
+	@touch $@
+
+# What was compiled stays beside its counters, below the path that it was compiled at: gcov wants both.
+$(VENV)/coverable: $(VENV)/testable
+	@$(PIP) install "$$(echo $(VENV)/wheel/*.whl)[coverage]"
+	@rm -rf $(VENV)/objects && mkdir -p $(VENV)/objects$(CURDIR)/build && cp -r build/temp.* $(VENV)/objects$(CURDIR)/build
+	@cp _build/coverage_cython.py $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	@touch $@
 
 $(VENV)/benchable: $(VENV)/testable

@@ -2,7 +2,7 @@
 
 Environment switches, each 0 (default) or 1 unless said otherwise:
 NTMEM_DEBUG       bounds checks, asserts, -O0 -g
-NTMEM_LINETRACE   line tracing, for coverage of .pyx files
+NTMEM_LINETRACE   line tracing of .pyx files and gcov's counters of C, for coverage; with -O1
 NTMEM_SANITIZE    comma-separated set of address, undefined, thread
 NTMEM_FAILPOINTS  compile the failpoints in (the macro NTMEM_FAILPOINTS), with -O1: it is built for tests
 NTMEM_WERROR      warnings of Cython and of the C compiler are errors
@@ -66,7 +66,8 @@ FLAGS = [
     "-Wno-unused-parameter",
     "-Wno-missing-field-initializers",
 ]
-FLAGS += ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE"] if DEBUG else ["-O1" if FAILPOINTS else "-O3", "-g0"]
+OPTIMIZED = "-O1" if FAILPOINTS or LINETRACE else "-O3"
+FLAGS += ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE"] if DEBUG else [OPTIMIZED, "-g0"]
 FLAGS += ["-Werror"] * WERROR
 LINK = []
 if SANITIZE:
@@ -76,6 +77,9 @@ if SANITIZE:
 FOREIGN_FLAGS = [flag for flag in FLAGS if not flag.startswith("-W")] + ["-w", "-pthread", "-UNDEBUG"]
 # LMDB reads numbers where they stand, aligned or not, and some of its flags while others of them are written.
 FOREIGN_FLAGS += ["-fno-sanitize=undefined,thread"] * bool(SANITIZE)
+if LINETRACE:  # after the flags of others' sources: they are not measured
+    LINK += ["--coverage"]
+    FLAGS += ["--coverage", "-fprofile-update=atomic"]
 # hnswlib's own kernels are left out: they would be of the building machine, and ours are taken.
 CXX_FLAGS = [*FLAGS, "-std=c++17", "-pthread", "-DNO_MANUAL_VECTORIZATION", "-isystem", str(HNSWLIB.directory)]
 CXX_LINK = ["-lstdc++", "-pthread"]

@@ -88,8 +88,11 @@ class Damaged(ValueError):
     """Data that is no series, or not any more."""
 
 
-cdef guess_t guess_of(int kind, const unsigned char[::1] left, const unsigned char[::1] right, size_t size) except *:
-    cdef guess_t guess = guess_t(<unsigned>kind, NULL, NULL)
+cdef int guess_of(
+    guess_t *guess, int kind, const unsigned char[::1] left, const unsigned char[::1] right, size_t size
+) except -1:
+    # Not returned: line tracing shows a returned struct to Python, and would take its pointers for strings.
+    guess[0] = guess_t(<unsigned>kind, NULL, NULL)
     if kind < 0 or kind > 3:
         raise ValueError(f"kind must be 0 to 3, was {kind}")
     if kind > 0:
@@ -100,7 +103,7 @@ cdef guess_t guess_of(int kind, const unsigned char[::1] left, const unsigned ch
         if right is None or <size_t>right.shape[0] != size:
             raise ValueError("right must have as many numbers of the same type")
         guess.right = &right[0] if size else NULL
-    return guess
+    return 0
 
 
 cdef size_t size_of(int type) except 0:
@@ -121,7 +124,9 @@ def encode(
         raise ValueError(f"numbers must be whole numbers of {width} bytes, were {size} bytes")
     if level != 0 and level != 1:
         raise ValueError(f"level must be 0 or 1, was {level}")
-    cdef guess_t guess = guess_of(kind, left, right, size), at = guess
+    cdef guess_t guess
+    guess_of(&guess, kind, left, right, size)
+    cdef guess_t at = guess
     cdef size_t n_blocks = (count + DELTA_BLOCK - 1) // DELTA_BLOCK
     cdef size_t block = (count + n_blocks - 1) // n_blocks if n_blocks else 1
     cdef size_t used = HEADER + 4 * n_blocks
@@ -239,7 +244,7 @@ def decode(
     cdef guess_t guess
     cdef guess_t moved
     try:
-        guess = guess_of(kind, left, right, size)
+        guess_of(&guess, kind, left, right, size)
         if (kind != 0) != (header.flags & FLAG_GUESSED):
             raise Damaged("the series is coded by other columns: decode it with them")
         room = <block_room_t *>scratch_take(sizeof(block_room_t) + most + DELTA_SLACK)
@@ -294,10 +299,11 @@ def estimate(
     cdef size_t width = size_of(type)
     cdef size_t size = numbers.shape[0]
     cdef size_t n = min(size // width, <size_t>DELTA_BLOCK)
-    cdef guess_t guess = guess_of(kind, left, right, size)
+    cdef guess_t guess
     cdef block_work_t *work
     cdef const unsigned char *first
     cdef float bits
+    guess_of(&guess, kind, left, right, size)
     if n == 0:
         return 0.0
     first = &numbers[0]
