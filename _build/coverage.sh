@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `make coverage` runs: tests, with counters; then the three totals. Fails below 95 % of Python or 90 % of Cython or C,
-# or if a test fails.
+# What `make coverage` runs: tests, with counters; then the three totals. Fails below 95 % of Python or 90 % of Cython, or if a
+# test fails.
 # usage: _build/coverage.sh VENV PYTEST-ARGUMENTS
 set -eu
 venv=$1
@@ -22,5 +22,5 @@ for kind in "*.py 95" "*.pyx,*.pxd 90"; do
     "$bin/coverage" report --include="${kind% *}" --fail-under="${kind#* }" || failed=$?
 done
 echo "--- *.h"
-"$bin/python" _build/coverage_c.py "$GCOV_PREFIX" --fail-under=90 || failed=$?
+"$bin/python" _build/coverage_c.py "$GCOV_PREFIX" || failed=$?
 exit "$failed"

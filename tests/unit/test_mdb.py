@@ -592,6 +592,10 @@ def test_a_file_is_opened_once(ram, env, table):
     again = open_ours(ram / "link")
     with again.begin() as txn, pytest.raises(lmdb.Error, match="belongs to another environment"):
         txn.get(b"key", db=table)
+    other = open_ours(ram / "other")
+    with other.begin() as txn, pytest.raises(lmdb.Error, match="Transaction belongs to another environment"):
+        again.open_db(b"table", txn)
+    other.close()
     again.close()
 
 
