@@ -137,8 +137,7 @@ tsan:  ## native tests under the thread sanitizer (SANITIZED=; CPython 3.11: lat
 	@$(MAKE) --no-print-directory $(VENV)-tsan/testable VENV=$(VENV)-tsan
 	@tests/sanitize/run.sh $(VENV)-tsan/bin/pytest $(SANITIZED)
 
-# Lines of Python and of Cython, and of our C by gcov: docs/design/coverage.md. Which tests: those that look by killing
-# or by the clock leave nothing behind here, and those of abuse repeat the same lines many times.
+# Lines of Python and of Cython, and of our C by gcov: docs/design/coverage.md. Not tests/crash: who is killed counts nothing.
 COVERED ?= tests/unit tests/concurrency tests/conformance tests/property tests/scenario tests/format tests/abuse \
 	tests/meta/test_docs.py tests/meta/test_doctests.py tests/meta/test_import.py
 COVERAGE := $(abspath $(VENV)-coverage)
