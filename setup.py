@@ -3,7 +3,7 @@
 Environment switches, each 0 (default) or 1 unless said otherwise:
 NTMEM_DEBUG       bounds checks, asserts, -O0 -g
 NTMEM_LINETRACE   line tracing of .pyx files and gcov's counters of C, for coverage; with -O1
-NTMEM_SANITIZE    comma-separated set of address, undefined, thread
+NTMEM_SANITIZE    comma-separated set of address, undefined, thread, fuzzer (clang: coverage for `make fuzz`, with -O1)
 NTMEM_FAILPOINTS  compile the failpoints in (the macro NTMEM_FAILPOINTS), with -O1: it is built for tests
 NTMEM_WERROR      warnings of Cython and of the C compiler are errors
 """
@@ -40,8 +40,8 @@ DEBUG, LINETRACE, FAILPOINTS, WERROR = map(
     switch, ("NTMEM_DEBUG", "NTMEM_LINETRACE", "NTMEM_FAILPOINTS", "NTMEM_WERROR")
 )
 SANITIZE = sorted(filter(None, os.environ.get("NTMEM_SANITIZE", "").split(",")))
-if not {*SANITIZE} <= {"address", "undefined", "thread"} or {"address", "thread"} <= {*SANITIZE}:
-    raise SystemExit(f"NTMEM_SANITIZE must be address, undefined or both, or thread, was {SANITIZE}")
+if not {*SANITIZE} <= {"address", "undefined", "thread", "fuzzer"} or {"address", "thread"} <= {*SANITIZE}:
+    raise SystemExit(f"NTMEM_SANITIZE must be address, undefined or both, or thread, and fuzzer or not, was {SANITIZE}")
 
 DIRECTIVES = {
     "language_level": 3,
@@ -66,12 +66,12 @@ FLAGS = [
     "-Wno-unused-parameter",
     "-Wno-missing-field-initializers",
 ]
-OPTIMIZED = "-O1" if FAILPOINTS or LINETRACE else "-O3"
+OPTIMIZED = "-O1" if FAILPOINTS or LINETRACE or "fuzzer" in SANITIZE else "-O3"
 FLAGS += ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE"] if DEBUG else [OPTIMIZED, "-g0"]
 FLAGS += ["-Werror"] * WERROR
 LINK = []
 if SANITIZE:
-    LINK = [f"-fsanitize={','.join(SANITIZE)}"]
+    LINK = [f"-fsanitize={','.join(SANITIZE).replace('fuzzer', 'fuzzer-no-link')}"]
     FLAGS += [*LINK, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-U_FORTIFY_SOURCE"]
 # LMDB's asserts stay in, as in py-lmdb: rather end the process than write what a damaged page led to.
 FOREIGN_FLAGS = [flag for flag in FLAGS if not flag.startswith("-W")] + ["-w", "-pthread", "-UNDEBUG"]

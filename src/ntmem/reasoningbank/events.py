@@ -190,7 +190,7 @@ def decoded(value: bytes, decoder: Any, *what: object) -> Any:
         raise CorruptionError(f"{_named(what)} has the format {value[:1]!r}, not {FORMAT!r}; restore a backup")
     try:
         return decoder.decode(value[1:])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptionError(f"{_named(what)} cannot be read: {error}; restore a backup") from error
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import base64
 import os
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -42,6 +43,12 @@ _CODEC = msgspec.msgpack
 _EXACT = Context(prec=200)
 _NAMES = ("symbol", "account", "strategy", "position_id")
 _MOST_NUMBER = 1 << 125
+
+_WRONG = (
+    *(KeyError, AttributeError, TypeError, ValueError, ArithmeticError, RecursionError, struct.error),
+    msgspec.MsgspecError,
+)
+"""What anything raises of a line that says something else than an export does."""
 
 Labels: TypeAlias = tuple[str, ...]
 
@@ -91,7 +98,7 @@ def _line(path: str, number: int) -> Iterator[None]:
     except NtmemError as error:
         error.args = (f"{error} (at line {number} of {path}; import it again to go on from there)", *error.args[1:])
         raise
-    except (KeyError, TypeError, ValueError, InvalidOperation, OverflowError, msgspec.MsgspecError) as error:
+    except _WRONG as error:
         what = f"has no {error}" if isinstance(error, KeyError) else f"cannot be imported: {error}"
         raise SerializationError(f"{path}: line {number} {what}; nothing of its batch was kept") from error
 
@@ -456,8 +463,6 @@ def _value(document: Document) -> bytes:
 
 def _number(value: Any) -> float | int:
     if isinstance(value, str):
-        import struct
-
         found: float = struct.unpack(">d", bytes.fromhex(value.removeprefix("0x")))[0]
         return found
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -104,10 +104,19 @@ def join_writer(writer: bytes, fence: Fence | None) -> bytes:
 def split_writer(data: bytes, flags: int) -> tuple[str, Fence | None]:
     """Return what :func:`join_writer` has joined."""
     if not flags & FENCED:
-        return data.decode(), None
-    number, size = _FENCE.unpack_from(data, len(data) - _FENCE.size)
+        return _text(data), None
     end = len(data) - _FENCE.size
-    return data[: end - size].decode(), Fence(data[end - size : end].decode(), number)
+    number, size = _FENCE.unpack_from(data, end) if end >= 0 else (0, 0)
+    if not 0 <= size <= end:
+        raise CorruptionError(f"the writer of a record says that it has a lease, in {len(data)} bytes; restore a backup")
+    return _text(data[: end - size]), Fence(_text(data[end - size : end]), number)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"the name {data[:80]!r} is no UTF-8 ({error.reason}); restore a backup") from None
 
 
 def record_key(namespace_id: int, key: bytes) -> bytes:
@@ -215,7 +224,7 @@ def decode_labels(data: bytes) -> tuple[str, ...]:
     labels, at = [], 0
     while at < len(data) and data[at]:
         end = at + 1 + data[at]
-        labels.append(data[at + 1 : end].decode())
+        labels.append(_text(data[at + 1 : end]))
         at = end
     return tuple(labels)
 
@@ -258,5 +267,5 @@ def decode_namespace(data: bytes) -> NamespaceRow:
     _, rules, namespace_id, max_age, max_bytes, since, size = _NAMESPACE.unpack_from(body)
     policy = Policy(bool(rules & HISTORY), max_age or None, max_bytes or None)
     labels = decode_labels(body[_NAMESPACE.size :])
-    owner = body[_NAMESPACE.size + len(encode_labels(labels)) + 1 :].decode()
+    owner = _text(body[_NAMESPACE.size + len(encode_labels(labels)) + 1 :])
     return NamespaceRow(namespace_id, labels, policy, since, size, bool(rules & GUARDED), owner)

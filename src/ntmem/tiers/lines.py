@@ -122,7 +122,7 @@ def read_documents(path: str, progress: Callable[[int, int], None] | None = None
             number += 1
             try:
                 document = _DECODER.decode(data)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise SerializationError(
                     f"{path}: line {number} is no object of JSON ({error}); nothing of it was kept"
                 ) from error

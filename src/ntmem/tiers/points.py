@@ -111,7 +111,7 @@ def decode_collection(value: bytes) -> CollectionRow:
     """Return the collection that stands in the store so."""
     try:
         return msgspec.msgpack.decode(value, type=CollectionRow)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptionError(f"the record of a collection cannot be read: {error}; restore a backup") from error
 
 

@@ -176,8 +176,11 @@ def encode_series(row: SeriesRow) -> bytes:
 
 
 def decode_series(data: bytes) -> SeriesRow:
-    """Return a series; raise :class:`CorruptionError` if it is of a later format."""
-    row = _series_decoder.decode(data)
+    """Return a series; raise :class:`CorruptionError` if it is damaged, or of a later format."""
+    try:
+        row = _series_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(f"the row of a series of observations is damaged ({error}); restore a backup") from error
     if row.format not in (FORMAT, DROPPING):
         raise CorruptionError(f"a series of observations has format {row.format}, this version reads {DROPPING}")
     return row
@@ -358,7 +361,7 @@ class StoredBlock:
     def __init__(self, data: bytes) -> None:
         try:
             self._block = _block_decoder.decode(data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CorruptionError(f"a block of observations is damaged ({error}); restore a backup") from error
         if self._block.format != FORMAT:
             raise CorruptionError(
@@ -375,28 +378,36 @@ class StoredBlock:
         """Decode columns at once: those that one is coded by are decoded once then."""
         missing = [name for name in names if name not in self._done and name in self._block.columns]
         if missing:
-            self._done.update(delta.decode_columns(self._block.table, missing))
+            try:
+                found = delta.decode_columns(self._block.table, missing)
+            except KeyError as error:
+                raise CorruptionError(f"a block of observations is damaged ({error}); restore a backup") from error
+            if any(len(numbers) != self.rows for numbers in found.values()):
+                raise CorruptionError(f"a column of a block is not as long as its {self.rows} rows; restore a backup")
+            self._done.update(found)
 
     def array(self, name: str) -> NDArray[Any] | None:
         """Return a column; None: there is none."""
         self.decode((name,))
         return self._done.get(name)
 
+    def _needed(self, name: str) -> NDArray[np.int64]:
+        found = self.array(name)
+        if found is None:
+            raise CorruptionError(f"a block of observations has no column {name!r}; restore a backup")
+        return found
+
     @property
     def ts_event(self) -> NDArray[np.int64]:
         """Of all rows."""
-        found = self.array("e")
-        assert found is not None
-        return found
+        return self._needed("e")
 
     @property
     def ts_known(self) -> NDArray[np.int64]:
         """Of all rows."""
         if self._block.known_after is not None:
             return self.ts_event + self._block.known_after
-        found = self.array("k")
-        assert found is not None
-        return found
+        return self._needed("k")
 
     def columns(self, names: Iterable[str]) -> dict[str, Column]:
         """Return those columns of fields that there are."""
@@ -418,7 +429,7 @@ class StoredBlock:
             data = zlib.decompressobj().decompress(self._block.metadata, _MOST_METADATA)
             different = msgspec.msgpack.decode(data, type=list[bytes])
             return [different[number] if number >= 0 else b"" for number in numbers.tolist()]
-        except (zlib.error, msgspec.DecodeError, IndexError) as error:
+        except (zlib.error, msgspec.DecodeError, IndexError, TypeError) as error:
             raise CorruptionError(f"a block of observations is damaged ({error}); restore a backup") from error
 
     @property

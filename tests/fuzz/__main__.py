@@ -1,0 +1,201 @@
+"""Fuzzing of everything that parses bytes: ``make fuzz``, or one of these.
+
+python tests/fuzz run SECONDS [TARGET ...]     targets in turn, each a process, the time divided among them
+python tests/fuzz again TARGET FILE            run a target on an input, as a finding says
+python tests/fuzz shorten TARGET FILE          make an input that a target fails on shorter, in place
+python tests/fuzz keep [BYTES]                 put what added coverage into the corpus in git, so many bytes a target
+python tests/fuzz seeds                        make the corpus anew, of real encodings and past findings
+
+Coverage of Python is seen by atheris, of native modules where they were built so (NTMEM_SANITIZE with `fuzzer`).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
+
+import inputs  # noqa: E402
+from registry import targets, tried  # noqa: E402
+
+WORK = Path(os.environ.get("NTMEM_FUZZ_WORK", "build/fuzz")).absolute()
+MOST_INPUT = 8192
+MOST_CORPUS = 8000
+LONGEST = 20
+_RATE = re.compile(r"stat::average_exec_per_sec:\s*(\d+)")
+_DONE = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
+_COVERED = re.compile(r"cov: (\d+)")
+
+
+def one(name: str, arguments: list[str]) -> None:
+    """Become the fuzzer of one target."""
+    import atheris
+
+    with atheris.instrument_imports(include=["ntmem"], enable_loader_override=False):
+        found = targets()[name]
+    from mutate import mutated
+
+    def mutator(data: bytes, most: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        return mutated(data, chance)[:most] if chance.random() < 0.4 else atheris.Mutate(data, most)
+
+    atheris.Setup(["fuzz", *arguments], lambda data: tried(found.run, data) and None, custom_mutator=mutator)
+    atheris.Fuzz()
+
+
+def fuzzer(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the fuzzer of a target as a process with what the sanitizers need; return it with what it said."""
+    import atheris
+
+    environment = os.environ | {"PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1"}
+    if "ntmem_sanitized" in environment.get("NTMEM_FUZZ_NATIVE", "ntmem_sanitized") and is_sanitized():
+        library = Path(atheris.path()) / "asan_with_fuzzer.so"
+        environment["LD_PRELOAD"] = str(library)
+    command = [sys.executable, "-X", "faulthandler", str(HERE), "one", name, *arguments]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, errors="replace", check=False)
+
+
+def is_sanitized() -> bool:
+    """Whether the native modules want the address sanitizer in the process."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("ntmem")
+    assert spec is not None and spec.origin is not None
+    [module, *_] = Path(spec.origin).parent.glob("_core/delta.*.so")
+    return b"__asan_init" in module.read_bytes()
+
+
+def run(seconds: float, names: list[str]) -> bool:
+    """Fuzz targets in turn; return whether nothing was found."""
+    names = names or list(targets())
+    print(f"{len(names)} targets, {seconds / len(names):.0f} s each, native modules "
+          f"{'with' if is_sanitized() else 'WITHOUT'} coverage and sanitizers; inputs are in {WORK}", flush=True)
+    executed, findings = 0, []
+    for name in names:
+        corpus, found = WORK / name / "corpus", WORK / name / "found"
+        inputs.unpack(name, corpus)
+        found.mkdir(parents=True, exist_ok=True)
+        end = time.monotonic() + seconds / len(names)
+        done = rate = covered = 0
+        while (left := end - time.monotonic()) >= 1:
+            before = set(found.iterdir())
+            said = fuzzer(
+                name, f"-max_total_time={left:.0f}", f"-timeout={LONGEST}", f"-max_len={MOST_INPUT}", "-rss_limit_mb=4096",
+                f"-artifact_prefix={found}/", "-print_final_stats=1", "-reload=0", "-close_fd_mask=0", str(corpus),
+            )
+            (WORK / name / "last.log").write_text(said.stdout + said.stderr)
+            done += int((_DONE.findall(said.stderr) or ["0"])[-1])
+            rate = int((_RATE.findall(said.stderr) or ["0"])[-1])
+            covered = max([covered, *map(int, _COVERED.findall(said.stderr))])
+            news = sorted(set(found.iterdir()) - before)
+            if said.returncode == 0 and not news:
+                break
+            findings += [(name, path) for path in news] or [(name, WORK / name / "last.log")]
+            for path in news:
+                shorten(name, path)
+            print(f"  FOUND in {name}:\n{_last_words(said.stderr + said.stdout)}", flush=True)
+            for path in news:
+                print(f"  again: {sys.executable} {HERE} again {name} {path}", flush=True)
+            break  # the same would be found again
+        executed += done
+        print(f"{name:16} {done:9,} runs {rate:7,}/s, coverage {covered}", flush=True)
+    print(f"{executed:,} runs, {len(findings)} findings")
+    return not findings
+
+
+def _last_words(said: str) -> str:
+    lines = said.splitlines()
+    begin = next((at for at, line in enumerate(lines) if "Uncaught Python exception" in line or "ERROR:" in line), -30)
+    return "\n".join(f"    {line}" for line in lines[begin:][:40])
+
+
+def again(name: str, path: Path) -> None:
+    """Run a target on an input, in this process or, of native modules with sanitizers, in a fuzzer's."""
+    if not is_sanitized():
+        print("taken" if tried(targets()[name].run, path.read_bytes()) else "refused")
+        return
+    said = fuzzer(name, str(path))
+    print(said.stdout + said.stderr)
+    sys.exit(said.returncode)
+
+
+def shorten(name: str, path: Path, tries: int = 400) -> None:
+    """Leave pieces of an input out as long as the target fails on it in the same way."""
+    data = path.read_bytes()
+    wanted = _failure(name, data)
+    if wanted is None:
+        return  # natively or slowly: it stays as it is
+    size = max(1, len(data) // 2)
+    while size and tries:
+        at = 0
+        while at < len(data) and tries:
+            tries -= 1
+            less = data[:at] + data[at + size :]
+            if _failure(name, less) == wanted:
+                data = less
+            else:
+                at += size
+        size //= 2
+    path.write_bytes(data)
+
+
+def _failure(name: str, data: bytes) -> tuple[object, ...] | None:
+    def too_long(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(LONGEST)
+    try:
+        tried(targets()[name].run, data)
+    except Exception as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        return type(error), trace and trace.tb_frame.f_code, trace and trace.tb_lineno
+    finally:
+        signal.alarm(0)
+    return None
+
+
+def keep(most: int) -> None:
+    """Merge what was found into the corpus: of what covers the same the shortest."""
+    for name in targets():
+        corpus, merged = WORK / name / "corpus", WORK / name / "merged"
+        if not corpus.exists():
+            continue
+        shutil.rmtree(merged, ignore_errors=True)
+        merged.mkdir()
+        fuzzer(name, "-merge=1", f"-max_len={MOST_INPUT}", str(merged), str(corpus))
+        inputs.write(name, [*targets()[name].seeds(), *(path.read_bytes() for path in merged.iterdir())], most)
+
+
+def main(command: str = "", *rest: str) -> None:
+    match command:
+        case "one":
+            one(rest[0], [*rest[1:]])
+        case "run":
+            sys.exit(not run(float(rest[0]), [*rest[1:]]))
+        case "again":
+            again(rest[0], Path(rest[1]))
+        case "shorten":
+            shorten(rest[0], Path(rest[1]))
+        case "keep":
+            keep(int(rest[0]) if rest else MOST_CORPUS)
+        case "seeds":
+            for name, found in targets().items():
+                inputs.write(name, found.seeds(), 1 << 20)
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
