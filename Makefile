@@ -15,6 +15,8 @@ SOAK_ARGS ?=
 CRASH_ARGS ?=
 MUTANTS ?=
 MUTATIONS ?= 10000
+FUZZ_SECONDS ?= 1800
+FUZZ_TARGETS ?=
 HOT_READS ?= 20000000
 BOOK_READS ?= 20000000
 LOCK_STEPS ?= 100000
@@ -35,7 +37,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench page gate lint fuzz hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan coverage docs sdist wheel clean
+.PHONY: help replay test bench page gate lint fuzz damage hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan coverage docs sdist wheel clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -47,7 +49,7 @@ replay: $(VENV)/installed  ## replay the shipped market data (REPLAY_ARGS=)
 test: $(VENV)/testable  ## run the tests against the installed wheel (TESTS=, JOBS=)
 	@$(BIN)/pytest -n $(JOBS) $(TESTS)
 
-fuzz: $(VENV)/testable  ## change bytes of regions and data files, and open them (MUTATIONS=)
+damage: $(VENV)/testable  ## change bytes of regions and data files, and open them (MUTATIONS=)
 	@NTMEM_MUTATIONS=$(MUTATIONS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_mutated.py
 
 bench: $(VENV)/benchable  ## run the benchmarks, print their tables, keep them as run 1 or 2 (BENCHES=, BENCH_ARGS=, RUN=)
@@ -119,6 +121,15 @@ crash: $(VENV)-failpoints/crashable  ## kill processes and look what is left (CR
 mutants: $(VENV)-failpoints/crashable  ## break each rule on purpose: `make crash` has to notice (MUTANTS=)
 	@$(VENV)-failpoints/bin/python tests/crash/mutants/run.py $(MUTANTS)
 
+# Coverage of native modules wants clang, and a virtual environment of their own: docs/design/fuzzing.md.
+fuzz: export NTMEM_SANITIZE = address,undefined,fuzzer
+fuzz: export CC = clang
+fuzz: export CXX = clang++
+fuzz:  ## fuzz everything that parses bytes, by coverage (FUZZ_SECONDS=, FUZZ_TARGETS=)
+	@command -v clang++ >/dev/null || { echo "make fuzz needs clang. On Debian: apt-get install clang" >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(VENV)-fuzz/fuzzable VENV=$(VENV)-fuzz
+	@nice $(VENV)-fuzz/bin/python tests/fuzz run $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
 .PHONY: $(VENV)-failpoints/crashable
 $(VENV)-failpoints/crashable:
 	@NTMEM_FAILPOINTS=1 $(MAKE) --no-print-directory $(VENV)-failpoints/testable VENV=$(VENV)-failpoints
@@ -156,7 +167,7 @@ sdist wheel: $(VENV)/buildable  ## into dist/
 	@$(BIN)/python -m build --$@ --outdir dist
 
 clean:  ## remove everything that was built here
-	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan $(VENV)-coverage $(VENV)-failpoints $(VENV)-base
+	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan $(VENV)-coverage $(VENV)-failpoints $(VENV)-fuzz $(VENV)-base
 
 # --- files that say how far $(VENV) is -----------------------------------------------------------
 
@@ -204,6 +215,11 @@ $(VENV)/benchable: $(VENV)/testable
 
 $(VENV)/documented: $(VENV)/installed
 	@$(PIP) install "$$(echo $(VENV)/wheel/*.whl)[docs]"
+	@touch $@
+
+$(VENV)/fuzzable: $(VENV)/testable
+	@$(PIP) install --only-binary :all: "atheris>=3" || { echo "make fuzz needs atheris, of which there are wheels for \
+		CPython 3.11 to 3.14 on x86-64 Linux; name such an interpreter by PYTHON=" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/buildable: $(VENV)/made

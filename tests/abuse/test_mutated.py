@@ -1,6 +1,6 @@
 """Regions and data files that were changed behind the store's back: an error that says so, or everything is there.
 
-``make test`` runs some 200 mutations, ``make fuzz`` 10,000 (``NTMEM_MUTATIONS``); support/mutations.py makes them.
+``make test`` runs some 200 mutations, ``make damage`` 10,000 (``NTMEM_MUTATIONS``); support/mutations.py makes them.
 A seed that failed is run again with ``NTMEM_MUTATION="store seed"``.
 """
 

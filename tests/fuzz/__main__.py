@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -53,15 +52,9 @@ def one(name: str, arguments: list[str]) -> None:
 
 
 def fuzzer(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the fuzzer of a target as a process with what the sanitizers need; return it with what it said."""
-    import atheris
-
-    environment = os.environ | {"PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1"}
-    if "ntmem_sanitized" in environment.get("NTMEM_FUZZ_NATIVE", "ntmem_sanitized") and is_sanitized():
-        library = Path(atheris.path()) / "asan_with_fuzzer.so"
-        environment["LD_PRELOAD"] = str(library)
-    command = [sys.executable, "-X", "faulthandler", str(HERE), "one", name, *arguments]
-    return subprocess.run(command, env=environment, text=True, capture_output=True, errors="replace", check=False)
+    """Run the fuzzer of a target as a process; return it with what it said."""
+    command = [sys.executable, str(HERE), "one", name, *arguments]
+    return subprocess.run(command, text=True, capture_output=True, errors="replace", check=False)
 
 
 def is_sanitized() -> bool:
@@ -69,47 +62,72 @@ def is_sanitized() -> bool:
     import importlib.util
 
     spec = importlib.util.find_spec("ntmem")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     [module, *_] = Path(spec.origin).parent.glob("_core/delta.*.so")
     return b"__asan_init" in module.read_bytes()
 
 
-def run(seconds: float, names: list[str]) -> bool:
+def with_sanitizers() -> None:
+    """Begin this process again with the sanitizers that the native modules want before all else."""
+    if not is_sanitized() or "NTMEM_FUZZ_AGAIN" in os.environ:
+        return
+    import atheris
+
+    said = {
+        "NTMEM_FUZZ_AGAIN": "1",
+        "LD_PRELOAD": str(Path(atheris.path()) / "asan_with_fuzzer.so"),
+        "PYTHONMALLOC": "malloc",
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:" + os.environ.get("ASAN_OPTIONS", ""),
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    os.execve(sys.executable, [sys.executable, str(HERE), *sys.argv[1:]], os.environ | said)
+
+
+def run(seconds: int, names: list[str]) -> bool:
     """Fuzz targets in turn; return whether nothing was found."""
     names = names or list(targets())
-    print(f"{len(names)} targets, {seconds / len(names):.0f} s each, native modules "
-          f"{'with' if is_sanitized() else 'WITHOUT'} coverage and sanitizers; inputs are in {WORK}", flush=True)
+    native = "with" if is_sanitized() else "WITHOUT"
+    print(
+        f"{len(names)} targets, {seconds // len(names)} s each, native modules {native} coverage and sanitizers; "
+        f"inputs are in {WORK}",
+        flush=True,
+    )
     executed, findings = 0, []
     for name in names:
         corpus, found = WORK / name / "corpus", WORK / name / "found"
         inputs.unpack(name, corpus)
         found.mkdir(parents=True, exist_ok=True)
-        end = time.monotonic() + seconds / len(names)
-        done = rate = covered = 0
-        while (left := end - time.monotonic()) >= 1:
-            before = set(found.iterdir())
-            said = fuzzer(
-                name, f"-max_total_time={left:.0f}", f"-timeout={LONGEST}", f"-max_len={MOST_INPUT}", "-rss_limit_mb=4096",
-                f"-artifact_prefix={found}/", "-print_final_stats=1", "-reload=0", "-close_fd_mask=0", str(corpus),
-            )
-            (WORK / name / "last.log").write_text(said.stdout + said.stderr)
-            done += int((_DONE.findall(said.stderr) or ["0"])[-1])
-            rate = int((_RATE.findall(said.stderr) or ["0"])[-1])
-            covered = max([covered, *map(int, _COVERED.findall(said.stderr))])
-            news = sorted(set(found.iterdir()) - before)
-            if said.returncode == 0 and not news:
-                break
+        before = set(found.iterdir())
+        said = fuzzer(
+            *(
+                name,
+                f"-max_total_time={max(1, seconds // len(names))}",
+                f"-timeout={LONGEST}",
+                f"-max_len={MOST_INPUT}",
+            ),
+            *("-rss_limit_mb=4096", f"-artifact_prefix={found}/", "-print_final_stats=1", "-reload=0", str(corpus)),
+        )
+        (WORK / name / "last.log").write_text(said.stdout + said.stderr)
+        done, rate, covered = (_last(it, said.stderr) for it in (_DONE, _RATE, _COVERED))
+        news = sorted(set(found.iterdir()) - before)
+        if said.returncode or news:
             findings += [(name, path) for path in news] or [(name, WORK / name / "last.log")]
             for path in news:
-                shorten(name, path)
+                subprocess.run(
+                    [sys.executable, str(HERE), "shorten", name, str(path)], capture_output=True, check=False
+                )
             print(f"  FOUND in {name}:\n{_last_words(said.stderr + said.stdout)}", flush=True)
             for path in news:
                 print(f"  again: {sys.executable} {HERE} again {name} {path}", flush=True)
-            break  # the same would be found again
         executed += done
         print(f"{name:16} {done:9,} runs {rate:7,}/s, coverage {covered}", flush=True)
     print(f"{executed:,} runs, {len(findings)} findings")
     return not findings
+
+
+def _last(pattern: re.Pattern[str], said: str) -> int:
+    return int((pattern.findall(said) or ["0"])[-1])
 
 
 def _last_words(said: str) -> str:
@@ -119,13 +137,8 @@ def _last_words(said: str) -> str:
 
 
 def again(name: str, path: Path) -> None:
-    """Run a target on an input, in this process or, of native modules with sanitizers, in a fuzzer's."""
-    if not is_sanitized():
-        print("taken" if tried(targets()[name].run, path.read_bytes()) else "refused")
-        return
-    said = fuzzer(name, str(path))
-    print(said.stdout + said.stderr)
-    sys.exit(said.returncode)
+    """Run a target on an input."""
+    print("taken" if tried(targets()[name].run, path.read_bytes()) else "refused")
 
 
 def shorten(name: str, path: Path, tries: int = 400) -> None:
@@ -179,11 +192,13 @@ def keep(most: int) -> None:
 
 
 def main(command: str = "", *rest: str) -> None:
+    if command not in ("", "seeds"):
+        with_sanitizers()
     match command:
         case "one":
             one(rest[0], [*rest[1:]])
         case "run":
-            sys.exit(not run(float(rest[0]), [*rest[1:]]))
+            sys.exit(not run(int(rest[0]), [*rest[1:]]))
         case "again":
             again(rest[0], Path(rest[1]))
         case "shorten":

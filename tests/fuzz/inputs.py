@@ -18,6 +18,11 @@ def read(name: str) -> list[bytes]:
     return [base64.b64decode(line.split(" ", 1)[0]) for line in _lines(name)]
 
 
+def findings(name: str) -> list[bytes]:
+    """Return the inputs of a target that were findings."""
+    return [base64.b64decode(line.split(" ", 1)[0]) for line in _lines(name) if " " in line]
+
+
 def _lines(name: str) -> list[str]:
     path = CORPUS / f"{name}.txt"
     return path.read_text().split("\n")[:-1] if path.exists() else []
@@ -25,7 +30,7 @@ def _lines(name: str) -> list[str]:
 
 def write(name: str, inputs: Iterable[bytes], most: int) -> None:
     """Keep inputs, short ones first and `most` bytes of them at most; past findings stay as they are."""
-    findings = [line for line in _lines(name) if " " in line]
+    stays = [line for line in _lines(name) if " " in line]
     lines, left = [], most
     for data in sorted(set(inputs), key=lambda it: (len(it), it)):
         line = base64.b64encode(data).decode()
@@ -34,7 +39,7 @@ def write(name: str, inputs: Iterable[bytes], most: int) -> None:
             break
         lines.append(line)
     CORPUS.mkdir(exist_ok=True)
-    (CORPUS / f"{name}.txt").write_text("".join(line + "\n" for line in [*findings, *lines]))
+    (CORPUS / f"{name}.txt").write_text("".join(line + "\n" for line in [*stays, *lines]))
 
 
 def note(name: str, data: bytes, why: str) -> None:

@@ -26,7 +26,7 @@ def of_bytes(data: bytes, chance: random.Random) -> bytes:
             case 0:
                 copy[at] ^= 1 << chance.randrange(8)
             case 1:
-                copy[at] = chance.choice(b"\0\1\x7f\x80\xff\"[{,0-")
+                copy[at] = chance.choice(b'\0\1\x7f\x80\xff"[{,0-')
             case 2:
                 copy[at : at + 4] = chance.randbytes(4)
             case 3:

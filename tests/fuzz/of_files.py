@@ -64,7 +64,7 @@ def _export_seeds() -> Iterator[bytes]:
 
 @target(_export_seeds)
 def export(data: bytes) -> None:
-    """What an export says is in the store, or an error of ntmem's; of what is exported then records and fills are there."""
+    """What an export says is in the store, or an error of ntmem's; so is what is exported of it."""
     with _directory() as directory, _store("shared") as memory:
         (directory / "it.jsonl").write_bytes(data)
         with promised(NtmemError):
@@ -170,8 +170,8 @@ def database_file(data: bytes) -> None:
 
 
 def _market_seeds() -> Iterator[bytes]:
-    yield b"\0timestamp,local_timestamp,bid,ask,bid_size\n1700000000000,1700000000001,1.5,1.6,3\n1700000001000,1700000001001,1.4,1.6,\n"
-    yield b"\1time;price;qty;symbol\n2026-11-21T10:00:00Z;61800.2;0.5;BTC\n2026-11-21T10:00:01Z;\"61800,3\";1;BTC\n"
+    yield b"\0timestamp,local_timestamp,bid,ask,bid_size\n1700000000000,1700000000001,1.5,2,3\n1700000001000,5,1.4,1,\n"
+    yield b'\1time;price;qty;symbol\n2026-11-21T10:00:00Z;61800.2;0.5;BTC\n2026-11-21T10:00:01Z;"61,3";1;BTC\n'
     yield b"\1date,open,high,low,close,volume\n20261120,1,3,0.5,2,100\n20261121,2,3,1,2.5,\n"
     yield b"\2" + gzip.compress(b"ts,price\n1700000000,1\n1700000001,2\n", mtime=0)
 
@@ -226,5 +226,3 @@ def data_file(data: bytes) -> None:
         (directory / DATA_FILE).write_bytes(data)
         found = find_damage(os.fspath(directory / DATA_FILE))
         assert found is None or found
-
-

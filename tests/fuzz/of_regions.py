@@ -1,4 +1,4 @@
-"""A region of shared memory that dead processes left, with bytes of it changed; the header's checksum is right again."""
+"""A region of shared memory that dead processes left, with bytes of it changed."""
 
 from __future__ import annotations
 
@@ -60,5 +60,3 @@ def region(data: bytes) -> None:
                 log.get(b"ns", key)
                 versions(log, b"ns", key, snapshot=2**63)
             collect(log, b"ns")
-
-

@@ -109,7 +109,9 @@ def _document_seeds() -> Iterator[bytes]:
     encode = msgspec.msgpack.encode
     made: dict[str, list[object]] = {
         "collection": [points.CollectionRow(1, 8, "cosine", "int8", 16, 100)],
-        "series": [series.SeriesRow(1, (series.Layout(("bid", "é"), "fi", 5),), b"", 1, (3,), (series.Pending(0, 1, 2),))],
+        "series": [
+            series.SeriesRow(1, (series.Layout(("bid", "é"), "fi", 5),), b"", 1, (3,), (series.Pending(0, 1, 2),))
+        ],
         "first event": [],
         "event": [
             events.Seen(1, 2, b"\x01", b"\0" * 8),
@@ -145,8 +147,10 @@ _DOCUMENTS: dict[str, Callable[[bytes], object]] = {
     "event": lambda data: events.decode_event(data, "0" * 26, 1),
     "past": events.decode_past,
     "count": events.decode_count,
-    **{name: (lambda data, kind=kind: taking.decode(data, kind)) for name, kind in (
-        ("taken row", taking.Row), ("taken line", taking.Line), ("taken embedding", taking.Embedded))},
+    **{
+        name: (lambda data, kind=kind: taking.decode(data, kind))
+        for name, kind in (("taken row", taking.Row), ("taken line", taking.Line), ("taken embedding", taking.Embedded))
+    },
     **{f"head of the {name}": _of(module, module.Head) for name, module in (("shelf", shelf), ("memories", memories))},
     "working": _of(shelf, shelf.Working),
     "cluster": _of(shelf, shelf.Cluster),
@@ -213,7 +217,8 @@ def book(data: bytes) -> None:
     with promised(ValueError):
         position = of_record(("s", "a", "", ""), data)
     held = bookrows.decode_held(data)
-    if held.price_precision <= 18 and held.quantity_precision <= 18:
-        assert position.quantity_decimal == Decimal(held.quantity).scaleb(-held.quantity_precision)
-        with promised(ValueError):
-            repr(position), position._repr_html_()
+    assert max(held.price_precision, held.quantity_precision, held.multiplier_precision) <= bookrows.MOST_PRECISION
+    assert position.quantity_decimal == Decimal(held.quantity).scaleb(-held.quantity_precision)
+    assert position.quantity == float(position.quantity_decimal)
+    with promised(ValueError):  # of a currency that is no text
+        repr(position), position._repr_html_()

@@ -65,7 +65,7 @@ def series(data: bytes) -> None:
         with promised(ValueError):  # more than the limit
             found, plain = _decoded(copy, True), _decoded(copy, False)
         if isinstance(found, str) or isinstance(plain, str):
-            assert isinstance(found, str) and isinstance(plain, str), (found, plain)
+            assert type(found) is type(plain), (found, plain)
             continue
         assert found.dtype == plain.dtype
         assert found.tobytes() == plain.tobytes()
@@ -107,7 +107,11 @@ def _rows(count: int, dimension: int, dtype: np.dtype) -> tuple[np.ndarray, np.n
 
 
 def _graph_seeds() -> Iterator[bytes]:
-    for count, dimension, dtype, metric in ((60, 4, np.int8, "cosine"), (20, 3, np.float32, "l2"), (1, 2, np.int8, "ip")):
+    for count, dimension, dtype, metric in (
+        (60, 4, np.int8, "cosine"),
+        (20, 3, np.float32, "l2"),
+        (1, 2, np.int8, "ip"),
+    ):
         rows, steps = _rows(count, dimension, np.dtype(dtype))
         squares = (rows.astype(np.float32) ** 2).sum(axis=1) if metric == "l2" else None
         yield build(rows, steps, squares, metric=metric, m=4)
@@ -137,8 +141,9 @@ def graph(data: bytes) -> None:
     assert 0 <= found.verify() <= found.count
     rows, steps = _rows(found.count, found.dimension, found.dtype)
     squares = np.ones(found.count, np.float32) if found.metric == "l2" else None
-    nodes, values = found.search(rows, steps, rows[0] if len(rows) else np.zeros(found.dimension, found.dtype), 1.0, 9,
-                                 squares=squares)
+    nodes, values = found.search(
+        rows, steps, rows[0] if len(rows) else np.zeros(found.dimension, found.dtype), 1.0, 9, squares=squares
+    )
     assert (nodes < found.count).all()
     assert len(set(nodes.tolist())) == len(nodes) == len(values)
     assert (np.diff(values) <= 0).all()

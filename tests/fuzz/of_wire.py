@@ -54,7 +54,7 @@ def request(data: bytes) -> None:
             again = compile_where(wire.where_of(back))
             assert again is not None
             assert again.fields == compiled.fields
-            for row in ({}, {name: 1 for name in compiled.fields}, {name: "x" for name in compiled.fields}):
+            for row in ({}, dict.fromkeys(compiled.fields, 1), dict.fromkeys(compiled.fields, "x")):
                 assert again.matches(row) == compiled.matches(row)
 
 

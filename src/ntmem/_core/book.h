@@ -73,6 +73,19 @@ enum book_outcome { BOOK_DONE, BOOK_OVERFLOW };
 
 #define BOOK_MOST ((int128_t)1 << 125)
 
+static inline int book_has_room(int128_t money) { return money > -2 * BOOK_MOST && money < 2 * BOOK_MOST; }
+
+/* Whether bytes from elsewhere are a position that can be reckoned with: precisions have their power of ten, and no sign
+ * or sum overflows. */
+static inline int book_is_sound(const book_position_t *position)
+{
+    return position->format == BOOK_FORMAT && position->price_precision <= FIXED_DIGITS &&
+           position->quantity_precision <= FIXED_DIGITS && position->multiplier_precision <= FIXED_DIGITS &&
+           position->multiplier > 0 && position->quantity > INT64_MIN && position->mark > INT64_MIN &&
+           position->peak >= 0 && book_has_room(position->cost) && book_has_room(position->realized) &&
+           book_has_room(position->fees) && book_has_room(position->funding);
+}
+
 static inline int book_fits(int128_t money) { return money < BOOK_MOST && money > -BOOK_MOST; }
 
 static inline int64_t book_size(int64_t quantity) { return quantity < 0 ? -quantity : quantity; }

@@ -52,6 +52,8 @@ cdef extern from "book.h" nogil:
         int128_t fee
         int64_t ts_event
 
+    bint book_is_sound(const book_position_t *position) noexcept
+
     enum book_outcome:
         BOOK_DONE
         BOOK_OVERFLOW

@@ -392,8 +392,9 @@ def scaled(
 def of_record(tuple names not None, bytes value not None):
     """Return the position that a record of the book says; raise ``ValueError`` if it is none of this version's."""
     cdef Position made = Position.__new__(Position)
-    if len(value) != sizeof(book_position_t) or <unsigned char>value[0] != BOOK_FORMAT:
-        raise ValueError(f"the record of position {'/'.join(filter(None, names))} is none of this version's")
-    memcpy(&made.body, PyBytes_AS_STRING(value), sizeof(book_position_t))
+    if len(value) == sizeof(book_position_t):
+        memcpy(&made.body, PyBytes_AS_STRING(value), sizeof(book_position_t))
+    if len(value) != sizeof(book_position_t) or not book_is_sound(&made.body):
+        raise ValueError(f"the record of position {'/'.join(filter(None, names))} is none of this version's, or damaged")
     made.names = names
     return made

@@ -93,9 +93,10 @@ def create(Log log not None, rows):
         raise ValueError("there is a book in this region already")
     table.slot_count = (size - sizeof(book_table_t)) // sizeof(book_slot_t)
     for name, value, version in rows:
-        if len(value) != sizeof(book_position_t) or <unsigned char>value[0] != BOOK_FORMAT:
-            raise LogDamaged(f"the position {name!r} on disk is none of this version's")
-        memcpy(&body, PyBytes_AS_STRING(value), sizeof(body))
+        if len(value) == sizeof(book_position_t):
+            memcpy(&body, PyBytes_AS_STRING(value), sizeof(body))
+        if len(value) != sizeof(book_position_t) or not book_is_sound(&body):
+            raise LogDamaged(f"the position {name!r} on disk is none of this version's, or damaged")
         if body.quantity == 0 and body.fills_since > max(body.ts_closed, body.ts_last):
             continue
         if not book_project_locked(table, <const unsigned char *>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),

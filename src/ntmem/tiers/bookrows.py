@@ -13,6 +13,8 @@ from ..errors import CorruptionError
 
 FORMAT = 1
 FILL, FUNDING = 0, 1
+MOST_PRECISION = 18
+CURRENCY = 12  # bytes
 SEPARATOR, CASH = b"\x1f", b"\x1e"
 
 _ENTRY = struct.Struct("<BBBBB3xqqq")  # then fee and realized

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from .._core.position import of_record
 from ..errors import FillConflict, NtmemError, SerializationError
 from ..namespace import encode_key, labels_of
 from ..records import Change, Policy
@@ -269,11 +270,14 @@ class Incoming:
 
     def _take_instrument(self, document: Document) -> None:
         said = {
-            "price": _whole(document, "price_precision"),
-            "quantity": _whole(document, "quantity_precision"),
+            "price": _digits(document, "price"),
+            "quantity": _digits(document, "quantity"),
             "multiplier": str(document["multiplier"]),
             "currency": document["currency"],
         }
+        from .positions import check_instrument
+
+        check_instrument(document["symbol"], *said.values())
         key, value = document["symbol"].encode(), _CODEC.encode(said)
         there = self._engine.get(INSTRUMENTS, key)
         if there is not None:
@@ -326,6 +330,7 @@ class Incoming:
         there = self._engine.get(POSITIONS, name)
         if there is None:
             value = bookrows.encode_held(_held(document))
+            of_record(tuple(document[it] for it in _NAMES), value)  # refuses what nobody could reckon with
             self._engine.commit(
                 [Change("put", POSITIONS, name, value, if_version=0, own=True, ts_event=document["ts_last"])]
             )
@@ -455,6 +460,19 @@ def _whole(document: Document, name: str) -> int:
     return value
 
 
+def _flag(document: Document, name: str) -> int:
+    if document[name] not in (0, 1):  # False and True are
+        raise ValueError(f"{name} must be true or false, was {document[name]!r}")
+    return int(document[name])
+
+
+def _digits(document: Document, name: str) -> int:
+    found = _whole(document, f"{name}_precision")
+    if found > bookrows.MOST_PRECISION:
+        raise ValueError(f"{name}_precision must be from 0 to {bookrows.MOST_PRECISION}, was {found}")
+    return found
+
+
 def _value(document: Document) -> bytes:
     if "text" in document:
         return str(document["text"]).encode()
@@ -489,12 +507,12 @@ def _mantissa(document: Document, name: str, precision: int) -> int:
 
 
 def _entry(document: Document) -> bookrows.Entry:
-    price, quantity = (_whole(document, f"{it}_precision") for it in ("price", "quantity"))
+    price, quantity = (_digits(document, it) for it in ("price", "quantity"))
     cash = document["type"] == "funding"
     if not cash and document["type"] != "fill":
         raise ValueError(f"type must be 'fill' or 'funding', was {document['type']!r}")
     return bookrows.Entry(
-        *(bookrows.FORMAT, price, quantity, bookrows.FUNDING if cash else bookrows.FILL, int(document["has_time"])),
+        *(bookrows.FORMAT, price, quantity, bookrows.FUNDING if cash else bookrows.FILL, _flag(document, "has_time")),
         _mantissa(document, "quantity", quantity),
         _mantissa(document, "price", price),
         _whole(document, "ts_event"),
@@ -504,16 +522,19 @@ def _entry(document: Document) -> bookrows.Entry:
 
 
 def _held(document: Document) -> bookrows.Held:
-    price, quantity, places = (_whole(document, f"{it}_precision") for it in ("price", "quantity", "multiplier"))
+    price, quantity, places = (_digits(document, it) for it in ("price", "quantity", "multiplier"))
+    currency = document["currency"].encode()
+    if len(currency) > bookrows.CURRENCY or b"\0" in currency:
+        raise ValueError(f"currency has at most {bookrows.CURRENCY} bytes, was {document['currency']!r}")
     times = {name: _whole(document, name) for name in ("ts_opened", "ts_last", "ts_closed", "fills_since", "ts_mark")}
     return bookrows.Held(
         format=bookrows.FORMAT,
         price_precision=price,
         quantity_precision=quantity,
         multiplier_precision=places,
-        was_set=int(document["was_set"]),
+        was_set=_flag(document, "was_set"),
         multiplier=_mantissa(document, "multiplier", places),
-        currency=document["currency"].encode(),
+        currency=currency,
         version=0,
         fills=_whole(document, "fills"),
         mark=_mantissa(document, "mark", price),

@@ -108,7 +108,9 @@ def split_writer(data: bytes, flags: int) -> tuple[str, Fence | None]:
     end = len(data) - _FENCE.size
     number, size = _FENCE.unpack_from(data, end) if end >= 0 else (0, 0)
     if not 0 <= size <= end:
-        raise CorruptionError(f"the writer of a record says that it has a lease, in {len(data)} bytes; restore a backup")
+        raise CorruptionError(
+            f"the writer of a record says that it has a lease, in {len(data)} bytes; restore a backup"
+        )
     return _text(data[: end - size]), Fence(_text(data[end - size : end]), number)
 
 

@@ -40,6 +40,7 @@ from ..instants import MAX_INSTANT, Duration, Instant, duration_ns, instant_ns
 from ..records import Change, FenceLike, fence_of
 from ..twins import twin
 from ..values import CODECS
+from .bookrows import CURRENCY, MOST_PRECISION
 from .guards import ENTRIES, INSTRUMENTS, POSITIONS, RESERVATIONS
 from .log import LogEngine
 from .reader import QuietEngine
@@ -56,9 +57,7 @@ Number = int | float | Decimal | str
 Key = tuple[str, str, str, str]
 
 _PRECISION = 8  # of an instrument that was not defined: what the exchanges of crypto currencies use at most
-_MOST_PRECISION = 18
 _MULTIPLIER_PRECISION = 9
-_CURRENCY_BYTES = 12
 _CODEC = CODECS["msgpack"]
 _CASH = "\x1e"  # what ids of cash begin with in a key
 _ATTEMPTS = 100
@@ -803,8 +802,8 @@ def _decimal(number: Any, what: str) -> Decimal:
 def _precision(digits: int | None, name: str) -> int:
     if digits is None:
         return _PRECISION
-    if type(digits) is not int or not 0 <= digits <= _MOST_PRECISION:
-        raise ValueError(f"{name} must be an int from 0 to {_MOST_PRECISION}, was {digits!r}")
+    if type(digits) is not int or not 0 <= digits <= MOST_PRECISION:
+        raise ValueError(f"{name} must be an int from 0 to {MOST_PRECISION}, was {digits!r}")
     return digits
 
 
@@ -818,9 +817,17 @@ def _definition(said: Instrument) -> tuple[int, int, int, int, bytes]:
             f"{said.multiplier}"
         )
     currency = said.currency.encode()
-    if len(currency) > _CURRENCY_BYTES or b"\0" in currency:
-        raise ValueError(f"currency has at most {_CURRENCY_BYTES} bytes, was {said.currency!r}")
+    if len(currency) > CURRENCY or b"\0" in currency:
+        raise ValueError(f"currency has at most {CURRENCY} bytes, was {said.currency!r}")
     return said.price_precision, said.quantity_precision, mantissa, places, currency
+
+
+def check_instrument(symbol: Any, price: int, quantity: int, multiplier: str, currency: Any) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless :meth:`Positions.define` could have said this."""
+    check_names(symbol)
+    if not isinstance(currency, str):
+        raise TypeError(f"currency must be a str, was {type(currency).__name__}")
+    _definition(Instrument(symbol, price, quantity, _decimal(multiplier, "multiplier"), currency))
 
 
 def _precisions(record: bytes) -> tuple[int, int, int, int]:
