@@ -11,6 +11,7 @@ Coverage of Python is seen by atheris, of native modules where they were built s
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import re
@@ -39,16 +40,44 @@ def one(name: str, arguments: list[str]) -> None:
     """Become the fuzzer of one target."""
     import atheris
 
-    with atheris.instrument_imports(include=["ntmem"], enable_loader_override=False):
-        found = targets()[name]
+    if name in CONTROLS:
+        run = atheris.instrument_func(planted if name == "planted" else planted_overflow)
+    else:
+        with atheris.instrument_imports(include=["ntmem"], enable_loader_override=False):
+            run = targets()[name].run
     from mutate import mutated
 
     def mutator(data: bytes, most: int, seed: int) -> bytes:
         chance = random.Random(seed)
         return mutated(data, chance)[:most] if chance.random() < 0.4 else atheris.Mutate(data, most)
 
-    atheris.Setup(["fuzz", *arguments], lambda data: tried(found.run, data) and None, custom_mutator=mutator)
+    atheris.Setup(["fuzz", *arguments], lambda data: tried(run, data) and None, custom_mutator=mutator)
     atheris.Fuzz()
+
+
+CONTROLS = {"planted": "a planted fault", "planted_overflow": "ERROR: AddressSanitizer"}
+
+
+def planted(data: bytes) -> None:
+    """Fail at what only coverage leads to."""
+    if data[:1] == b"N" and data[1:2] == b"T" and data[2:3] == b"M":
+        raise RuntimeError("a planted fault")
+
+
+def planted_overflow(data: bytes) -> None:
+    """Write behind a buffer of the heap."""
+    if data[:1] == b"N":
+        ctypes.memmove(ctypes.create_string_buffer(64), bytes(80), 80)
+
+
+def check_controls() -> None:
+    """See that the fuzzer finds planted faults, natively too."""
+    for name, says in CONTROLS.items():
+        if name == "planted" or is_sanitized():
+            said = fuzzer(name, "-max_total_time=60", "-artifact_prefix=/dev/null/")
+            if said.returncode == 0 or says not in said.stderr + said.stdout:
+                sys.exit(f"{says!r} of {name} was not found, so nothing would be:\n{_last_words(said.stderr)}")
+            print(f"control: {name} is found", flush=True)
 
 
 def fuzzer(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,6 +122,7 @@ def run(seconds: int, names: list[str]) -> bool:
         f"inputs are in {WORK}",
         flush=True,
     )
+    check_controls()
     executed, findings = 0, []
     for name in names:
         corpus, found = WORK / name / "corpus", WORK / name / "found"

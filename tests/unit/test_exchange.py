@@ -377,3 +377,34 @@ def test_positions_of_a_shared_store_go_into_one_of_the_engine_lmdb_and_back(
         other.import_(tmp_path / "back.jsonl")
         assert answers(other) == answers(memory)
         assert other.positions.net_decimal("ES") == Decimal(-2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "value", "says"),
+    [
+        ("position", "price_precision", 25, "price_precision must be from 0 to 18"),
+        ("position", "quantity", "-9223372036854.775808", "none of this version's, or damaged"),
+        ("position", "currency", "x" * 13, "currency has at most 12 bytes"),
+        ("fill", "quantity_precision", 19, "quantity_precision must be from 0 to 18"),
+        ("fill", "has_time", 300, "has_time must be true or false"),
+        ("instrument", "price_precision", 40, "price_precision must be from 0 to 18"),
+        ("instrument", "multiplier", "-1", "multiplier must be above 0"),
+        ("instrument", "symbol", 5, "line 2 "),
+    ],
+)
+def test_what_nobody_could_reckon_with_is_not_booked(
+    tmp_path: Path, kind: str, what: str, value: Any, says: str
+) -> None:
+    """A precision beyond 10**18 was read behind the table of powers."""
+    path = tmp_path / "it.jsonl"
+    with ntmem.open(engine="shared") as memory:
+        memory.positions.define("BTC", price_precision=6, quantity_precision=6)
+        memory.positions.apply_fill("BTC", -1, 100, trade_id="t")
+        memory.export(path)
+    head, *found, end = lines(path)
+    said = [line | {what: value} for line in found if line["kind"] == kind][:1]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [head, *said, end | {"lines": 3}]))
+    with ntmem.open(engine="shared") as memory:
+        with pytest.raises(ntmem.SerializationError, match=says):
+            memory.import_(path)
+        assert not memory.positions.open_positions()
