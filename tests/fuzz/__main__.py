@@ -3,7 +3,7 @@
 python tests/fuzz run SECONDS [TARGET ...]     targets in turn, each a process, the time divided among them
 python tests/fuzz again TARGET FILE            run a target on an input, as a finding says
 python tests/fuzz shorten TARGET FILE          make an input that a target fails on shorter, in place
-python tests/fuzz keep [BYTES]                 put what added coverage into the corpus in git, so many bytes a target
+python tests/fuzz keep [TARGET ...]            put what added coverage into the corpus in git, 8 kB a target
 python tests/fuzz seeds                        make the corpus anew, of real encodings and past findings
 
 Coverage of Python is seen by atheris, of native modules where they were built so (NTMEM_SANITIZE with `fuzzer`).
@@ -211,16 +211,16 @@ def _failure(name: str, data: bytes) -> tuple[object, ...] | None:
     return None
 
 
-def keep(most: int) -> None:
+def keep(names: list[str]) -> None:
     """Merge what was found into the corpus: of what covers the same the shortest."""
-    for name in targets():
+    for name in names or targets():
         corpus, merged = WORK / name / "corpus", WORK / name / "merged"
         if not corpus.exists():
             continue
         shutil.rmtree(merged, ignore_errors=True)
         merged.mkdir()
         fuzzer(name, "-merge=1", f"-max_len={MOST_INPUT}", str(merged), str(corpus))
-        inputs.write(name, [*targets()[name].seeds(), *(path.read_bytes() for path in merged.iterdir())], most)
+        inputs.write(name, [*targets()[name].seeds(), *(path.read_bytes() for path in merged.iterdir())], MOST_CORPUS)
 
 
 def main(command: str = "", *rest: str) -> None:
@@ -236,7 +236,7 @@ def main(command: str = "", *rest: str) -> None:
         case "shorten":
             shorten(rest[0], Path(rest[1]))
         case "keep":
-            keep(int(rest[0]) if rest else MOST_CORPUS)
+            keep([*rest])
         case "seeds":
             for name, found in targets().items():
                 inputs.write(name, found.seeds(), 1 << 20)

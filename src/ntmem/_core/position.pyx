@@ -395,6 +395,7 @@ def of_record(tuple names not None, bytes value not None):
     if len(value) == sizeof(book_position_t):
         memcpy(&made.body, PyBytes_AS_STRING(value), sizeof(book_position_t))
     if len(value) != sizeof(book_position_t) or not book_is_sound(&made.body):
-        raise ValueError(f"the record of position {'/'.join(filter(None, names))} is none of this version's, or damaged")
+        name = "/".join(filter(None, names))
+        raise ValueError(f"the record of position {name} is none of this version's, or damaged")
     made.names = names
     return made
