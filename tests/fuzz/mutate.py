@@ -62,6 +62,9 @@ def of_json(data: bytes, chance: random.Random) -> bytes:
         return of_bytes(whole, chance)
     if not places:
         return of_bytes(whole, chance)
+    if chance.random() < 0.05:  # too deep
+        lines[at] = lines[at].replace(b"{", b'{"":' + b"[" * 2000, 1)
+        return prefix + b"\n".join(lines) + b"\n"
     container, key = chance.choice(places)
     match chance.randrange(8):
         case 0:
@@ -75,12 +78,10 @@ def of_json(data: bytes, chance: random.Random) -> bytes:
             container[key] = msgspec.json.decode(msgspec.json.encode(other[name]))
         case 4:
             lines.insert(at, lines[at])
-        case 5:
-            lines[at] = lines[at].replace(b"{", b"[" * 2000, 1)
         case _:
             container[key] = chance.choice(_VALUES)
     try:
-        lines[at : at + 1] = [msgspec.json.encode(said)] if said is not None else []
+        lines[at] = msgspec.json.encode(said)
     except (UnicodeEncodeError, RecursionError, OverflowError):
         return of_bytes(whole, chance)
     return prefix + b"\n".join(lines) + b"\n"

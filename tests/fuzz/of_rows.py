@@ -37,14 +37,15 @@ def _record_seeds() -> Iterator[bytes]:
 
 
 @functools.cache
-def _database() -> tuple[Environment, Any]:
-    environment = Environment(tempfile.mkdtemp(prefix="ntmem-fuzz-", dir="/dev/shm"), map_size=1 << 20)
-    return environment, environment.open_db(b"records")
+def _database() -> tuple[Environment, Any, object]:
+    directory = tempfile.TemporaryDirectory(prefix="ntmem-fuzz-", dir="/dev/shm")  # for as long as it is kept here
+    environment = Environment(directory.name, map_size=1 << 20)
+    return environment, environment.open_db(b"records"), directory
 
 
 def _by_native_reader(data: bytes) -> list[Any] | None:
     """What the reader of whole pages says; None: Python has to look."""
-    environment, database = _database()
+    environment, database, _ = _database()
     txn = environment.begin(write=True)
     try:
         txn.put(_NAME, data, db=database)
