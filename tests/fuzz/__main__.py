@@ -164,7 +164,8 @@ def _last(pattern: re.Pattern[str], said: str) -> int:
 
 def _last_words(said: str) -> str:
     lines = said.splitlines()
-    begin = next((at for at, line in enumerate(lines) if "Uncaught Python exception" in line or "ERROR:" in line), -30)
+    marks = ("Uncaught Python exception", "ERROR:", "runtime error:")
+    begin = next((at for mark in marks for at, line in enumerate(lines) if mark in line), -30)
     return "\n".join(f"    {line}" for line in lines[begin:][:40])
 
 
