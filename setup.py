@@ -82,7 +82,7 @@ if LINETRACE:  # after the flags of others' sources: they are not measured
     FLAGS += ["--coverage", "-fprofile-update=atomic"]
 # hnswlib's own kernels are left out: they would be of the building machine, and ours are taken.
 CXX_FLAGS = [*FLAGS, "-std=c++17", "-pthread", "-DNO_MANUAL_VECTORIZATION", "-isystem", str(HNSWLIB.directory)]
-CXX_FLAGS += ["-fno-sanitize=vptr"] * ("fuzzer" in SANITIZE)  # atheris' library of sanitizers has nothing for it
+CXX_FLAGS += ["-fno-sanitize=vptr,function"] * ("fuzzer" in SANITIZE)  # not in atheris' library
 CXX_LINK = ["-lstdc++", "-pthread"]
 MACROS = [("CYTHON_WITHOUT_ASSERTIONS", "1")] * (not DEBUG) + [("NTMEM_FAILPOINTS", "1")] * FAILPOINTS
 if LINETRACE:  # from 3.12 on Cython would trace through sys.monitoring, which coverage cannot follow
