@@ -85,7 +85,7 @@ static inline int book_has_room_locked(book_table_t *table)
 /* Needs the log's mutex. NULL: the book is full. A slot is never given to another key. */
 static inline book_slot_t *book_make_locked(book_table_t *table, const unsigned char *name, size_t size, uint64_t hash)
 {
-    book_slot_t *room, *slot = book_find(table, name, size, hash, &room);
+    book_slot_t *room = NULL, *slot = book_find(table, name, size, hash, &room); /* set for compilers that cannot see it */
 
     if (slot != NULL || room == NULL || size > BOOK_NAME)
         return slot;
