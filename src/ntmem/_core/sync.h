@@ -133,9 +133,13 @@ static inline void cpu_pause(void)
 #endif
 }
 
-#if defined(__SANITIZE_THREAD__) /* gcc 12's knows no pthread_mutex_clocklock(), and of a timed lock not that an owner died */
 #define MUTEX_CLOCK CLOCK_MONOTONIC
-static inline int mutex_lock_until(pthread_mutex_t *mutex, const struct timespec *until)
+
+/* Not there before glibc 2.30, nor in musl: wheels are built with an older one, and take what they find where they run. */
+extern int pthread_mutex_clocklock(pthread_mutex_t *mutex, clockid_t clock, const struct timespec *until)
+    __attribute__((weak));
+
+static inline int mutex_poll_until(pthread_mutex_t *mutex, const struct timespec *until)
 {
     const struct timespec pause = {0, 100000};
     struct timespec now;
@@ -149,13 +153,15 @@ static inline int mutex_lock_until(pthread_mutex_t *mutex, const struct timespec
     }
     return error;
 }
-#else
-#define MUTEX_CLOCK CLOCK_MONOTONIC
+
 static inline int mutex_lock_until(pthread_mutex_t *mutex, const struct timespec *until)
 {
-    return pthread_mutex_clocklock(mutex, CLOCK_MONOTONIC, until);
-}
+#if !defined(__SANITIZE_THREAD__) /* gcc 12's does not know it, and of a timed lock not that an owner died */
+    if (pthread_mutex_clocklock != NULL)
+        return pthread_mutex_clocklock(mutex, MUTEX_CLOCK, until);
 #endif
+    return mutex_poll_until(mutex, until);
+}
 
 /* Tries, spins for a few microseconds, then waits `wait_ns` (0: not at all). */
 static inline enum mutex_outcome mutex_take(shared_mutex_t *shared, uint64_t wait_ns, uint32_t pid)
