@@ -20,7 +20,7 @@ Invariants
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_GetItem
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_Check, PyUnicode_CheckExact
@@ -262,7 +262,7 @@ cdef class Direct:
 
     cdef Space space_of(self, object namespace):
         cdef Space space
-        cdef PyObject *known = PyDict_GetItem(self.spaces, namespace)
+        cdef PyObject *known = PyDict_GetItemWithError(self.spaces, namespace)  # 3.13 prints what the other one hides
         if known != NULL:
             space = <Space>known
             if space.epoch == word_acquire(&self.log.log.control.epoch.word):
