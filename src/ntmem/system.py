@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from msgspec.structs import fields, replace
+from msgspec.structs import replace
 
 from ._core.direct import DirectCalls
 from ._core.fill import Fill
@@ -1188,7 +1188,7 @@ def open(  # the name is the interface: ntmem.open
     ...     memory.incr("desk", "orders")
     1
     """
-    known = {field.name for field in fields(MemoryConfig)} - {"storage_path"}
+    known = {*MemoryConfig.__struct_fields__} - {"storage_path"}
     if not config.keys() <= known:
         unknown = ", ".join(sorted(config.keys() - known))
         raise TypeError(f"open() has no option {unknown}; it has {', '.join(sorted(known))}")
