@@ -1,12 +1,16 @@
 """Tests run against the installed wheel: that is what users get."""
 
+import gc
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 from hostile import Start, children, ram_directory
+
+import ntmem
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("shared", "tiny", "lmdb")
@@ -23,8 +27,6 @@ hypothesis.settings.load_profile("ntmem")
 
 
 def pytest_sessionstart() -> None:
-    import ntmem
-
     origin = Path(ntmem.__file__).resolve()
     if origin.is_relative_to(ROOT / "src") and os.environ.get("NTMEM_TEST_SOURCE") != "1":
         pytest.exit(
@@ -32,6 +34,12 @@ def pytest_sessionstart() -> None:
             "run `make test`, or set NTMEM_TEST_SOURCE=1 if the source tree is meant",
             returncode=4,
         )
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the collected tests are made of, some million objects, to no collection of garbage after this."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -62,6 +70,29 @@ def ram() -> Iterator[Path]:
     """A directory on a RAM disk, gone after the test."""
     with ram_directory() as path:
         yield path
+
+
+@pytest.fixture
+def store(ram: Path) -> Path:
+    """A store that was opened once, in a directory on a RAM disk."""
+    ntmem.open(ram / "desk", engine="shared").close()
+    return ram / "desk"
+
+
+@pytest.fixture
+def small_shm(ram: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of so many MiB (the parameter), to take the place of /dev/shm."""
+    if os.getuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    path = ram / "shm"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", path]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mount is not allowed here")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 @pytest.fixture

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hostile import Start
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def shm(ram: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file system of so many MiB in the place of /dev/shm."""
-    if os.getuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    path = ram / "shm"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", path]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mount is not allowed here")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 SMALL = """
@@ -56,11 +37,11 @@ with ntmem.open(store, max_memory_bytes=12 << 20, log_bytes=1 << 16) as memory:
 )
 
 
-@pytest.mark.parametrize("shm", [8], indirect=True)
-def test_no_room_for_a_store_says_what_to_do(ram: Path, shm: Path, start: Start) -> None:
-    child = start(NONE, shm, ram / "s")
+@pytest.mark.parametrize("small_shm", [8], indirect=True)
+def test_no_room_for_a_store_says_what_to_do(ram: Path, small_shm: Path, start: Start) -> None:
+    child = start(NONE, small_shm, ram / "s")
     said = child.line()
-    assert f"{shm} has no room for a log of 16777216 bytes" in said
+    assert f"{small_shm} has no room for a log of 16777216 bytes" in said
     assert "smaller log_bytes" in said
     assert "engine='lmdb'" in said
     assert child.line() == "[]"  # nothing is left half made
@@ -95,10 +76,10 @@ with ntmem.open(store) as memory:
 )
 
 
-@pytest.mark.parametrize("shm", [32], indirect=True)
-def test_where_the_hot_tier_finds_no_room_it_stays_small(ram: Path, shm: Path, start: Start) -> None:
+@pytest.mark.parametrize("small_shm", [32], indirect=True)
+def test_where_the_hot_tier_finds_no_room_it_stays_small(ram: Path, small_shm: Path, start: Start) -> None:
     """The log is there, all else is refused or done without; nobody dies, and nothing acknowledged is lost."""
-    child = start(USED, shm, ram / "s")
+    child = start(USED, small_shm, ram / "s")
     assert child.line() == "30000"
     published = child.line()
     assert published == "done" or ("DiskFull" in published and "bus_bytes" in published), published

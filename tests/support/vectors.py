@@ -210,3 +210,8 @@ def chunks(count: int, of: int) -> Iterator[range]:
     """Return ranges of at most `of` that make up `count`."""
     for first in range(0, count, of):
         yield range(first, min(first + of, count))
+
+
+def ids(hits: Any) -> list[str]:
+    """Return whom a search found."""
+    return [hit.id for hit in hits]

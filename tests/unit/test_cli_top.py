@@ -45,16 +45,6 @@ main()
 """
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Path]:
-    """A store, whose region does not outlive the test."""
-    path = tmp_path / "desk"
-    ntmem.open(path, engine="shared").close()
-    name = region_path(str(path))
-    yield path
-    Path(name).unlink(missing_ok=True)
-
-
 def trader(start: Start, store: Path, name: str = EVIL) -> Child:
     child = start(TRADER, store, name)
     assert child.line() == "open"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,6 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 START = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
-
-
-@pytest.fixture
-def clock() -> ntmem.SimulatedClock:
-    return ntmem.SimulatedClock(START)
-
-
-@pytest.fixture
-def memory(clock: ntmem.SimulatedClock) -> Iterator[ntmem.MemorySystem]:
-    with ntmem.open(clock=clock, agent_id="agent_1") as memory:
-        yield memory
 
 
 def test_a_record_carries_its_times_and_writer(memory: ntmem.MemorySystem) -> None:

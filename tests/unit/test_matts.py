@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,6 @@ pytestmark = pytest.mark.usefixtures("engine")
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
 EAST = [1.0, 0.0]
-
-
-@pytest.fixture
-def clock() -> ntmem.SimulatedClock:
-    return ntmem.SimulatedClock(START)
-
-
-@pytest.fixture
-def memory(clock: ntmem.SimulatedClock) -> Iterator[ntmem.MemorySystem]:
-    with ntmem.open(clock=clock) as memory:
-        yield memory
-
-
-@pytest.fixture
-def bank(memory: ntmem.MemorySystem) -> ReasoningBank:
-    return memory.bank
 
 
 def act(made: Trajectory, action: str = "buy", outcome: float | None = None, where: Any = EAST, **known: Any) -> None:

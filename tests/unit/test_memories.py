@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,22 +23,6 @@ DAY = 86_400 * SECOND
 START = int(datetime(2026, 5, 1, tzinfo=UTC).timestamp()) * SECOND
 CREATED = "2026-03-17 00:00:00"  # 45 days before
 EAST, NORTH, UP = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
-
-
-@pytest.fixture
-def clock() -> ntmem.SimulatedClock:
-    return ntmem.SimulatedClock(START)
-
-
-@pytest.fixture
-def memory(clock: ntmem.SimulatedClock) -> Iterator[ntmem.MemorySystem]:
-    with ntmem.open(clock=clock) as memory:
-        yield memory
-
-
-@pytest.fixture
-def bank(memory: ntmem.MemorySystem) -> ReasoningBank:
-    return memory.bank
 
 
 @pytest.fixture

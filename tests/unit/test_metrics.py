@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,16 +29,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = ["ntmem", "serve-metrics", "--port", "0", "--store", *sys.argv[1:]]
 main()
 """
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Path]:
-    """A store, whose region does not outlive the test."""
-    path = tmp_path / "desk"
-    ntmem.open(path, engine="shared").close()
-    name = region_path(str(path))
-    yield path
-    Path(name).unlink(missing_ok=True)
 
 
 def scraped(registry: CollectorRegistry) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:

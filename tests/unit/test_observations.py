@@ -18,11 +18,6 @@ from ntmem.tiers import distilling, liverows, seriesstate
 MARKET = ("market", "A")
 
 
-@pytest.fixture
-def clock() -> ntmem.SimulatedClock:
-    return ntmem.SimulatedClock(START)
-
-
 @pytest.fixture(params=HOW)
 def how(request: pytest.FixtureRequest) -> dict[str, Any]:
     return HOW[request.param]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,6 @@ SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
 START = int(datetime(2026, 5, 1, tzinfo=UTC).timestamp()) * SECOND
 EAST = [1.0, 0.0, 0.0]
-
-
-@pytest.fixture
-def clock() -> ntmem.SimulatedClock:
-    return ntmem.SimulatedClock(START)
-
-
-@pytest.fixture
-def memory(clock: ntmem.SimulatedClock) -> Iterator[ntmem.MemorySystem]:
-    with ntmem.open(clock=clock) as memory:
-        yield memory
-
-
-@pytest.fixture
-def bank(memory: ntmem.MemorySystem) -> ReasoningBank:
-    return memory.bank
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -36,22 +35,6 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
-
-
-@pytest.fixture
-def clock() -> ntmem.SimulatedClock:
-    return ntmem.SimulatedClock(START)
-
-
-@pytest.fixture
-def memory(clock: ntmem.SimulatedClock) -> Iterator[ntmem.MemorySystem]:
-    with ntmem.open(clock=clock) as memory:
-        yield memory
-
-
-@pytest.fixture
-def bank(memory: ntmem.MemorySystem) -> ReasoningBank:
-    return memory.bank
 
 
 @pytest.fixture

@@ -27,11 +27,6 @@ HOW: dict[str, dict[str, Any]] = {"shared": {"engine": "shared"}, "lmdb": {"engi
 SUFFIXES = (".jsonl", ".parquet")
 
 
-@pytest.fixture
-def clock() -> ntmem.SimulatedClock:
-    return ntmem.SimulatedClock(START)
-
-
 @pytest.fixture(params=HOW)
 def memory(request: pytest.FixtureRequest, clock: ntmem.SimulatedClock, ram: Path) -> Iterator[ntmem.MemorySystem]:
     where = None if request.param == "private" else ram / "s"
