@@ -1,8 +1,10 @@
 """``kill -9`` at random instants: what was acknowledged is there, and nothing is half there.
 
-A zygote, which opens no store, forks the writers: no interpreter starts 200 times. A writer tells every change before
+A zygote, which opens no store, forks the writers: no interpreter starts for each. A writer tells every change before
 it tries it and after it was acknowledged; then comes the next. After each kill a process that has had the store open
 all the while, and one that opens it anew, must see every acknowledged change and of the last one all or nothing.
+
+``NTMEM_KILLS`` says how many are killed one after the other; `make crash` kills for as long as it is told to.
 """
 
 from __future__ import annotations
@@ -11,18 +13,19 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import Child, Start, children, ram_directory
+from hostile import Child, Start, children
 
 import ntmem
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("engine")]
 
-KILLS = 200
+KILLS = int(os.environ.get("NTMEM_KILLS", "80"))
 
 ZYGOTE = """
 import json, random
@@ -100,12 +103,6 @@ def told_by(progress: Path) -> list[list[Any]]:
 
 
 @pytest.fixture
-def ram() -> Iterator[Path]:
-    with ram_directory() as path:
-        yield path
-
-
-@pytest.fixture
 def zygote(ram: Path) -> Iterator[Child]:
     with children() as start:
         child = start(ZYGOTE.replace("\\\\n", "\\n"), ram / "store", ram)
@@ -113,7 +110,7 @@ def zygote(ram: Path) -> Iterator[Child]:
         yield child
 
 
-def test_two_hundred_kills(ram: Path, zygote: Child) -> None:
+def test_many_kills(ram: Path, zygote: Child) -> None:
     chance = random.Random(1)
     expected = Expected()
     acknowledged = undecided = kept = 0
@@ -126,7 +123,7 @@ def test_two_hundred_kills(ram: Path, zygote: Child) -> None:
             # The instant is random; that it comes after at least so much progress only keeps the test from being empty.
             least = chance.choice([0, 1, 2, 10, 40])
             while least and (not progress.exists() or progress.read_bytes().count(b'["done"]') < least):
-                pass
+                time.sleep(0.0005)  # the writer may have but this core
             for _ in range(chance.randrange(3000)):
                 pass
             os.kill(pid, signal.SIGKILL)
@@ -154,7 +151,7 @@ def test_two_hundred_kills(ram: Path, zygote: Child) -> None:
             assert expected.state in possible[possible.index(seen) :]
         assert survivor.get("s", "survivor") == b"%d" % KILLS
     assert acknowledged > KILLS  # else it tested nothing
-    assert undecided > 10
+    assert undecided > KILLS // 20
     assert ntmem.verify(ram / "store").ok
 
 
@@ -186,9 +183,9 @@ with ntmem.open(sys.argv[1]) as memory:
         writers = [start(code, ram / "store", ram / f"told{n}") for n in range(6)]
         files = [ram / f"told{n}" for n in range(6)]
         while not all(file.exists() and file.stat().st_size == 20 for file in files):
-            pass
+            time.sleep(0.001)
         while max(int(file.read_text()) for file in files) < least + 100:
-            pass
+            time.sleep(0.001)
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)
         for writer in writers:

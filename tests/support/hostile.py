@@ -26,6 +26,7 @@ NOBODY = 65534
 _HELPERS = """
 import os, signal, sys, threading, time
 import ntmem
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, which children inherit
 def say(*words):
     print(*words, flush=True)
 def hear():
@@ -51,6 +52,7 @@ class Child:
     def __init__(self, code: str, *args: object, env: dict[str, str] | None = None, under: Sequence[str] = ()) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by kill)
         self._hung = False
+        self._is_over = False
         self.process = subprocess.Popen(
             [*under, sys.executable, "-c", _HELPERS + code, *map(str, args)],
             stdin=subprocess.PIPE,
@@ -96,6 +98,10 @@ class Child:
         with self._watched():
             rest = self.process.stdout.read()  # communicate() would pass over what line() has read ahead
             self.process.wait()
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            self._is_over = True
         assert self.process.returncode == 0, f"the child ended with {self.process.returncode}: {self.complaint()}"
         return rest.strip()
 
@@ -103,14 +109,16 @@ class Child:
         """End it by force, stopped or not."""
         self._kill_all()
         self.process.wait()
+        self._is_over = True
         for pipe in (self.process.stdin, self.process.stdout, self._errors):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
     def _kill_all(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if not self._is_over:  # else its number may be another's by now, who would die of this
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def complaint(self) -> str:
         """Return what it wrote to its standard error."""
