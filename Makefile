@@ -32,13 +32,14 @@ VECTOR_DAMAGE ?= 10000
 AGENTDB_REQUESTS ?= 10000
 BASE ?=
 WHEEL_PYTHONS ?=
+EXAMPLES ?= 1000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 SOURCES := $(shell find src -mindepth 1 \( -name "*.egg-info" -o -name __pycache__ \) -prune -o -print)
 
 .DEFAULT_GOAL := help
-.PHONY: help replay test bench page gate lint fuzz damage hot positions locks bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan coverage docs sdist wheel wheels sdist-tried processors clean
+.PHONY: help replay test bench page gate lint fuzz damage hot positions locks machines bus delta vectors graph growing abuse-agentdb crash soak mutants asan tsan coverage docs sdist wheel wheels sdist-tried processors clean
 .NOTPARALLEL:  # two wheels at once would share build/
 
 help:  ## list the targets
@@ -80,6 +81,10 @@ positions: $(VENV)/testable  ## read positions beside writers at full speed, in 
 locks: $(VENV)/testable  ## four processes under one lock, killed; writes under leases that are over (LOCK_STEPS=, LOCK_ATTEMPTS=)
 	@NTMEM_LOCK_STEPS=$(LOCK_STEPS) NTMEM_LOCK_ATTEMPTS=$(LOCK_ATTEMPTS) \
 		$(BIN)/pytest -s -o faulthandler_timeout=0 tests/concurrency/test_lock_processes.py
+
+machines: $(VENV)/testable  ## random calls of the facade, of positions and of changes, against their oracles (EXAMPLES=)
+	@NTMEM_EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n $(JOBS) -o faulthandler_timeout=0 tests/property/test_facade_machine.py \
+		tests/property/test_apply_machine.py tests/property/test_positions_machine.py
 
 bus: $(VENV)/testable  ## messages, votes and their processes, many of them, killed (BUS_MESSAGES=, BUS_KILLS=)
 	@NTMEM_RING_MESSAGES=$(BUS_MESSAGES) NTMEM_BUS_MESSAGES=$(BUS_MESSAGES) NTMEM_RING_KILLS=$(BUS_KILLS) \

@@ -54,6 +54,7 @@ if walked >= 0:
     datafile.WALKED_BYTES = walked
 import lmdb.verify
 NAMESPACES = [("a",), ("big",), ("past",), ("lives",), ("swarm", "agent")]
+ntmem.open().close(), ntmem.open(engine="lmdb").close()  # what opening imports, not by each that is forked
 with ntmem.open(pristine, read_only=True) as memory:
     right = {(ns, key): value for ns in NAMESPACES for key, value in memory.scan(ns)}
     past = {key: [r.value for r in memory.history("past", key)] for ns, key in right if ns == ("past",)}

@@ -102,7 +102,7 @@ def opened(store: Path) -> ntmem.MemorySystem:
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
     with children() as start:
-        yield Nursery(start)
+        yield Nursery(start, first="import ntmem.tiers.vectors, ntmem.tiers.segments, ntmem.tiers.graphs\n")
 
 
 def killed(nursery: Nursery, store: Path, step: str, seed: int, make: str, count: int = BATCH) -> dict[str, Any]:

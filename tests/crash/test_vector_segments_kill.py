@@ -112,7 +112,8 @@ def nursery(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nu
     if shutil.which("cc") is None and shutil.which("gcc") is None:
         pytest.skip("there is no compiler to build the failpoints with")
     with children() as start:
-        yield Nursery(start, build_with_failpoints(root, tmp_path_factory.mktemp("failpoints")))
+        tree = build_with_failpoints(root, tmp_path_factory.mktemp("failpoints"))
+        yield Nursery(start, tree, "import ntmem.tiers.vectors, ntmem.tiers.segments\n")
 
 
 @pytest.mark.parametrize("point", ["vectors_replaced", "vectors_counted", "vectors_indexed"])

@@ -97,7 +97,7 @@ def test_the_rows_are_those_of_the_engine():
     run_state_machine_as_test(
         ApplyMachine,
         settings=settings(
-            max_examples=int(os.environ.get("NTMEM_EXAMPLES", "100")),
+            max_examples=int(os.environ.get("NTMEM_EXAMPLES", "50")),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

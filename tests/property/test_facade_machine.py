@@ -1,4 +1,7 @@
-"""The whole facade against the oracle: random calls, from one process and from two in turn."""
+"""The whole facade against the oracle: random calls, from one process and from two in turn.
+
+``NTMEM_EXAMPLES`` says how many histories are made of each kind; `make machines` makes a thousand.
+"""
 
 from __future__ import annotations
 
@@ -218,7 +221,7 @@ class FacadeMachine(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=int(os.environ.get("NTMEM_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("NTMEM_EXAMPLES", "50")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -34,6 +34,8 @@ PAGE = 4096
 LINE = 64
 RING = 1 << 15
 RING_KIND = 1  # of the section, in the region's header
+CACHE = ntmem.CacheConfig(max_entries=1000, max_bytes=1 << 20)
+"""Small: else nearly all bytes of a region would be those of an empty hot table."""
 HANG = 20
 STORES = ("laps", "fresh", "held", "simulated")
 KEYS = {("plain",): 60, ("past",): 12, ("lives",): 8, ("swarm", "agent"): 10}
@@ -123,7 +125,7 @@ class Writer:
 def prepare(name: str, directory: Path, keep: Path) -> None:
     """Fill a store, keep copies of its files and what was acknowledged, and die."""
     clock = ntmem.SimulatedClock(10**18) if name == "simulated" else None
-    memory = ntmem.open(directory, flush_interval=3600, log_bytes=RING, clock=clock)
+    memory = ntmem.open(directory, flush_interval=3600, log_bytes=RING, cache_config=CACHE, clock=clock)
     writer = Writer(memory, random.Random(name))
     memory.retain("past", history=True)
     log = memory._engine().log
@@ -188,9 +190,10 @@ class Prepared:
 
     def _ends(self) -> list[int]:
         ends, at = [self.flushed], self.flushed
+        lap = self.region_bytes[self.ring_at : self.ring_at + RING]
+        laps = lap + lap
         while at < self.committed:
-            where = self.ring_at + at % RING
-            head = GROUP.unpack((self.region_bytes[where:] + self.region_bytes[self.ring_at :])[: GROUP.size])
+            head = GROUP.unpack_from(laps, at % RING)
             assert head[0] == GROUP_MAGIC
             at += head[6]
             ends.append(at)
@@ -485,7 +488,7 @@ def write(memory: ntmem.MemorySystem, look: Look) -> dict[tuple[tuple[str, ...],
 
 
 def opened(store: Prepared, **how: Any) -> ntmem.MemorySystem:
-    return ntmem.open(store.directory, log_bytes=RING, max_flush_lag=3, **how)
+    return ntmem.open(store.directory, log_bytes=RING, cache_config=CACHE, max_flush_lag=3, **how)
 
 
 def use(store: Prepared, read_first: bool) -> tuple[str, str]:
@@ -602,6 +605,7 @@ def run(store: Prepared, seed: int) -> tuple[str, str, str]:
 
 def main(directory: str) -> None:
     """Prepare the stores in a directory, then answer lines of "store seed"."""
+    ntmem.open().close()  # what opening imports, not by each that is forked
     stores = {name: Prepared(name, Path(directory)) for name in STORES}
     for store in stores.values():  # the mirror of what is to come: without a mutation all is there
         for read_first in (False, True):

@@ -302,3 +302,11 @@ def test_the_fold_is_the_book(ram: Path) -> None:
             )
         memory.flush()
         assert memory.verify().ok
+
+
+def test_numpy_is_not_imported_for_a_store_without_arrays(ram: Path, start: Start) -> None:
+    """It takes longer than to look through a small store, and each verification is a process."""
+    with ntmem.open(ram / "desk") as memory:
+        memory.put("desk", "target", b"3")
+    code = "from ntmem.tiers.verification import _check\nsay(_check(sys.argv[1]).problems, 'numpy' in sys.modules)"
+    assert start(code, ram / "desk").end() == "[] False"

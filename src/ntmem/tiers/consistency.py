@@ -15,7 +15,19 @@ import msgspec
 
 from ..errors import NtmemError
 from . import bookrows
-from .guards import COLLECTIONS, ENTRIES, MEMORIES, POINTS, POSITIONS, TRAJECTORIES, TRAJECTORY_INDEX
+from .guards import (
+    BLOCKS,
+    COLLECTIONS,
+    ENTRIES,
+    MEMORIES,
+    POINTS,
+    POSITIONS,
+    ROWS,
+    SERIES,
+    TRAJECTORIES,
+    TRAJECTORY_INDEX,
+    VECTORS,
+)
 from .layout import NamespaceRow, Stored, expiry_key, id_prefix, namespace_key, record_key, split_expiry_key
 from .tables import Tables
 
@@ -137,10 +149,8 @@ def _positions(found: Snapshot, note: Note) -> None:
 
 def _series(found: Snapshot, note: Note) -> None:
     """A series has the blocks that it names, and rows without a gap up to its end."""
-    from .series import BLOCKS, ROWS, SERIES, VECTORS
-
     if not any(labels in found.rows for labels in (SERIES, ROWS, BLOCKS, VECTORS)):
-        return
+        return  # and nothing is imported: numpy takes longer than a small store
     from .series import decode_series
 
     ids: dict[int, str] = {}
@@ -163,7 +173,7 @@ def _series(found: Snapshot, note: Note) -> None:
 
 
 def _blocks(found: Snapshot, name: str, row: SeriesRow, note: Note) -> None:
-    from .series import BLOCKS, StoredBlock, row_key
+    from .series import StoredBlock, row_key
 
     behind = 0
     for entry in row.entries:
@@ -184,7 +194,7 @@ def _blocks(found: Snapshot, name: str, row: SeriesRow, note: Note) -> None:
 
 
 def _live_rows(found: Snapshot, name: str, row: SeriesRow, note: Note) -> None:
-    from .series import HAS_EMBEDDING, JUMP, ROWS, VECTORS, layout_number, metadata_of, row_flags, row_key
+    from .series import HAS_EMBEDDING, JUMP, layout_number, metadata_of, row_flags, row_key
 
     spans = [(int(entry["first"]), int(entry["first"]) + int(entry["rows"])) for entry in row.entries]
     spans.append((1 << 62, 1 << 62))
@@ -217,6 +227,8 @@ def _live_rows(found: Snapshot, name: str, row: SeriesRow, note: Note) -> None:
 
 def _vectors(found: Snapshot, note: Note) -> None:
     """A change belongs to a collection, has its dimensions, and a number without a gap."""
+    if not any(labels in found.rows for labels in (COLLECTIONS, POINTS)):
+        return
     from .points import decode_collection, decode_point
 
     dimensions: dict[int, int] = {}
