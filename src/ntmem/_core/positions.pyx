@@ -21,6 +21,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_GetItem
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -275,7 +276,7 @@ cdef class Book:
 
     cdef inline PositionRef aim(self, object symbol, object account, object strategy, object position_id):
         cdef PyObject *known
-        if account is EMPTY and strategy is EMPTY and position_id is EMPTY:
+        if account is EMPTY and strategy is EMPTY and position_id is EMPTY and PyUnicode_CheckExact(symbol):
             known = PyDict_GetItem(self.refs, symbol)
             if known != NULL:
                 return <PositionRef>known
