@@ -17,6 +17,13 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="wants --large"))
 
 
+@pytest.fixture(autouse=True)
+def pace(benchmark):
+    """Note how fast the machine was: ns that Python takes for a thousand additions, afterwards, at best."""
+    yield
+    benchmark.extra_info["pace"] = min(time_call(lambda: sum(range(1000)), 1) for _ in range(50))
+
+
 def time_call(function, repeats):
     start = time.perf_counter_ns()
     for _ in range(repeats):

@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "support"))
 
-from report import by_function, ratio_text, table, table_of  # noqa: E402
+from report import by_function, ratio_text, table, table_of, time_text  # noqa: E402
 from results import Figures, Run, load  # noqa: E402
 from targets import TARGETS  # noqa: E402
 
@@ -56,7 +56,14 @@ class Page:
 
     def machine(self) -> str:
         days = sorted({one.day for run in self.runs for one in run.figures.values()})
-        return f"Machine: {self.runs[0].machine}; {days[0]} to {days[-1]}."
+        paces = [sorted(one.pace for one in run.figures.values() if one.pace is not None) for run in self.runs]
+        said = [
+            f"{time_text(each[len(each) // 2])} in run {number} ({time_text(each[0])} to {time_text(each[-1])})"
+            for number, each in enumerate(paces, 1)
+            if each
+        ]
+        pace = f" `sum(range(1000))`, beside each benchmark, took {', '.join(said)}." if said else ""
+        return f"Machine: {self.runs[0].machine}; {days[0]} to {days[-1]}.{pace}"
 
     def targets(self) -> str:
         header = ["", "", "wanted", *(f"run {number + 1}" for number in range(len(self.runs))), "", "why"]

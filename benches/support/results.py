@@ -23,7 +23,7 @@ PEERS = (
     *("lmdb", "msgspec", "numpy", "cachebox", "cachetools", "lru-dict", "moka-py", "theine", "diskcache", "redis"),
     *("nautilus_trader", "pyzmq", "iceoryx2", "hnswlib", "faiss-cpu", "usearch", "pcodec", "zstandard", "blosc2"),
 )
-KNOWN = {"ours_ns", "theirs_ns", "ratio", "ratio_interval", "calls", "untimed", "curve"}
+KNOWN = {"ours_ns", "theirs_ns", "ratio", "ratio_interval", "calls", "untimed", "curve", "pace"}
 
 Interval = tuple[float, float, float]
 """A median, and the two values between which it lies with 95 %."""
@@ -39,6 +39,8 @@ class Figures(NamedTuple):
     ratio: Interval | None = None
     notes: Mapping[str, Any] = {}  # nobody changes it
     curve: Mapping[str, Any] | None = None
+    pace: float | None = None
+    """ns that Python took for a thousand additions, at that time."""
 
     @property
     def parts(self) -> tuple[str, str, str]:
@@ -88,7 +90,7 @@ def of_benchmarks(data: Mapping[str, Any]) -> Run:
             ours = tuple(1e9 * each / info.get("calls", 1) for each in median_interval(benchmark["stats"]["data"]))
         notes = {name: value for name, value in info.items() if name not in KNOWN}
         theirs = tuple(info["theirs_ns"]) if "theirs_ns" in info else None
-        found[name] = Figures(name, day, ours, theirs, ratio, notes, info.get("curve"))
+        found[name] = Figures(name, day, ours, theirs, ratio, notes, info.get("curve"), info.get("pace"))
     return Run(machine_text(processor_name()), found)
 
 
@@ -103,7 +105,8 @@ def load(path: Path) -> Run:
     figures = {}
     for name, one in data["figures"].items():
         intervals = {key: tuple(one[key]) for key in ("ours", "theirs", "ratio") if key in one}
-        figures[name] = Figures(name, one["day"], **intervals, notes=one.get("notes", {}), curve=one.get("curve"))
+        rest = {"notes": one.get("notes", {}), "curve": one.get("curve"), "pace": one.get("pace")}
+        figures[name] = Figures(name, one["day"], **intervals, **rest)
     return Run(data["machine"], figures)
 
 
@@ -121,7 +124,7 @@ def _shortened(one: Figures) -> dict[str, Any]:
     fields = {"ours": one.ours, "theirs": one.theirs, "ratio": one.ratio}
     short = {name: [_short(value) for value in found] for name, found in fields.items() if found is not None}
     notes = {name: _short(value) for name, value in one.notes.items()}
-    rest = {"notes": notes, "curve": one.curve}
+    rest = {"notes": notes, "curve": one.curve, "pace": _short(one.pace)}
     return {"day": one.day, **short, **{name: found for name, found in rest.items() if found}}
 
 

@@ -62,7 +62,7 @@ def test_results_are_kept_and_replaced(kept: Path, monkeypatch: pytest.MonkeyPat
     get, put, tail = (found[f"micro/test_x.py::test_{name}"] for name in ("get[a-1]", "put", "tail"))
     assert get.parts == ("micro/test_x.py", "test_get", "a-1")
     assert (get.ours, get.theirs, get.ratio) == ((10, 9, 12), (20, 19, 22), (0.5, 0.4, 0.6))
-    assert get.notes == {"hot": 1.235}
+    assert (get.notes, get.pace) == ({"hot": 1.235}, 7000)
     assert put.ours == (1000, 500, 1500)
     assert (tail.ours, tail.ratio, tail.notes) == (None, None, {"p99 ns": 7})
     (kept / "program.json").write_text(json.dumps({"program": "compare/x.py", "notes": {"p95": 3.0}}))
