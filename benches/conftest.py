@@ -1,7 +1,10 @@
 """Benchmarks print figures; they pass and fail with results, never with times."""
 
 import gc
+import os
 import time
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, which is imported later: threads of its own are no peer
 
 import pytest
 from figures import note_ratio
