@@ -35,6 +35,7 @@ def data() -> dict[str, object]:
         "ours_ns": [10, 9, 12],
         "theirs_ns": [20, 19, 22],
         "hot": 1.23456,
+        "pace": 7000.123,
     }
     timed = {"calls": 2}
     return {
