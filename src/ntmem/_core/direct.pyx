@@ -102,6 +102,9 @@ cdef struct hand_t:
     uint64_t seen               # as of hot_record_t
 
 
+cdef usage_t uncounted  # where the region has no hot table; not in an object, which Python aligns to 16 bytes only
+
+
 @cython.final
 cdef class Direct:
     """The short way into a log and out of it, for one writer.
@@ -150,7 +153,6 @@ cdef class Direct:
     cdef uint64_t max_lag
     cdef bint writes
     cdef usage_t *usage
-    cdef usage_t uncounted          # where the region has no hot table
     cdef uint32_t calls             # counts down to the next one that is timed
     cdef uint32_t given             # values that came from the hot table or the log
     cdef uint64_t settled           # what was written up to there is no news
@@ -172,7 +174,7 @@ cdef class Direct:
         self.max_lag = <uint64_t>(max_lag * 1e9) if 0 < max_lag < 1e9 else 0
         self.spaces = {}
         self.last_name = UNDECIDED  # no namespace
-        self.usage = &self.uncounted if hot is None else hot.usage
+        self.usage = &uncounted if hot is None else hot.usage
         self.calls = USAGE_SAMPLE
 
     def __dealloc__(self):
