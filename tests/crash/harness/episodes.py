@@ -98,9 +98,11 @@ def _choose(family: Family, words: Words | None) -> int | None:
         if words.flusher in workers:
             for _ in range(chance.randrange(3000)):
                 pass
-            return words.flusher if words.flusher in workers else words.leader if words.leader in workers else None
-        if words.leader in workers:
-            return words.leader
+            flusher, leader = words.flusher, words.leader  # read once: a word that is 0 by then names all of the lane
+            return flusher if flusher in workers else leader if leader in workers else None
+        leader = words.leader
+        if leader in workers:
+            return leader
     return chance.choice(list(workers)) if workers else None
 
 

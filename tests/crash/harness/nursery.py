@@ -191,8 +191,9 @@ class Family:
 
     def kill(self, pid: int) -> None:
         """Kill one; nobody waits until it is gone."""
+        number = self.workers.pop(pid)  # who is none of ours is not killed
         os.kill(pid, signal.SIGKILL)
-        self.dying[pid] = self.workers.pop(pid)
+        self.dying[pid] = number
         self.stopped.discard(pid)
 
     def resume(self, pid: int) -> None:
