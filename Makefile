@@ -54,7 +54,7 @@ test: $(VENV)/testable  ## run the tests against the installed wheel (TESTS=, JO
 damage: $(VENV)/testable  ## change bytes of regions and data files, and open them (MUTATIONS=)
 	@NTMEM_MUTATIONS=$(MUTATIONS) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/abuse/test_mutated.py
 
-bench: $(VENV)/benchable  ## run the benchmarks, print their tables, keep them as run 1 or 2 (BENCHES=, BENCH_ARGS=, RUN=)
+bench: $(VENV)/benchable  ## run the benchmarks, print their tables, keep them as run 1 or 2, or of one more process of it (BENCHES=, BENCH_ARGS=, RUN=1-2)
 	@$(BIN)/pytest $(BENCHES) --benchmark-json=$(VENV)/bench.json $(BENCH_ARGS); failed=$$?; \
 		$(BIN)/python benches/report.py $(VENV)/bench.json --keep benches/results/$(RUN).json && exit $$failed
 

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "support"))
 
 from report import by_function, ratio_text, table, table_of, time_text  # noqa: E402
-from results import Figures, Run, load  # noqa: E402
+from results import Figures, Run, load_run  # noqa: E402
 from targets import TARGETS  # noqa: E402
 
 RESULTS = HERE / "results"
@@ -34,7 +34,7 @@ class Page:
     """What the page is made from."""
 
     def __init__(self, results: Path) -> None:
-        self.runs: list[Run] = [load(results / name) for name in ("1.json", "2.json") if (results / name).exists()]
+        self.runs: list[Run] = [run for number in (1, 2) if (run := load_run(results, number)) is not None]
         self._counts = results / "counts.json"
 
     def text(self, source: str) -> str:

@@ -1,8 +1,8 @@
 """Figures that are kept: of pytest-benchmark's JSON what the page needs, merged into a file in git.
 
-A file is of one run: ``{"machine": text, "figures": {name: figures}}``. A name is ``file::function[parameters]`` as
-pytest has it, or the file of a program in ``compare/``. Parts of a run may be made one after the other; each figure has
-its day.
+A file is of one process for each benchmark: ``{"machine": text, "figures": {name: figures}}``. A name is
+``file::function[parameters]`` as pytest has it, or the file of a program in ``compare/``. Parts may be made one after the
+other; each figure has its day. A run is a file ``1.json`` and those of more processes, ``1-2.json``, ``1-3.json``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -108,6 +109,33 @@ def load(path: Path) -> Run:
         rest = {"notes": one.get("notes", {}), "curve": one.get("curve"), "pace": one.get("pace")}
         figures[name] = Figures(name, one["day"], **intervals, **rest)
     return Run(data["machine"], figures)
+
+
+def load_run(directory: Path, number: int) -> Run | None:
+    """Return what the processes of a run found together; None if there was none."""
+    runs = [load(path) for path in sorted([*directory.glob(f"{number}.json"), *directory.glob(f"{number}-*.json")])]
+    if not runs:
+        return None
+    names = dict.fromkeys(name for run in runs for name in run.figures)
+    found = {name: together([run.figures[name] for run in runs if name in run.figures]) for name in names}
+    return Run(runs[0].machine, dict(sorted(found.items())))
+
+
+def together(each: list[Figures]) -> Figures:
+    """Return what several processes found: the median of their medians, and all that their intervals cover.
+
+    What a process finds depends on where it was given memory, which its own rounds do not tell.
+    """
+    intervals = {name: _covered(getattr(one, name) for one in each) for name in ("ours", "theirs", "ratio")}
+    return each[0]._replace(**intervals)
+
+
+def _covered(found: Iterable[Interval | None]) -> Interval | None:
+    intervals = [one for one in found if one is not None]
+    if not intervals:
+        return None
+    medians, lows, highs = zip(*intervals, strict=True)
+    return statistics.median(medians), min(lows), max(highs)
 
 
 def keep(path: Path, run: Run) -> None:

@@ -71,6 +71,21 @@ def test_results_are_kept_and_replaced(kept: Path, monkeypatch: pytest.MonkeyPat
     assert list(results.load(kept / "1.json").figures) == ["compare/x.py", *sorted(found)]
 
 
+def test_processes_of_a_run_are_one(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = module("results", monkeypatch)
+    name, first = "micro/test_x.py::test_get[a-1]", results.load(kept / "1.json")
+    for number, ratio in ((2, (0.9, 0.5, 0.95)), (3, (0.7, 0.65, 0.75))):
+        other = first.figures[name]._replace(ratio=ratio, notes={"hot": 9})
+        results.keep(kept / f"1-{number}.json", results.Run("another", {name: other}))
+    run = results.load_run(kept, 1)
+    assert run.machine == first.machine
+    assert run.figures[name] == first.figures[name]._replace(ratio=(0.7, 0.4, 0.95))
+    assert {key: one for key, one in run.figures.items() if key != name} == {
+        key: one for key, one in first.figures.items() if key != name
+    }
+    assert results.load_run(kept, 2) is None
+
+
 def test_targets_say_by_how_much_they_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, results = module("targets", monkeypatch), module("results", monkeypatch)
     target = targets.Target("part", "what", "x", targets.ratio, 0.5, targets.ratio_text, why="because")
