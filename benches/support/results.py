@@ -1,8 +1,8 @@
 """Figures that are kept: of pytest-benchmark's JSON what the page needs, merged into a file in git.
 
 A file is of one process for each benchmark: ``{"machine": text, "figures": {name: figures}}``. A name is
-``file::function[parameters]`` as pytest has it, or the file of a program in ``compare/``. Parts may be made one after the
-other; each figure has its day. A run is a file ``1.json`` and those of more processes, ``1-2.json``, ``1-3.json``.
+``file::function[parameters]`` as pytest has it, or the file of a program in ``compare/``. Parts may be made one after
+the other; each figure has its day. A run is a file ``1.json`` and those of more processes, ``1-2.json``, ``1-3.json``.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def load(path: Path) -> Run:
 
 def load_run(directory: Path, number: int) -> Run | None:
     """Return what the processes of a run found together; None if there was none."""
-    runs = [load(path) for path in sorted([*directory.glob(f"{number}.json"), *directory.glob(f"{number}-*.json")])]
+    paths = [*directory.glob(f"{number}.json"), *sorted(directory.glob(f"{number}-*.json"))]
+    runs = [load(path) for path in paths]
     if not runs:
         return None
     names = dict.fromkeys(name for run in runs for name in run.figures)

@@ -79,7 +79,7 @@ def test_processes_of_a_run_are_one(kept: Path, monkeypatch: pytest.MonkeyPatch)
         results.keep(kept / f"1-{number}.json", results.Run("another", {name: other}))
     run = results.load_run(kept, 1)
     assert run.machine == first.machine
-    assert run.figures[name] == first.figures[name]._replace(ratio=(0.7, 0.4, 0.95))
+    assert run.figures[name] == first.figures[name]._replace(ratio=(0.7, 0.4, 0.95)), "notes are the first one's"
     assert {key: one for key, one in run.figures.items() if key != name} == {
         key: one for key, one in first.figures.items() if key != name
     }
