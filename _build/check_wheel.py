@@ -82,7 +82,7 @@ def _wrong_files(names: set[str]) -> Iterator[str]:
 def _wrong_licences(archive: zipfile.ZipFile, info: str, names: set[str]) -> Iterator[str]:
     metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
     said = set(metadata.get_all("License-File", []))
-    wanted = {"LICENSE-MIT", "LICENSE-APACHE"}
+    wanted = {"LICENSE-MIT", "LICENSE-APACHE", "src/ntmem/replay/data/NOTICE"}
     for source in thirdparty.SOURCES:
         kept = f"_deps/{source.directory.name}"
         wanted |= {f"{kept}/LICENSE"} | (

@@ -43,7 +43,7 @@ def on_page_markdown(markdown, page, config, files):
         name = PAGES.get(target) or target.removeprefix("docs/")
         return posixpath.relpath(name, posixpath.dirname(uri) or ".")
 
-    if posixpath.dirname(uri) == "" and uri not in PAGES.values() or uri == "figures.md":
+    if (posixpath.dirname(uri) == "" and uri not in PAGES.values()) or uri == "figures.md":
         page.meta["hide"] = ["navigation"]  # of one page
     if uri == "examples.md":
         markdown += "".join(map(_program, sorted((ROOT / "examples").glob("*.py"))))

@@ -6,7 +6,7 @@
 set -eu
 python=$1
 pytest="$python -m pytest -q -p no:cacheprovider"
-vectors="tests/unit/test_kernels.py tests/unit/test_columns.py tests/unit/test_vectors.py tests/unit/test_vector_tail.py"
+vectors="tests/unit/test_kernels.py tests/unit/test_columns.py tests/unit/vectors tests/unit/test_vector_tail.py"
 
 for set in $($python -c "from ntmem._core import kernels; print(*kernels.available())"); do
     echo "== $set"

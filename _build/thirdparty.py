@@ -95,7 +95,8 @@ HNSWLIB = Source(
         "hnswlib/stop_condition.h",
         "hnswlib/visited_list_pool.h",
     ),
-    stubs=(("numpy", _NO_INCLUDES), ("pybind11", _NO_INCLUDES)),  # what its module is built with, of which only headers are taken
+    # What its module is built with, and we only take headers.
+    stubs=(("numpy", _NO_INCLUDES), ("pybind11", _NO_INCLUDES)),
     variable="NTMEM_HNSWLIB_INCLUDE",
 )
 SOURCES = (LMDB, HNSWLIB)

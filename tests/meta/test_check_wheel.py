@@ -35,7 +35,7 @@ def files(check):
     files = dict.fromkeys(names, "")
     files |= {f"ntmem/_core/{name}.cpython-311-x86_64-linux-gnu.so": "" for name in check.native()}
     licences = ["LICENSE-MIT", "LICENSE-APACHE", "_deps/lmdb-3.0.0/LICENSE", "_deps/lmdb-3.0.0/COPYRIGHT"]
-    licences += ["_deps/hnswlib-0.8.0/LICENSE"]
+    licences += ["_deps/hnswlib-0.8.0/LICENSE", "src/ntmem/replay/data/NOTICE"]
     files |= {f"{INFO}/licenses/{name}": "as you like" for name in licences}
     said = [f"License-File: {name}" for name in licences]
     return files | {

@@ -74,5 +74,7 @@ def test_commands_of_the_readme_exist() -> None:
         text=True,
         check=True,
     ).stdout
-    for verb in re.findall(r"`ntmem ([a-z-]+)", text):
-        assert re.search(rf"^  {verb} ", told, re.MULTILINE), verb
+    verbs = set(re.findall(r"^  ([a-z][a-z-]*) {2}", told, re.MULTILINE))
+    assert set(re.findall(r"`ntmem ([a-z-]+)", text)) <= verbs
+    (listed,) = re.findall(r"`ntmem --help`: `([^`]+)`", text)
+    assert set(listed.split()) == verbs

@@ -51,6 +51,12 @@ def test_what_a_job_calls_is_there(job):
             assert (ROOT / name).is_file(), f"{command}: there is no {name}"
 
 
+def test_what_our_scripts_name_is_there():
+    for script in (ROOT / "_build").glob("*.sh"):
+        for name in re.findall(r"(?:_build|tests|benches)/[\w./-]+", script.read_text()):
+            assert (ROOT / name).exists(), f"{script.name}: there is no {name}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_workflow_may_do_what_it_needs_and_ends(path):
     text = workflow(path)
