@@ -15,7 +15,7 @@ LAYERS = [  # top to bottom; a module may import from its own layer and from low
     {"reasoningbank", "coordination", "agentdb", "remote"},
     {"tiers", "embedding"},
     {"config", "errors", "clock", "instants", "namespace", "values", "records", "filters", "stats", "subscription"}
-    | {"delta", "endpoint", "twins", "scrubbing", "scrubrules", "mapping"},
+    | {"conditions", "delta", "endpoint", "twins", "scrubbing", "scrubrules", "mapping"},
     {"_core"},
 ]
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}

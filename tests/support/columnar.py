@@ -1,4 +1,4 @@
-"""Columns as ntmem.filters reads them, made from rows of metadata: slow and plain."""
+"""Columns as ntmem.conditions reads them, made from rows of metadata: slow and plain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from msgspec import msgpack
 
-from ntmem.filters import NoColumn
+from ntmem.conditions import NoColumn
 
 
 def bits_to_rows(bits: Any, count: int) -> list[bool]:

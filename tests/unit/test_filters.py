@@ -8,7 +8,8 @@ import pytest
 from columnar import RowColumns, bits_to_rows
 from msgspec import msgpack
 
-from ntmem.filters import OPERATORS, NoColumn, Where, compile_where
+from ntmem.conditions import NoColumn
+from ntmem.filters import OPERATORS, Where, compile_where
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=UTC)
 MISSING = object()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from ..filters import MAX_DEPTH
+from ..conditions import MAX_DEPTH
 from ..values import CODECS
 from .checks import check_text
 from .events import Acted, Begun, Event, Judged, Seen

@@ -29,8 +29,9 @@ from .._core.logrecords import ValueTooLarge
 from .._core.region import Region, RegionDamaged, RegionMismatch
 from .._core.rows import RowLog
 from .._core.vectors import Over, VectorTail, WriterBusy, sections, slot_bytes
+from ..conditions import NoColumn
 from ..errors import CorruptionError, DiskFull, NtmemError, StorageError, VectorError, VersionConflict
-from ..filters import NoColumn, Where
+from ..filters import Where
 from ..records import Change
 from .engine import LmdbEngine
 from .log import LogEngine, encoded

@@ -8,7 +8,8 @@ import numpy as np
 
 from .._core import nearest
 from .._core.vectors import VectorTail
-from ..filters import NoColumn, Where
+from ..conditions import NoColumn
+from ..filters import Where
 from .collection import Collection
 from .graphs import Plan
 from .points import POINTS, decode_metadata, decode_point, point_key
