@@ -29,7 +29,8 @@ from agentdb import SERVER, Asker
 TOKEN = "0123456789abcdef"
 IN_PROCESS = """
 import json
-from ntmem.agentdb.server import Rules, listening, serve
+from ntmem.agentdb.answers import Rules
+from ntmem.agentdb.server import listening, serve
 config, rules = json.loads(sys.argv[2]), json.loads(sys.argv[3])
 with ntmem.open(sys.argv[1], **config) as memory, listening("127.0.0.1", 0) as found:
     say(f"http://127.0.0.1:{found.getsockname()[1]}")

@@ -66,7 +66,8 @@ def serve_agentdb(
     Another store can use it as its remote tier, and so can AgentDB's clients. The store is made if there is none.
     """
     try:
-        from ..agentdb.server import Rules, is_loopback, listening, serve
+        from ..agentdb.answers import Rules
+        from ..agentdb.server import is_loopback, listening, serve
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in ("starlette", "uvicorn"):
             raise
