@@ -10,6 +10,7 @@ from msgspec import json
 from registry import promised, target
 
 from ntmem.agentdb import documents, wire
+from ntmem.agentdb.wirefilters import And, Eq, Gt, In, Ne, Or, filter_of, where_of
 from ntmem.errors import BadAnswer, InvalidNamespace, VectorError
 from ntmem.filters import compile_where
 from ntmem.replay import wire as frames
@@ -18,7 +19,7 @@ _REQUESTS = [json.Decoder(kind) for kind in (wire.Create, wire.Insert, wire.Batc
 
 
 def _request_seeds() -> Iterator[bytes]:
-    tests = [wire.Eq("a", 1), wire.In("b", ["x", None]), wire.Or([wire.Gt("c", 2.5), wire.And([wire.Ne("d", True)])])]
+    tests = [Eq("a", 1), In("b", ["x", None]), Or([Gt("c", 2.5), And([Ne("d", True)])])]
     for number, request in enumerate(
         (
             wire.Create(name="desk/x", dimension=3, metric="l2"),
@@ -46,12 +47,12 @@ def request(data: bytes) -> None:
             wire.sorts_of(asked.sort_by)
     if isinstance(asked, wire.Search | wire.Query):
         with promised(VectorError, TypeError, ValueError):
-            where = wire.where_of(asked.filters)
+            where = where_of(asked.filters)
             compiled = compile_where(where)
         with promised(VectorError):
-            back = wire.filter_of(where)
+            back = filter_of(where)
         if compiled is not None:
-            again = compile_where(wire.where_of(back))
+            again = compile_where(where_of(back))
             assert again is not None
             assert again.fields == compiled.fields
             for row in ({}, dict.fromkeys(compiled.fields, 1), dict.fromkeys(compiled.fields, "x")):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import ntmem
 from ntmem.agentdb import wire
+from ntmem.agentdb.wirefilters import Filters, filter_of, where_of
 from ntmem.filters import compile_where
 from ntmem.namespace import MAX_LABEL_BYTES
 
@@ -131,11 +132,11 @@ _REFUSED = ("$exists", "$prefix", "$contains", "$not", "$nin")
 @example({"$not": {"$or": [{"a": 1, "b": {"$ne": 2}}, {"$not": {"b": {"$gt": 1, "$lte": 3}}}]}}, [{}, {"b": 2}])
 def test_a_filter_means_the_same_there_or_is_refused(where: dict[str, Any], found: list[dict[str, Any]]) -> None:
     try:
-        sent = msgspec.json.encode(wire.Query(filters=wire.filter_of(where)))
+        sent = msgspec.json.encode(wire.Query(filters=filter_of(where)))
     except ntmem.VectorError:
         assert any(name in repr(where) for name in _REFUSED)
         return
-    arrived = wire.where_of(msgspec.json.decode(sent, type=wire.Query).filters)
+    arrived = where_of(msgspec.json.decode(sent, type=wire.Query).filters)
     here, there = compile_where(where), compile_where(arrived)
     assert here is not None
     assert there is not None
@@ -146,8 +147,8 @@ def test_a_filter_means_the_same_there_or_is_refused(where: dict[str, Any], foun
 @given(leaves)
 def test_what_the_wire_has_words_for_is_not_refused(where: dict[str, Any]) -> None:
     if not any(name in repr(where) for name in _REFUSED):
-        assert wire.filter_of(where) is not None
-        assert wire.filter_of({"$not": {"$not": where}}) is not None
+        assert filter_of(where) is not None
+        assert filter_of({"$not": {"$not": where}}) is not None
 
 
 @pytest.mark.parametrize(
@@ -168,13 +169,13 @@ def test_what_the_wire_has_words_for_is_not_refused(where: dict[str, Any]) -> No
 )
 def test_what_the_wire_cannot_say_is_named(where: dict[str, Any], said: str) -> None:
     with pytest.raises(ntmem.VectorError, match=said):
-        wire.filter_of(where)
+        filter_of(where)
 
 
 def test_no_filter_is_none() -> None:
-    assert wire.filter_of(None) is wire.filter_of({}) is wire.where_of(None) is wire.where_of([]) is None
+    assert filter_of(None) is filter_of({}) is where_of(None) is where_of([]) is None
     with pytest.raises(ValueError, match="unknown operator"):
-        wire.filter_of({"a": {"$near": 1}})
+        filter_of({"a": {"$near": 1}})
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_no_filter_is_none() -> None:
     ],
 )
 def test_filters_as_the_original_says_them(said: str, where: dict[str, Any] | None) -> None:
-    found = wire.where_of(msgspec.json.decode(said, type=wire.Filters))
+    found = where_of(msgspec.json.decode(said, type=Filters))
     assert found == (where or {"$and": [{"t": {"$gte": 5}}, {"s": {"$ne": None}}]})
     compile_where(found)
 
@@ -208,7 +209,7 @@ def test_filters_as_the_original_says_them(said: str, where: dict[str, Any] | No
 )
 def test_filters_that_say_nothing_or_too_much_are_refused(said: str) -> None:
     with pytest.raises((ntmem.VectorError, ValueError)):
-        compile_where(wire.where_of(msgspec.json.decode(said, type=wire.Filters)))
+        compile_where(where_of(msgspec.json.decode(said, type=Filters)))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,12 @@
 =============== ===================================================================================
 module          what it is
 =============== ===================================================================================
-``wire``        requests and answers, ids, names of collections, filters; of msgspec alone
-``server``      answers them from a store; needs the extra ``agentdb-server``
+``wire``        requests and answers, ids, names of collections; of msgspec alone
+``wirefilters`` filters there, to and from those of :mod:`ntmem.filters`
+``server``      answers them from a store; needs the extra ``agentdb-server``, as do its parts:
+``gate``        who may ask, with which path
+``service``     what the store says to a request, in threads
+``answers``     what is allowed, refusals, JSON
 ``openapi``     says in OpenAPI 3.1 what the server takes and answers
 ``remote``      ``memory.vectors`` of a store with ``agentdb_url``: a server's, called as a store's
 ``documents``   reads the documents of servers, ntmem's and others

@@ -34,7 +34,7 @@ from ..tiers.hits import CollectionInfo, Entry, SearchHit, StoredVector
 from ..tiers.points import MOST_DIMENSIONS, CollectionRow, Point, decode_metadata
 from ..tiers.vectorchecks import check_counts, check_numbers, check_vectors, checked_id
 from ..tiers.vectors import VectorStore
-from . import wire
+from . import wire, wirefilters
 from .documents import Read, read_document
 
 if TYPE_CHECKING:
@@ -351,7 +351,7 @@ class RemoteVectors(VectorStore):
         if len(queries):
             check_numbers(queries, "the query")
         name, path = wire.name_of(namespace), self._path(namespace, "search")
-        filters, chosen = wire.filter_of(where), compile_where(where)
+        filters, chosen = wirefilters.filter_of(where), compile_where(where)
         least = -math.inf if min_score is None else min_score
         found: list[list[SearchHit]] = []
         for query in queries:
@@ -442,7 +442,7 @@ class RemoteVectors(VectorStore):
     def _queried(self, namespace: AnyNamespace, where: Mapping[str, Any] | None, limit: int) -> wire.QueryAnswer | None:
         self._check_now(None)
         asked = wire.Query(
-            collection=wire.name_of(namespace), filters=wire.filter_of(where), limit=limit, form=wire.FORM
+            collection=wire.name_of(namespace), filters=wirefilters.filter_of(where), limit=limit, form=wire.FORM
         )
         until = monotonic() + self._timeout
         answer = self._ask("POST", self._path(namespace, "query"), asked, fine=(200, 404), until=until)

@@ -30,7 +30,7 @@ from starlette.responses import Response
 
 from ..errors import InvalidNamespace, NtmemError, ReadOnlyError, VectorError
 from ..tiers.collection import NoRoom, TooLarge
-from . import wire
+from . import wire, wirefilters
 from .answers import Refused, Rules, answer, bounded, encode
 from .openapi import described
 
@@ -265,7 +265,7 @@ class Service:
     def _search_now(self, labels: tuple[str, ...], asked: wire.Search) -> Response:
         self._require(labels)
         _check_name(asked.collection, labels)
-        where = wire.where_of(asked.filters)
+        where = wirefilters.where_of(asked.filters)
         hits = self._vectors.search(labels, asked.embedding, asked.k, where=where, min_score=asked.min_score)
         results = []
         for hit in hits:
@@ -278,7 +278,7 @@ class Service:
         self._require(labels)
         _check_name(asked.collection, labels)
         limit = wire.MOST_LIMIT if asked.limit is None else asked.limit
-        entries = self._vectors.select(labels, where=wire.where_of(asked.filters))
+        entries = self._vectors.select(labels, where=wirefilters.where_of(asked.filters))
         found = _sorted(entries, wire.sorts_of(asked.sort_by), limit)
         names = [wire.hex_of(entry.id) for entry in found]
         if asked.form is None:
