@@ -33,12 +33,13 @@ from .stats import MemoryStats, VerifyReport
 from .tiers.bounds import Bound, bound_key, set_bound
 from .tiers.budget import accounts, plan
 from .tiers.cold import ColdStore
-from .tiers.engine import LmdbEngine, Outcome
+from .tiers.engine import LmdbEngine
 from .tiers.engines import open_engine
 from .tiers.fills import Order, commit_fills
 from .tiers.guards import check_free
 from .tiers.log import LogEngine
 from .tiers.opening import ClockChoice
+from .tiers.outcome import Outcome
 from .tiers.positions import Positions
 from .tiers.reader import QuietEngine
 from .tiers.sharing import detach

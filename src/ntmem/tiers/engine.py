@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
 from time import perf_counter_ns
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from .._core import meters
 from .._core.direct import Direct
@@ -25,12 +25,9 @@ from ..clock import wall_ns
 from ..errors import (
     CorruptionError,
     ReadOnlyError,
-    SerializationError,
     StaleFence,
     StorageError,
-    VersionConflict,
 )
-from ..instants import MAX_INSTANT
 from ..records import Change, Fence, Policy, Record
 from .cold import ColdStore
 from .guards import check_guard, check_own, check_owner, new_owner
@@ -50,6 +47,7 @@ from .layout import (
     split_expiry_key,
 )
 from .operations import Operation, operations_of
+from .outcome import Outcome, check_version, expiry_of, incremented
 from .retention import check_known, keep, known_at, not_retained, read_as_of, served_at, set_policy
 from .tables import SIMULATED, Tables
 
@@ -65,13 +63,6 @@ _KNOWN_NAMESPACES = 65_536
 
 Entry = tuple[bytes, Stored]
 Page = tuple[list[Entry], bytes | None]
-
-
-class Outcome(NamedTuple):
-    """What became of a change: its version (0: it had no effect), and the new number after an ``incr``."""
-
-    version: int
-    number: int = 0
 
 
 class LmdbEngine:
@@ -627,42 +618,3 @@ def _sweep(tables: Tables, now: int, most: int = SWEEP) -> int:
 
 def _newest_kept(tables: Tables, row: NamespaceRow, key: bytes) -> Stored | None:
     return next(tables.versions(row.id, key), None) if row.policy.history else None
-
-
-def expiry_of(change: Change, known: int, now: int) -> int:
-    """Return when a change's value stops being served; 0: never."""
-    if change.expires_at is not None:
-        return change.expires_at
-    return 0 if change.ttl_ns is None else min(max(now, known) + change.ttl_ns, MAX_INSTANT)
-
-
-class OwnConflict(VersionConflict):
-    """What a part of the store has based a change of its own on has changed; it tries again."""
-
-
-def check_version(change: Change, live: Stored | None) -> None:
-    """Raise :class:`VersionConflict` if ``if_version`` is not the version that is served."""
-    expected, found = change.if_version or 0, 0 if live is None else live.version
-    if expected != found:
-        what = f"has version {found}" if found else "does not exist"
-        raise (OwnConflict if change.own else VersionConflict)(
-            f"{change.key.decode()!r} {what}, if_version was {expected}; read it again and decide anew",
-            expected=expected,
-            found=found,
-        )
-
-
-def incremented(change: Change, live: Stored | None) -> int:
-    """Return the new number of an ``incr``; raise :class:`SerializationError` if there is none."""
-    text = b"0" if live is None else live.value
-    name = change.key.decode()
-    try:
-        number = int(text) if len(text) <= 20 else 0
-    except ValueError:
-        number = 0
-    if text != b"%d" % number:
-        raise SerializationError(f"{name!r} holds {text[:32]!r}, not a number in decimal digits; incr cannot add to it")
-    number += change.delta
-    if not -(2**63) <= number < 2**63:
-        raise SerializationError(f"{name!r} would become {number}, outside of 64 bits")
-    return number

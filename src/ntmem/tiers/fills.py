@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from .._core.fill import Fill, entry_key, settled
 from ..errors import StorageError
 from ..records import Change
-from .engine import Outcome, OwnConflict
 from .guards import ENTRIES, POSITIONS
+from .outcome import Outcome, OwnConflict
 from .positions import Key, Positions
 
 _ATTEMPTS = 1000

@@ -50,7 +50,7 @@ from ..errors import CorruptionError, LockTimeout, NtmemError, ReadOnlyError, St
 from ..namespace import labels_of
 from ..records import Change, Fence, Policy, Record
 from ..stats import percentiles
-from .engine import PAGE_ENTRIES, SWEEP, Entry, LmdbEngine, Outcome, check_version, expiry_of, incremented
+from .engine import PAGE_ENTRIES, SWEEP, Entry, LmdbEngine
 from .faults import trouble_error
 from .guards import OWN, POSITIONS, check_guard, check_own, check_owner
 from .layout import (
@@ -65,6 +65,7 @@ from .layout import (
     record_key,
 )
 from .operations import Operation, operations_of
+from .outcome import Outcome, check_version, expiry_of, incremented
 from .retention import check_known, known_at, served_at
 from .shared import STAGED, LoggedStore, SharedStore
 from .tables import SIMULATED, Tables
