@@ -28,7 +28,8 @@ from .errors import CorruptionError, StorageError, StoreClosed
 from .subscription import SLICE, Subscription
 from .tiers.engine import LmdbEngine
 from .tiers.layout import AHEAD, decode_labels, encode_labels, split_writer
-from .tiers.log import STAGED_VALUE, LogEngine
+from .tiers.log import LogEngine
+from .tiers.logreads import STAGED_VALUE
 from .tiers.reader import QuietEngine
 
 ChangeKind = Literal["put", "delete", "delete_namespace", "lagged"]

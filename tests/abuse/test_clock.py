@@ -19,7 +19,7 @@ from hostile import HANG, Start
 import ntmem
 import ntmem.clock
 import ntmem.tiers.engine
-import ntmem.tiers.log
+import ntmem.tiers.logreads
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -199,7 +199,7 @@ class Wall:
 @pytest.fixture
 def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     wall = Wall()
-    for module in (ntmem.clock, ntmem.tiers.engine, ntmem.tiers.log):
+    for module in (ntmem.clock, ntmem.tiers.engine, ntmem.tiers.logreads):
         monkeypatch.setattr(module, "wall_ns", lambda: time.time_ns() + wall.shift)
     return wall
 

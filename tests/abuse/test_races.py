@@ -20,7 +20,8 @@ from hostile import HANG, Start
 import ntmem
 from ntmem._core.log import LogFull
 from ntmem._core.logrecords import KIND_PUT
-from ntmem.tiers.log import LiveTables, LogEngine
+from ntmem.tiers.log import LogEngine
+from ntmem.tiers.logreads import LiveTables
 from ntmem.tiers.region import region_path
 from ntmem.tiers.shared import SharedStore
 

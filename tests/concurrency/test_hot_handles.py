@@ -9,7 +9,7 @@ import pytest
 from hostile import regions
 
 import ntmem
-from ntmem.tiers import log as log_module
+from ntmem.tiers import logreads
 from ntmem.tiers.log import LogEngine
 
 pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.only("shared")]
@@ -326,7 +326,7 @@ def test_what_many_at_once_promote_was_looked_for_before(ram, monkeypatch):
     """A namespace is deleted past the log between the snapshot of get_many and its look at the log: what the snapshot
     has may be returned, as it was asked for before the deletion was acknowledged, but not served to others after it."""
     begun, noticed, looked = threading.Event(), threading.Event(), threading.Event()
-    gather, notice = log_module.gather, LogEngine._notice
+    gather, notice = logreads.gather, LogEngine._notice
 
     def gather_late(*arguments):
         if not begun.is_set():
@@ -346,7 +346,7 @@ def test_what_many_at_once_promote_was_looked_for_before(ram, monkeypatch):
         memory.put("desk", "k", b"old")
         memory.put("desk", "j", b"old")
         memory.flush()
-        monkeypatch.setattr(log_module, "gather", gather_late)
+        monkeypatch.setattr(logreads, "gather", gather_late)
         monkeypatch.setattr(LogEngine, "_notice", notice_early)
         reader = threading.Thread(target=lambda: memory.get_many("desk", ["k", "j"]))
         reader.start()

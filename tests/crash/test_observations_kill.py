@@ -23,7 +23,7 @@ from observed import START, Plain, check, check_same, table
 import ntmem
 from ntmem.tiers import distilling
 from ntmem.tiers.guards import BLOCKS, ROWS, SERIES, VECTORS
-from ntmem.tiers.log import encoded
+from ntmem.tiers.logreads import encoded
 
 pytestmark = pytest.mark.crash
 

@@ -34,7 +34,8 @@ from ..errors import CorruptionError, DiskFull, NtmemError, StorageError, Vector
 from ..filters import Where
 from ..records import Change
 from .engine import LmdbEngine
-from .log import LogEngine, encoded
+from .log import LogEngine
+from .logreads import encoded
 from .points import (
     COLLECTIONS,
     POINTS,

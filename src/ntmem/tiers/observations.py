@@ -26,7 +26,8 @@ from .dropping import DropReport, drop, enforce
 from .engine import LmdbEngine
 from .liverows import Budget
 from .loading import FEW, drafts_of, load
-from .log import LogEngine, encoded
+from .log import LogEngine
+from .logreads import encoded
 from .selection import Query
 from .series import (
     BLOCK_ROWS,

@@ -27,7 +27,8 @@ from ..errors import CorruptionError, NtmemError, StorageError, VersionConflict
 from ..records import Change
 from .engine import LmdbEngine
 from .liverows import Budget, Gone, LivePart
-from .log import LogEngine, encoded
+from .log import LogEngine
+from .logreads import encoded
 from .series import (
     BLOCKS,
     JUMP,
