@@ -23,38 +23,29 @@ from .._core import meters
 from .._core.direct import Direct
 from ..clock import wall_ns
 from ..errors import (
-    CorruptionError,
     ReadOnlyError,
     StaleFence,
     StorageError,
 )
 from ..records import Change, Fence, Policy, Record
+from .change import Applying, make_namespace, sweep
 from .cold import ColdStore
-from .guards import check_guard, check_own, check_owner, new_owner
+from .guards import check_own, check_owner, new_owner
 from .layout import (
-    AHEAD,
-    DELETED,
-    FENCED,
     KEY_HEAD,
     NamespaceRow,
     Stored,
     expiry_key,
-    holds_key,
     id_prefix,
-    join_writer,
-    namespace_key,
     record_key,
-    split_expiry_key,
 )
 from .operations import Operation, operations_of
-from .outcome import Outcome, check_version, expiry_of, incremented
-from .retention import check_known, keep, known_at, not_retained, read_as_of, served_at, set_policy
+from .outcome import Outcome
+from .retention import not_retained, read_as_of, served_at, served_now, set_policy
 from .tables import SIMULATED, Tables
 
 T = TypeVar("T")
 
-SWEEP = 16
-"""Expired records whose space one write gives back at most."""
 SWEPT = 1024
 """Those whose space a step of upkeep gives back at most."""
 PAGE_ENTRIES = 256
@@ -282,7 +273,7 @@ class LmdbEngine:
                 if len(page) >= most or size > _PAGE_BYTES:
                     return page, last
             last = database_key
-            served = self._served(tables, namespace_id, database_key, stored)
+            served = served_now(tables, namespace_id, database_key, stored)
             key = stored.key or database_key[8:]
             if served is not None and key >= start and key.startswith(prefix):
                 group.append((key, served))
@@ -317,7 +308,7 @@ class LmdbEngine:
         head = id_prefix(namespace_id)
         records = tables.records_from(head, head)
         return any(
-            self._served(tables, namespace_id, key, stored) is not None
+            served_now(tables, namespace_id, key, stored) is not None
             for key, stored in records
             if (stored.key or key[8:]) not in beside
         )
@@ -341,17 +332,7 @@ class LmdbEngine:
             return None
         database_key = record_key(namespace_id, key)
         stored = tables.record(database_key)
-        return None if stored is None else self._served(tables, namespace_id, database_key, stored)
-
-    @staticmethod
-    def _served(tables: Tables, namespace_id: int, database_key: bytes, stored: Stored) -> Stored | None:
-        """Return `stored` if it is served now, the version before if it is not known yet, None if it is expired."""
-        if not stored.flags & AHEAD and not stored.expires_at:
-            return stored
-        now = tables.now()
-        if stored.ts_known > now:
-            return served_at(known_at(tables, namespace_id, stored.key or database_key[8:], now), now)
-        return served_at(stored, now)
+        return None if stored is None else served_now(tables, namespace_id, database_key, stored)
 
     # -- writing
 
@@ -390,10 +371,11 @@ class LmdbEngine:
             row, now, count = tables.namespace(labels), tables.now(), 0
             if row is None or row.policy.history:
                 return 0
+            applying = Applying(tables, self.writer, None, now)
             for key, version in items:
                 current = tables.record(record_key(row.id, key))
                 if current is not None and current.version == version:
-                    self._delete(tables, row, Change("delete", labels, key), current, now, None)
+                    applying.delete(row, Change("delete", labels, key), current)
                     count += 1
             return count
 
@@ -401,7 +383,7 @@ class LmdbEngine:
 
     def sweep(self) -> int:
         """Give back the space of some expired records, for upkeep; return about how many: 0 if there are none."""
-        return self._write(lambda tables: _sweep(tables, tables.now(), SWEPT), deletes=True) if self._due() else 0
+        return self._write(lambda tables: sweep(tables, tables.now(), SWEPT), deletes=True) if self._due() else 0
 
     def _due(self) -> int:
         """Return how many records have expired and are there still, at most :data:`SWEPT`."""
@@ -415,108 +397,13 @@ class LmdbEngine:
         def apply(tables: Tables) -> list[Outcome]:
             first(tables)
             now = tables.now()
-            _sweep(tables, now)
-            return [self._apply(tables, change, now, fence) for change in changes]
+            sweep(tables, now)
+            applying = Applying(tables, self.writer, fence, now)
+            return [applying.apply(change) for change in changes]
 
         needs = sum(len(change.value) + 2 * len(change.key) + 256 for change in changes)
         deletes = all(change.kind == "delete" for change in changes)
         return self._write(apply, needs=needs, deletes=deletes)
-
-    def _apply(self, tables: Tables, change: Change, now: int, fence: Fence | None) -> Outcome:
-        row = tables.namespace(change.namespace)
-        if row is not None:
-            check_owner(row.owner, self.writer, row.labels)
-        try:
-            current = None if row is None else tables.record(record_key(row.id, change.key))
-        except CorruptionError:
-            if row is None or change.if_version is not None or change.kind not in ("put", "delete"):
-                raise
-            return self._replace_damaged(tables, row, change, now, fence)
-        live = None
-        if row is not None and current is not None:
-            live = self._served(tables, row.id, record_key(row.id, change.key), current)
-        if not change.own:
-            check_guard(change, current, fence, now)
-        if change.if_version is not None:
-            check_version(change, live)
-        if change.kind == "delete":
-            if row is None or (live is None and not change.past):
-                return Outcome(0)
-            return self._delete(tables, row, change, current, now, fence)
-        if change.kind == "add" and live is not None:
-            return Outcome(0)
-        row = row or _make_namespace(tables, change.namespace)
-        if fence is not None and not row.is_guarded:
-            row = tables.put_namespace(row._replace(is_guarded=True))
-        return self._put(tables, row, change, current, live, now, fence)
-
-    def _put(
-        self,
-        tables: Tables,
-        row: NamespaceRow,
-        change: Change,
-        current: Stored | None,
-        live: Stored | None,
-        now: int,
-        fence: Fence | None,
-    ) -> Outcome:
-        known = now if change.ts_known is None else change.ts_known
-        check_known(row.policy.history, _newest_kept(tables, row, change.key), known, now)
-        expires_at = expiry_of(change, known, now)
-        value, number = change.value, 0
-        if change.kind == "incr":
-            number = incremented(change, live)
-            value, expires_at = b"%d" % number, 0 if live is None else live.expires_at
-        database_key = record_key(row.id, change.key)
-        if current is not None:
-            row = _retire(tables, row, change.key, current, known, now)
-        stored = Stored(
-            flags=AHEAD * (known > now) | FENCED * (fence is not None),
-            version=tables.next_version(now),
-            ts_event=known if change.ts_event is None else change.ts_event,
-            ts_known=known,
-            expires_at=expires_at,
-            writer=join_writer(self.writer, fence),
-            key=b"" if holds_key(database_key) else change.key,
-            value=value,
-        )
-        tables.put_record(database_key, stored)
-        if expires_at:
-            tables.put_expiry(expiry_key(expires_at, database_key), namespace_key(row.labels))
-        return Outcome(stored.version, number)
-
-    def _replace_damaged(
-        self, tables: Tables, row: NamespaceRow, change: Change, now: int, fence: Fence | None
-    ) -> Outcome:
-        """Put or delete without looking at what is there: it cannot be read, and this is how to be rid of it."""
-        tables.delete_record(record_key(row.id, change.key))
-        if change.kind == "put":
-            return self._put(tables, row, change, None, None, now, fence)
-        return self._bury(tables, row, change.key, now, now, fence)
-
-    def _delete(
-        self,
-        tables: Tables,
-        row: NamespaceRow,
-        change: Change,
-        current: Stored | None,
-        now: int,
-        fence: Fence | None,
-    ) -> Outcome:
-        key, known = change.key, now if change.ts_known is None else change.ts_known
-        check_known(row.policy.history, _newest_kept(tables, row, key), known, now)
-        if current is not None:
-            row = _retire(tables, row, key, current, known, now)
-            tables.delete_record(record_key(row.id, key))
-        return self._bury(tables, row, key, known, now, fence)
-
-    def _bury(
-        self, tables: Tables, row: NamespaceRow, key: bytes, known: int, now: int, fence: Fence | None
-    ) -> Outcome:
-        version, flags = tables.next_version(now), DELETED | FENCED * (fence is not None)
-        buried = Stored(flags, version, known, known, 0, join_writer(self.writer, fence), key, b"")
-        keep(tables, row, key, buried, known, now)
-        return Outcome(version)
 
     def delete_namespace(self, labels: tuple[str, ...]) -> int:
         """Delete all keys at or below `labels`, their history too; return how many were served."""
@@ -532,7 +419,7 @@ class LmdbEngine:
                 for database_key, stored in tables.records_from(head, head):
                     if stored.expires_at:
                         tables.delete_expiry(expiry_key(stored.expires_at, database_key))
-                    count += self._served(tables, row.id, database_key, stored) is not None
+                    count += served_now(tables, row.id, database_key, stored) is not None
                 tables.delete_all("records", row.id)
                 tables.delete_all("history", row.id)
                 since = now if row.policy.history else 0
@@ -547,7 +434,7 @@ class LmdbEngine:
         """Set what is kept of a namespace's past; without ``history`` what was kept is dropped."""
 
         def apply(tables: Tables) -> None:
-            row = tables.namespace(labels) or _make_namespace(tables, labels)
+            row = tables.namespace(labels) or make_namespace(tables, labels)
             check_owner(row.owner, self.writer, labels)
             set_policy(tables, row, policy, tables.now())
 
@@ -557,7 +444,7 @@ class LmdbEngine:
         """Set what is kept of a past that was brought from another store, where it is complete from `since` on."""
 
         def apply(tables: Tables) -> None:
-            row = tables.namespace(labels) or _make_namespace(tables, labels)
+            row = tables.namespace(labels) or make_namespace(tables, labels)
             check_owner(row.owner, self.writer, labels)
             since_then = min(row.history_since, since) if row.policy.history else since
             set_policy(tables, row._replace(history_since=since_then), policy, tables.now())
@@ -568,7 +455,7 @@ class LmdbEngine:
         """Let only `owner` write to a namespace ("": anybody), until it says otherwise."""
 
         def apply(tables: Tables) -> None:
-            row = tables.namespace(labels) or _make_namespace(tables, labels)
+            row = tables.namespace(labels) or make_namespace(tables, labels)
             tables.put_namespace(new_owner(row, owner, self.writer))
 
         self._write(apply)
@@ -577,44 +464,7 @@ class LmdbEngine:
         """Note that a namespace has records that were written under leases, or is about to."""
 
         def apply(tables: Tables) -> None:
-            row = tables.namespace(labels) or _make_namespace(tables, labels)
+            row = tables.namespace(labels) or make_namespace(tables, labels)
             tables.put_namespace(row._replace(is_guarded=True))
 
         self._write(apply)
-
-
-def _make_namespace(tables: Tables, labels: tuple[str, ...]) -> NamespaceRow:
-    head = tables.head()
-    tables.put_head(head._replace(next_namespace=head.next_namespace + 1))
-    return tables.put_namespace(NamespaceRow(head.next_namespace, labels, Policy(), 0, 0))
-
-
-def _retire(tables: Tables, row: NamespaceRow, key: bytes, current: Stored, superseded: int, now: int) -> NamespaceRow:
-    """Take the current record out of the expiry index and, where the past is kept, into history."""
-    if current.expires_at:
-        tables.delete_expiry(expiry_key(current.expires_at, record_key(row.id, key)))
-    return keep(tables, row, key, current, superseded, now)
-
-
-def _sweep(tables: Tables, now: int, most: int = SWEEP) -> int:
-    """Give back the space of a few expired records; history keeps what was served. Return how many there were."""
-    for count in range(most):
-        first = tables.first_expiry()
-        if first is None:
-            return count
-        expires_at, database_key = split_expiry_key(first[0])
-        if expires_at > now:
-            return count
-        tables.delete_expiry(first[0])
-        try:
-            row, stored = tables.namespace_at(first[1]), tables.record(database_key)
-        except CorruptionError:
-            continue  # of no concern to this commit: it is not served, and `verify` finds it
-        if row is not None and stored is not None and stored.expires_at == expires_at:
-            keep(tables, row, stored.key or database_key[8:], stored, now, now)
-            tables.delete_record(database_key)
-    return most
-
-
-def _newest_kept(tables: Tables, row: NamespaceRow, key: bytes) -> Stored | None:
-    return next(tables.versions(row.id, key), None) if row.policy.history else None

@@ -36,8 +36,8 @@ from .._core.logrecords import KIND_DELETE, KIND_NOTICE, KIND_PUT, Claim, StaleL
 from ..errors import CorruptionError, LockTimeout, NtmemError, ReadOnlyError, StaleFence, StorageError, StoreClosed
 from ..namespace import labels_of
 from ..records import Change, Fence, Policy
+from .change import SWEEP
 from .draft import Draft
-from .engine import SWEEP
 from .faults import trouble_error
 from .guards import OWN, POSITIONS
 from .layout import join_writer

@@ -26,6 +26,16 @@ def served_at(stored: Stored | None, at: int) -> Stored | None:
     return None if stored is None or stored.flags & DELETED or stored.expired(at) else stored
 
 
+def served_now(tables: Tables, namespace_id: int, database_key: bytes, stored: Stored) -> Stored | None:
+    """Return `stored` if it is served now, the version before if it is not known yet, None if it is expired."""
+    if not stored.flags & AHEAD and not stored.expires_at:
+        return stored
+    now = tables.now()
+    if stored.ts_known > now:
+        return served_at(known_at(tables, namespace_id, stored.key or database_key[8:], now), now)
+    return served_at(stored, now)
+
+
 def not_retained(labels: tuple[str, ...]) -> HistoryNotRetained:
     """Return the error for a question about the past of a namespace that keeps none."""
     return HistoryNotRetained(
