@@ -22,6 +22,7 @@ from ntmem import (
     PositionError,
     VersionConflict,
 )
+from ntmem.tiers.instruments import Instrument
 
 pytestmark = [pytest.mark.usefixtures("engine"), pytest.mark.only("shared")]
 
@@ -33,7 +34,7 @@ SECOND = 1_000_000_000
 
 
 def test_digits(memory: Any, book: Any) -> None:
-    assert book.instrument("A") == ntmem.tiers.positions.Instrument("A")
+    assert book.instrument("A") == Instrument("A")
     made = book.define("A", price_precision=2, quantity_precision=0, multiplier="50", currency="USD")
     assert book.instrument("A") == made
     book.apply_fill("A", 2, "100.25", trade_id="1")

@@ -1,4 +1,4 @@
-/* One record of the log, or an expired one, applied: ntmem/tiers/engine.py's `_apply` and `_sweep`, in C.
+/* One record of the log, or an expired one, applied: ntmem/tiers/change.py, in C.
  *
  * A leaf: plain C, no Python. Whether a change has an effect was decided when it was written to the log.
  */

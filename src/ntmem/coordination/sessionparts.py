@@ -12,7 +12,7 @@ from ..mapping import SharedMapping, is_possible
 from ..namespace import MAX_KEY_BYTES, encode_key
 from ..records import Change
 from ..tiers.guards import CURSORS, SESSION_DATA
-from ..tiers.positions import PositionView
+from ..tiers.positionview import PositionView
 from .sessionkeys import KEYS, cursor_of, stem_of
 from .stream import DurableMessages, Stream
 

@@ -29,6 +29,7 @@ from . import bookrows
 from .backup import Progress
 from .engine import LmdbEngine
 from .guards import ENTRIES, IMPORTS, INSTRUMENTS, OWN, POSITIONS
+from .instruments import check_instrument
 from .layout import DELETED, Stored
 from .lines import Document, read_documents
 from .outgoing import FORMAT, HEADER
@@ -275,8 +276,6 @@ class Incoming:
             "multiplier": str(document["multiplier"]),
             "currency": document["currency"],
         }
-        from .positions import check_instrument
-
         check_instrument(document["symbol"], *said.values())
         key, value = document["symbol"].encode(), _CODEC.encode(said)
         there = self._engine.get(INSTRUMENTS, key)

@@ -11,17 +11,14 @@ position that follows from it, is one group of the log. ``docs/design/positions.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from decimal import Context, Decimal, Inexact, InvalidOperation
-from functools import reduce
+from decimal import Decimal
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .._core.fill import Fill, entry_key, entry_of
 from .._core.log import Log
-from .._core.position import Position, check_names, scaled
+from .._core.position import Position, check_names
 from .._core.positions import Book, BookFull, Conflicting, PositionRef, TooOld, create
 from .._core.positions import sections as native_sections
 from .._core.region import Region
@@ -29,87 +26,34 @@ from .._core.text import exact, html_of_positions
 from ..errors import (
     FillConflict,
     FillTooOld,
-    LimitExceeded,
     NtmemError,
     PositionError,
     ReadOnlyError,
-    StorageError,
     VersionConflict,
 )
 from ..instants import MAX_INSTANT, Duration, Instant, duration_ns, instant_ns
 from ..records import Change, FenceLike, fence_of
 from ..twins import twin
 from ..values import CODECS
-from .bookrows import CURRENCY, MOST_PRECISION
-from .guards import ENTRIES, INSTRUMENTS, POSITIONS, RESERVATIONS
+from .guards import ENTRIES, INSTRUMENTS, POSITIONS
+from .instruments import Instrument, Number, booked_with, decimal_of, definition_of, precision_of, total
 from .log import LogEngine
+from .positionview import PositionView
 from .reader import QuietEngine
+from .reconciling import ReconcileReport, by_symbol, check_linear, compared, of_ccxt
 from .region import POSITION_SLOTS
+from .reservations import Reservation, reserve, reserved, use_up
 from .shared import positions_on_disk
 from .tables import Tables
 
 if TYPE_CHECKING:
     import numpy as np
 
-
 T = TypeVar("T")
-Number = int | float | Decimal | str
 Key = tuple[str, str, str, str]
 
-_PRECISION = 8  # of an instrument that was not defined: what the exchanges of crypto currencies use at most
-_MULTIPLIER_PRECISION = 9
 _CODEC = CODECS["msgpack"]
 _CASH = "\x1e"  # what ids of cash begin with in a key
-_ATTEMPTS = 100
-_NONE = Decimal(0)
-_EXACT = Context(prec=200, traps=[Inexact])
-
-
-class Instrument(NamedTuple):
-    """What a symbol means: digits of its prices and quantities, units in a contract, currency of its money."""
-
-    symbol: str
-    price_precision: int = _PRECISION
-    quantity_precision: int = _PRECISION
-    multiplier: Decimal = Decimal(1)
-    currency: str = ""
-
-
-class Reservation(NamedTuple):
-    """An intent to trade that counts against a limit until it is filled, released or over."""
-
-    id: str
-    symbol: str
-    account: str
-    strategy: str
-    quantity: Decimal
-    owner: str
-    expires_at: int
-    """By the store's clock, ns UTC."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A symbol of which the broker says something else than the book."""
-
-    symbol: str
-    account: str
-    book: Decimal
-    broker: Decimal
-
-
-@dataclass(frozen=True)
-class ReconcileReport:
-    """What :meth:`Positions.reconcile` found."""
-
-    account: str
-    matched: int
-    differences: tuple[Difference, ...] = field(default=())
-
-    @property
-    def ok(self) -> bool:
-        """Whether book and broker agree."""
-        return not self.differences
 
 
 def still_log(engine: QuietEngine) -> Log:
@@ -182,14 +126,14 @@ class Positions(Book):
         check_names(symbol)
         given = Instrument(
             symbol,
-            _precision(price_precision, "price_precision"),
-            _precision(quantity_precision, "quantity_precision"),
-            _decimal(multiplier, "multiplier"),
+            precision_of(price_precision, "price_precision"),
+            precision_of(quantity_precision, "quantity_precision"),
+            decimal_of(multiplier, "multiplier"),
             currency,
         )
-        definition = _definition(given)
+        definition = definition_of(given)
         for _, stored in self._live().entries_of(POSITIONS, symbol.encode() + b"\x1f"):  # those that were purged, too
-            booked = _precisions(stored.value)
+            booked = booked_with(stored.value)
             if booked != definition[:4]:
                 raise PositionError(
                     f"{symbol!r} was booked with {booked[0]} and {booked[1]} digits and multiplier "
@@ -211,7 +155,7 @@ class Positions(Book):
         return Instrument(symbol, said["price"], said["quantity"], Decimal(said["multiplier"]), said["currency"])
 
     def _define(self, symbol: str) -> tuple[Any, ...]:
-        return _definition(self.instrument(symbol))
+        return definition_of(self.instrument(symbol))
 
     # -- booking
 
@@ -279,7 +223,7 @@ class Positions(Book):
         except Exception as error:
             self._raise(error)
         if reservation is not None and made.applied:
-            self._use_up(reservation, made.quantity_decimal.copy_abs())
+            use_up(engine, reservation, made.quantity_decimal.copy_abs())
         if made.applied and (engine.waits_for_disk if durable is None else durable):
             engine.wait_durable(made.version, None)
         return made
@@ -403,7 +347,7 @@ class Positions(Book):
 
     def net_decimal(self, symbol: str, *, account: str | None = None, strategy: str | None = None) -> Decimal:
         """Return :meth:`net` exactly."""
-        return _sum(p.quantity_decimal for p in self._of(symbol, account, strategy))
+        return total(p.quantity_decimal for p in self._of(symbol, account, strategy))
 
     def _of(self, symbol: str, account: str | None, strategy: str | None) -> Iterable[Position]:
         self._live()
@@ -549,86 +493,26 @@ class Positions(Book):
         """
         engine = self._writable()
         check_names(symbol, account, strategy)
-        wanted, most = _decimal(quantity, "quantity"), _decimal(limit, "limit")
+        wanted, most = decimal_of(quantity, "quantity"), decimal_of(limit, "limit")
         if not wanted or most < 0:
             raise ValueError(f"quantity must be a number but 0 and limit one from 0, were {quantity!r} and {limit!r}")
-        lasts = duration_ns(ttl, "ttl")
-        for _ in range(_ATTEMPTS):
-            version, kept = self._reserved(symbol, account, strategy)
-            held = self.net_decimal(symbol, account=account, strategy=strategy)
-            side = _sum(amount for amount, _, _ in kept.values() if (amount > 0) == (wanted > 0))
-            after = _sum((held, side, wanted))
-            if after.copy_abs() > most and (after > 0) == (wanted > 0):
-                raise LimitExceeded(
-                    f"{symbol!r}: {held} is held, {side} reserved, {wanted} more would be {after}; the limit is {most}"
-                )
-            made = Reservation(
-                uuid.uuid4().hex,
-                symbol,
-                account,
-                strategy,
-                wanted,
-                owner or engine.writer.decode(),
-                engine.now() + lasts,
-            )
-            kept[made.id] = (wanted, made.expires_at, made.owner)
-            if self._keep_reserved(symbol, account, strategy, version, kept, fence):
-                return made
-        raise StorageError(f"reservations of {symbol!r} changed {_ATTEMPTS} times while this one was made; try again")
+        lasts, where = duration_ns(ttl, "ttl"), (symbol, account, strategy)
+        return reserve(
+            *(engine, where, wanted, most, lasts, owner, fence),
+            lambda: self.net_decimal(symbol, account=account, strategy=strategy),
+        )
 
     def release(self, reservation: Reservation) -> bool:
         """Take a reservation back; return whether it was there."""
-        return self._use_up(reservation, reservation.quantity.copy_abs())
+        return use_up(self._live(), reservation, reservation.quantity.copy_abs())
 
     def reservations(self, symbol: str, *, account: str = "", strategy: str = "") -> list[Reservation]:
         """Return what is reserved and not over."""
-        _, kept = self._reserved(symbol, account, strategy)
+        _, kept = reserved(self._live(), (symbol, account, strategy))
         return [
             Reservation(name, symbol, account, strategy, amount, owner, expires)
             for name, (amount, expires, owner) in kept.items()
         ]
-
-    def _reserved(self, symbol: str, account: str, strategy: str) -> tuple[int, dict[str, tuple[Decimal, int, str]]]:
-        engine = self._live()
-        record = engine.get_record(RESERVATIONS, "\x1f".join((symbol, account, strategy)).encode(), None)
-        if record is None or record.value is None:
-            return 0, {}
-        now, said = engine.now(), _CODEC.decode(record.value)
-        return record.version, {
-            name: (Decimal(amount), expires, owner) for name, (amount, expires, owner) in said.items() if expires > now
-        }
-
-    def _keep_reserved(
-        self,
-        symbol: str,
-        account: str,
-        strategy: str,
-        version: int,
-        kept: dict[str, tuple[Decimal, int, str]],
-        fence: FenceLike | None = None,
-    ) -> bool:
-        data = _CODEC.encode({name: [str(amount), expires, owner] for name, (amount, expires, owner) in kept.items()})
-        key = "\x1f".join((symbol, account, strategy)).encode()
-        change = Change("put", RESERVATIONS, key, data, if_version=version, own=True)
-        try:
-            self._commit([change], fence)
-        except VersionConflict:
-            return False
-        return True
-
-    def _use_up(self, reservation: Reservation, quantity: Decimal) -> bool:
-        where = (reservation.symbol, reservation.account, reservation.strategy)
-        for _ in range(_ATTEMPTS):
-            version, kept = self._reserved(*where)
-            if reservation.id not in kept:
-                return False
-            amount, expires, owner = kept.pop(reservation.id)
-            left = _sum((amount.copy_abs(), quantity.copy_negate()))
-            if left > 0:
-                kept[reservation.id] = (left.copy_sign(amount), expires, owner)
-            if self._keep_reserved(*where, version, kept):
-                return True
-        raise StorageError(f"reservations of {reservation.symbol!r} changed {_ATTEMPTS} times; try again")
 
     # -- brokers
 
@@ -641,25 +525,13 @@ class Positions(Book):
         account : str
             Of the book, all its strategies and position ids summed up.
         """
-        theirs: dict[str, Decimal] = {}
         if isinstance(broker, Mapping):
-            theirs = {symbol: _decimal(quantity, f"quantity of {symbol}") for symbol, quantity in broker.items()}
+            theirs = {symbol: decimal_of(quantity, f"quantity of {symbol}") for symbol, quantity in broker.items()}
         else:
-            for each in broker:
-                position: Position = each if isinstance(each, Position) else self.from_ccxt(each)
-                theirs[position.symbol] = _sum((theirs.get(position.symbol, _NONE), position.quantity_decimal))
-        ours: dict[str, Decimal] = {}
+            theirs = by_symbol(each if isinstance(each, Position) else self.from_ccxt(each) for each in broker)
         self._live()
-        for position in self.each():
-            if position.account == account:
-                ours[position.symbol] = _sum((ours.get(position.symbol, _NONE), position.quantity_decimal))
-        symbols = sorted(ours.keys() | theirs.keys())
-        different = tuple(
-            Difference(symbol, account, ours.get(symbol, _NONE), theirs.get(symbol, _NONE))
-            for symbol in symbols
-            if ours.get(symbol, _NONE) != theirs.get(symbol, _NONE)
-        )
-        return ReconcileReport(account, len(symbols) - len(different), different)
+        ours = by_symbol(position for position in self.each() if position.account == account)
+        return compared(account, ours, theirs)
 
     areconcile = twin(reconcile)
 
@@ -668,21 +540,8 @@ class Positions(Book):
 
         Raises :class:`PositionError` for inverse contracts, whose money is not a price times a quantity.
         """
-        info = position.get("inverse") or (position.get("linear") is False)
-        if info:
-            raise PositionError(f"{position['symbol']!r} is an inverse contract, which the book would compute wrongly")
-        size = Decimal(str(position["contracts"] or 0))
-        signed = -size if position.get("side") == "short" else size
-        definition = self._define(position["symbol"])
-        hedged = position.get("hedged")
-        return scaled(
-            (position["symbol"], account, strategy, str(position.get("side") or "") if hedged else ""),
-            definition,
-            quantity=signed,
-            average_price=position.get("entryPrice") or 0,
-            mark=position.get("markPrice"),
-            ts=_ms(position.get("timestamp")),
-        )
+        check_linear(position)
+        return of_ccxt(position, self._define(position["symbol"]), account, strategy)
 
     @staticmethod
     def to_dict(position: Position) -> dict[str, Any]:
@@ -723,54 +582,6 @@ class Positions(Book):
     apurge_closed = twin(purge_closed)
 
 
-class PositionView:
-    """The calls of a position book, bound to an account and a strategy. Made by :meth:`Positions.view`."""
-
-    def __init__(self, book: Positions, account: str, strategy: str) -> None:
-        self._book = book
-        self._bound: dict[str, Any] = {"account": account, "strategy": strategy}
-
-    def get(self, symbol: str, position_id: str = "") -> Position | None:
-        """Return :meth:`Positions.get`."""
-        return self._book.get(symbol, self._bound["account"], self._bound["strategy"], position_id)
-
-    def quantity(self, symbol: str, position_id: str = "") -> float:
-        """Return :meth:`Positions.quantity`."""
-        return self._book.quantity(symbol, self._bound["account"], self._bound["strategy"], position_id)
-
-    def ref(self, symbol: str, position_id: str = "") -> PositionRef:
-        """Return :meth:`Positions.ref`."""
-        return self._book.ref(symbol, self._bound["account"], self._bound["strategy"], position_id)
-
-    def net(self, symbol: str) -> float:
-        """Return what is held of a symbol here, position ids summed up."""
-        return self._book.net(symbol, **self._bound)
-
-    def apply_fill(self, symbol: str, quantity: Number, price: Number, **how: Any) -> Fill:
-        """Do :meth:`Positions.apply_fill`."""
-        return self._book.apply_fill(symbol, quantity, price, **self._bound, **how)
-
-    def apply_cash(self, symbol: str, amount: Number, **how: Any) -> Fill:
-        """Do :meth:`Positions.apply_cash`."""
-        return self._book.apply_cash(symbol, amount, **self._bound, **how)
-
-    def fills(self, symbol: str, start: Instant | None = None, end: Instant | None = None, **how: Any) -> np.ndarray:
-        """Return :meth:`Positions.fills`."""
-        return self._book.fills(symbol, start, end, **self._bound, **how)
-
-    def fill(self, symbol: str, trade_id: str, position_id: str = "") -> Fill | None:
-        """Return :meth:`Positions.fill`."""
-        return self._book.fill(symbol, trade_id, self._bound["account"], self._bound["strategy"], position_id)
-
-    def reserve(self, symbol: str, quantity: Number, **how: Any) -> Reservation:
-        """Do :meth:`Positions.reserve`."""
-        return self._book.reserve(symbol, quantity, **self._bound, **how)
-
-    def open_positions(self) -> list[Position]:
-        """Return the positions here that are not flat."""
-        return self._book.open_positions(**self._bound)
-
-
 _NAMES = ("symbol", "account", "strategy", "position_id")
 _NUMBERS = [
     ("row", "u8"),
@@ -779,61 +590,3 @@ _NUMBERS = [
     *((name, "i8") for name in ("ts_opened", "ts_last", "ts_closed", "ts_mark")),
     *((name, "u8") for name in ("version", "fills")),
 ]
-
-
-def _sum(numbers: Iterable[Decimal]) -> Decimal:
-    """Return a sum exactly: the caller's context may have few digits."""
-    return reduce(_EXACT.add, numbers, _NONE)
-
-
-def _decimal(number: Any, what: str) -> Decimal:
-    """Return a number exactly, a float by its shortest digits."""
-    if isinstance(number, bool) or not isinstance(number, int | float | Decimal | str):
-        raise TypeError(f"{what} must be an int, float, Decimal or str, was {type(number).__name__}")
-    try:
-        found = Decimal(str(number))
-    except InvalidOperation:
-        found = Decimal("nan")
-    if not found.is_finite():
-        raise ValueError(f"{what} must be a finite number, was {number!r}")
-    return found
-
-
-def _precision(digits: int | None, name: str) -> int:
-    if digits is None:
-        return _PRECISION
-    if type(digits) is not int or not 0 <= digits <= MOST_PRECISION:
-        raise ValueError(f"{name} must be an int from 0 to {MOST_PRECISION}, was {digits!r}")
-    return digits
-
-
-def _definition(said: Instrument) -> tuple[int, int, int, int, bytes]:
-    sign, _, exponent = said.multiplier.normalize().as_tuple()
-    places = -int(exponent) if int(exponent) < 0 else 0
-    mantissa = int(said.multiplier.scaleb(places)) if said.multiplier.is_finite() else 0
-    if sign or mantissa <= 0 or places > _MULTIPLIER_PRECISION or mantissa >= 2**63:
-        raise ValueError(
-            f"multiplier must be above 0 with at most {_MULTIPLIER_PRECISION} digits behind the point, was "
-            f"{said.multiplier}"
-        )
-    currency = said.currency.encode()
-    if len(currency) > CURRENCY or b"\0" in currency:
-        raise ValueError(f"currency has at most {CURRENCY} bytes, was {said.currency!r}")
-    return said.price_precision, said.quantity_precision, mantissa, places, currency
-
-
-def check_instrument(symbol: Any, price: int, quantity: int, multiplier: str, currency: Any) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless :meth:`Positions.define` could have said this."""
-    check_names(symbol)
-    if not isinstance(currency, str):
-        raise TypeError(f"currency must be a str, was {type(currency).__name__}")
-    _definition(Instrument(symbol, price, quantity, _decimal(multiplier, "multiplier"), currency))
-
-
-def _precisions(record: bytes) -> tuple[int, int, int, int]:
-    """Return what the record of a position was booked with, as of :func:`_definition`."""
-    return record[1], record[2], int.from_bytes(record[8:16], "little", signed=True), record[3]
-
-
-def _ms(timestamp: Any) -> int | None:
-    return None if timestamp is None else int(timestamp) * 1_000_000
