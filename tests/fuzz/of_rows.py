@@ -19,6 +19,7 @@ from ntmem._core.mdb import Environment
 from ntmem._core.position import of_record
 from ntmem.errors import CorruptionError
 from ntmem.reasoningbank import events, memories, runs, shelf, taking
+from ntmem.reasoningbank.memory import Memory, Standing
 from ntmem.records import Fence, Policy
 from ntmem.tiers import bookrows, layout, points, series
 
@@ -129,7 +130,7 @@ def _document_seeds() -> Iterator[bytes]:
         "taken embedding": [taking.Embedded(1, 2, "{}", b"\0" * 8)],
         "head of the shelf": [shelf.Head()],
         "working": [shelf.Working()],
-        "memory": [memories.Memory("id", 1, 2, 3, "t", "{}", 0.5, 1, None, None, "m", b"\0" * 8, None)],
+        "memory": [Memory("id", 1, 2, 3, "t", "{}", 0.5, 1, None, None, "m", b"\0" * 8, None)],
     }
     for number, name in enumerate(_DOCUMENTS):
         for each in made.get(name, []):
@@ -156,8 +157,8 @@ _DOCUMENTS: dict[str, Callable[[bytes], object]] = {
     "working": _of(shelf, shelf.Working),
     "cluster": _of(shelf, shelf.Cluster),
     "scope": _of(shelf, shelf.Scope),
-    "memory": _of(memories, memories.Memory),
-    "standing": _of(memories, memories.Standing),
+    "memory": _of(memories, Memory),
+    "standing": _of(memories, Standing),
     "run": _of(runs, runs.Run),
     "taught": _of(runs, runs.Taught),
 }

@@ -15,7 +15,7 @@ from ntmem.coordination.topics import levels_of, pattern_of, topic_of
 from ntmem.endpoint import require_url, secret_of
 from ntmem.errors import InvalidNamespace
 from ntmem.namespace import Namespace, encode_key, labels_of
-from ntmem.reasoningbank.memories import instant_of
+from ntmem.reasoningbank.memory import instant_of
 from ntmem.replay.times import BadValue, TimeReader, detect_unit, seconds_ns
 from ntmem.tiers import budget, engines, layout
 

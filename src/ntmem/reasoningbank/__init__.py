@@ -7,7 +7,7 @@ from .bank import ReasoningBank
 from .calibration import CalibrationReport, calibrate
 from .events import Past
 from .judges import RelativeErrorJudge, ScaledJudge
-from .memories import ReasoningMemory
+from .memory import ReasoningMemory
 from .patterns import DistilledPattern, Item, RecalledPattern, Rewrite
 from .tracker import PendingOutcome, TrajectoryPage, TrajectoryTracker
 from .trajectory import Action, Observation, Outcome, Trajectory

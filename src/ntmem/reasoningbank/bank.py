@@ -16,7 +16,8 @@ from ..instants import LATEST, MAX_INSTANT, AsOf, Duration, Instant, instant_ns,
 from ..twins import twin
 from .checks import check_text, require_number
 from .events import Advised, Judged, hashed
-from .memories import Memories, ReasoningMemory, public
+from .memories import Memories
+from .memory import ReasoningMemory, public
 from .patterns import DistilledPattern, RecalledPattern, distilled
 from .scrubbed import as_kept, where_kept
 from .shelf import Shelf, is_pattern

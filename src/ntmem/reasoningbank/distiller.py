@@ -32,7 +32,8 @@ from .events import Resolved, due_key
 from .evidence import Totals
 from .learning import Draft, Lesson, Settings
 from .ledger import Ledger
-from .memories import Memories, Memory
+from .memories import Memories
+from .memory import Memory
 from .patterns import PROVEN, DistilledPattern, Item, Rewrite, distilled, rewritten
 from .pooling import pooled
 from .shelf import (

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from ..instants import require_bool
 from ..tiers.guards import INTERCHANGE, MEMORIES, Situations
 from .events import hashed
-from .memories import Kept, Memories, Memory, put_gone, put_head, put_memory, put_past
+from .memories import Memories, put_gone, put_head, put_memory, put_past
+from .memory import Kept, Memory
 from .shelf import Shelf, Update, is_pattern
 from .taking import Line, decode
 

@@ -26,7 +26,8 @@ from ..tiers.guards import INTERCHANGE
 from . import native
 from .agentic import BadRow
 from .events import hashed, made_id
-from .memories import FAILURE, LINE, REASONING, SUCCESS, Memories, Memory
+from .memories import Memories
+from .memory import FAILURE, LINE, REASONING, SUCCESS, Memory
 from .native import floats, is_own, sayable
 from .sqlitein import check_vector, made_memory
 from .sqliteout import made_whole, rows_of

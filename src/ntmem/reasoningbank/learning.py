@@ -24,7 +24,7 @@ from .verdict import relative
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .memories import Standing
+    from .memory import Standing
 
 OUTCOME = np.dtype(
     [("known", "<i8"), ("order", "<u8"), ("value", "<f8"), ("step", "<u4"), ("action", "<u2"), ("trajectory", "S26")]

@@ -18,7 +18,7 @@ from ..instants import NS
 from ..tiers.guards import RUNS
 from ..values import CODECS
 from .events import Acted, Advised, Begun, Completed, Event, Judged, Resolved, Seen, is_id, made_id
-from .memories import REASONING, Memory, text_of
+from .memory import REASONING, Memory, text_of
 from .patterns import DistilledPattern, created_of, distilled
 from .runs import run_key
 from .shelf import Cell, Cluster, Shelf

@@ -11,7 +11,8 @@ from ..instants import LATEST, MAX_INSTANT
 from ..tiers.guards import MEMORIES, Situations
 from .clusters import normalised
 from .events import Advice
-from .memories import REASONING, Kept, Memories, Memory, Source
+from .memories import Memories
+from .memory import REASONING, Kept, Memory, Source
 from .patterns import DistilledPattern, RecalledPattern
 from .recall import CANDIDATES, COSINE, HALF_LIFE, MOST, RECENCY, RELIABILITY, Criteria
 from .shelf import Shelf

@@ -18,7 +18,8 @@ from ..errors import SerializationError, StorageError
 from ..tiers.guards import INTERCHANGE
 from .agentic import EMBEDDINGS, LINKS, PATTERNS, RUNS, TABLES, TRAJECTORIES, BadRow, Table, check_cells
 from .events import hashed
-from .memories import REASONING, Memories, Memory, instant_of, said_of
+from .memories import Memories
+from .memory import REASONING, Memory, instant_of, said_of
 from .native import is_own, is_own_run
 from .shelf import Shelf, is_pattern
 from .taking import (

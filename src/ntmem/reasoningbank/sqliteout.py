@@ -14,7 +14,8 @@ from ..errors import StorageError
 from . import native
 from .agentic import EMBEDDINGS, INDEXES, LINKS, PATTERNS, RUNS, TABLES, TRAJECTORIES
 from .events import hashed
-from .memories import Memories, Memory, text_of
+from .memories import Memories
+from .memory import Memory, text_of
 from .taking import BankExport, Row, count, kept
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from ..errors import SerializationError
 from ..tiers.guards import INTERCHANGE, MEMORIES
 from .agentic import TABLES, BadRow
 from .events import FORMAT, decoded, hashed
-from .memories import Head, Kept, Memories, Memory, Standing, put_head, put_memory, put_past, put_standing
+from .memories import Memories, put_head, put_memory, put_past, put_standing
+from .memory import Head, Kept, Memory, Standing
 from .shelf import Shelf, Update
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from ..instants import MAX_INSTANT, NS
 from ..tiers.guards import MEMORIES, Situations
 from .events import hashed
 from .forgetting import let_go, let_vectors_go
-from .memories import LINE, REASONING, Kept, Memories, Memory, Source, put_standing
+from .memories import Memories, put_standing
+from .memory import LINE, REASONING, Kept, Memory, Source
 from .remembering import direction_of_memory
 from .shelf import Shelf, Update
 
