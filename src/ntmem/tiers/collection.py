@@ -29,13 +29,13 @@ from .._core.logrecords import ValueTooLarge
 from .._core.region import Region, RegionDamaged, RegionMismatch
 from .._core.rows import RowLog
 from .._core.vectors import Over, VectorTail, WriterBusy, sections, slot_bytes
-from ..conditions import NoColumn
 from ..errors import CorruptionError, DiskFull, NtmemError, StorageError, VectorError, VersionConflict
 from ..filters import Where
 from ..records import Change
 from .engine import LmdbEngine
 from .log import LogEngine
 from .logreads import encoded
+from .passing import Passing
 from .points import (
     COLLECTIONS,
     POINTS,
@@ -65,7 +65,6 @@ _LEAST_SLOTS, _MOST_SLOTS = 1024, 1 << 24
 _WORTH = 65_536  # changes that are written as a segment while the store is open
 _ROOM_CHECKED = 512  # changes between two looks at what all memory comes to
 _MOST_SPARE = 2 << 20  # that memory is taken ahead: vectors.h has VECTORS_SPARE for each of its sections
-_FILTERS = 16  # whose bits are kept
 
 
 class NoRoom(VectorError):
@@ -74,61 +73,6 @@ class NoRoom(VectorError):
 
 class TooLarge(VectorError):
     """The log does not take so many vectors at once."""
-
-
-class Columns:
-    """Metadata of a collection from a slot on, as filters ask for them."""
-
-    def __init__(self, tail: VectorTail, first: int = 0) -> None:
-        self.tail = tail
-        self.first = first
-
-    def column(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint64]] | None:
-        """Return kinds and words of a field; None: nothing has it."""
-        try:
-            found = self.tail.column(name)
-        except KeyError:
-            raise NoColumn(name) from None
-        return None if found is None else (found[0][self.first :], found[1][self.first :])
-
-    def interned(self, name: str) -> list[tuple[int, bytes]]:
-        """Return numbers and MessagePack of the distinct values of a field."""
-        return self.tail.interned(name)
-
-    def intern_number(self, name: str, data: bytes) -> int:
-        """Return the number of a distinct value; -1: there is none such."""
-        return self.tail.intern_number(name, data)
-
-
-class Passing:
-    """Which slots pass the filters that were asked lately.
-
-    Metadata of a slot never change, so only those behind are asked when a filter comes again.
-    """
-
-    def __init__(self, tail: VectorTail) -> None:
-        self.tail = tail
-        self._lock = threading.Lock()
-        self._known: dict[Where, tuple[int, NDArray[np.uint64]]] = {}  # the one asked last stands last
-
-    def bits(self, where: Where, count: int) -> NDArray[np.uint64]:
-        """Return a bit for each of the first `count` slots, not to be changed."""
-        with self._lock:
-            done, bits = found = self._known.pop(where, None) or (0, np.empty(0, np.uint64))
-            self._known[where] = found
-            if len(self._known) > _FILTERS:
-                del self._known[next(iter(self._known))]
-        if done == count:
-            return bits
-        first = min(done, count) // 64 * 64
-        more = where.bits(Columns(self.tail, first), count - first)
-        bits = np.concatenate((bits[: first // 64], more))
-        bits.flags.writeable = False
-        if count > done:
-            with self._lock:
-                if where in self._known:
-                    self._known[where] = (count, bits)
-        return bits
 
 
 class Limits(NamedTuple):

@@ -16,6 +16,7 @@ import ntmem
 from ntmem import VectorError
 from ntmem.filters import compile_where
 from ntmem.tiers import collection as collections
+from ntmem.tiers.passing import Columns
 from ntmem.tiers.region import tail_path
 
 # -- memory
@@ -284,7 +285,7 @@ def test_what_passes_a_filter_is_the_same_kept_or_not() -> None:
             assert collection is not None
             tail = collection.tail()
             count = tail.count if chance.random() < 0.7 else chance.randrange(tail.count + 1)
-            expected = where.bits(collections.Columns(tail), count)
+            expected = where.bits(Columns(tail), count)
             assert np.array_equal(collection.passing(tail, where, count), expected), (where, count)
 
 
