@@ -21,7 +21,8 @@ from msgspec import structs
 
 import ntmem
 from ntmem.cli.commands import cli
-from ntmem.cli.top import document, duration, frame, hit_rate, number, size
+from ntmem.cli.readable import duration, number, size
+from ntmem.cli.top import document, frame, hit_rate
 from ntmem.gauges import GaugeReader, Gauges, MemoryUse
 from ntmem.tiers.operations import Operation
 from ntmem.tiers.region import region_path
