@@ -20,7 +20,6 @@
 #define GROUP_MAGIC 0x50524721u           /* "!GRP" */
 #define LOG_ALIGN 16
 #define LOG_SEQUENCE_BITS 44
-#define LOG_GENERATIONS (1ull << (64 - LOG_SEQUENCE_BITS))
 #define LOG_ANY_EPOCH UINT64_MAX
 #define LOG_MIN_CAPACITY 4096ull
 #define LOG_MAX_CAPACITY (1ull << 32)     /* distances and sizes inside are 32 bits wide */

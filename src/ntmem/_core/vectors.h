@@ -861,24 +861,4 @@ static inline void vectors_query(const vectors_t *vectors, const float *numbers,
     vectors_row(vectors, type, numbers, scratch, query, step, square);
 }
 
-/* The best of the first `count` slots, the best first; `found` has room for k. */
-static inline size_t vectors_best(const vectors_t *vectors, const kernels_t *kernels, const void *query, float query_step,
-                                  uint64_t count, const uint64_t *allowed, scanned_t *found, size_t k)
-{
-    const scan_rows_t rows = {
-        .rows = vectors->sections[VECTORS_ROWS],
-        .stride = vectors->stride,
-        .count = count,
-        .kind = vectors->type,
-        .steps = VECTORS_AT(vectors, VECTORS_STEPS, float),
-        .squares = vectors->metric == VECTORS_L2 ? VECTORS_AT(vectors, VECTORS_SQUARES, float) : NULL,
-        .allowed = allowed,
-    };
-
-    const size_t best = scan_best(kernels, &rows, query, query_step, vectors->dimension, found, k, 0);
-
-    scanned_sort(found, best);
-    return best;
-}
-
 #endif

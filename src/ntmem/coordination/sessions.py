@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from ..reasoningbank import Trajectory
     from ..tiers.positions import Positions
 
-_TTL = 10.0
-
 
 class Store(Protocol):
     """What a session asks of a store handle."""

@@ -61,12 +61,6 @@ def set_bound(engine: LmdbEngine, key: bytes, bound: Bound) -> None:
     engine.commit([change])
 
 
-def bound_of(engine: LmdbEngine, key: bytes) -> Bound:
-    """Return a bound; an empty one if there is none."""
-    data = engine.get(RETENTION, key)
-    return Bound() if data is None else Bound(*_CODEC.decode(data))
-
-
 def bounds(engine: LmdbEngine) -> dict[bytes, Bound]:
     """Return all bounds by key."""
     return {key.encode(): Bound(*_CODEC.decode(data)) for key, data in engine.scan(RETENTION, b"", b"", None)}
