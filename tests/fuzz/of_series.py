@@ -141,9 +141,10 @@ def graph(data: bytes) -> None:
     assert 0 <= found.verify() <= found.count
     rows, steps = _rows(found.count, found.dimension, found.dtype)
     squares = np.ones(found.count, np.float32) if found.metric == "l2" else None
-    nodes, values = found.search(
-        rows, steps, rows[0] if len(rows) else np.zeros(found.dimension, found.dtype), 1.0, 9, squares=squares
-    )
+    query = rows[0] if len(rows) else np.zeros(found.dimension, found.dtype)
+    if found.dtype == np.float16:
+        query = query.astype(np.float32)  # as it is asked of such rows
+    nodes, values = found.search(rows, steps, query, 1.0, 9, squares=squares)
     assert (nodes < found.count).all()
     assert len(set(nodes.tolist())) == len(nodes) == len(values)
     assert (np.diff(values) <= 0).all()
