@@ -157,7 +157,9 @@ tsan:  ## native tests under the thread sanitizer (SANITIZED=; CPython 3.11: lat
 # Lines of Python and of Cython, and of our C by gcov: docs/design/coverage.md. Not tests/crash: who is killed counts nothing.
 COVERED ?= tests/unit tests/concurrency tests/conformance tests/property tests/scenario tests/format tests/abuse \
 	tests/meta/test_docs.py tests/meta/test_doctests.py tests/meta/test_import.py \
-	--deselect tests/unit/test_hotcache_meddling.py::test_cycles_through_the_cache_are_collected
+	--deselect tests/unit/test_hotcache_meddling.py::test_cycles_through_the_cache_are_collected \
+	--deselect tests/unit/test_hotcache_meddling.py::test_threads \
+	--deselect tests/unit/vectors/test_handles.py::test_threads_that_come_first_at_once
 COVERAGE := $(abspath $(VENV)-coverage)
 
 coverage: export NTMEM_LINETRACE = 1
