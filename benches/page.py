@@ -63,7 +63,8 @@ class Page:
             if each
         ]
         pace = f" `sum(range(1000))`, beside each benchmark, took {', '.join(said)}." if said else ""
-        return f"Machine: {self.runs[0].machine}; {days[0]} to {days[-1]}.{pace}"
+        span = " to ".join(dict.fromkeys((days[0], days[-1])))
+        return f"Machine: {self.runs[0].machine}; {span}.{pace}"
 
     def targets(self) -> str:
         header = ["", "", "wanted", *(f"run {number + 1}" for number in range(len(self.runs))), "", "why"]

@@ -79,7 +79,7 @@ def speed_text(value: float) -> str:
 US = 1e3
 """ns."""
 
-SPEEDS = "the machine has two speeds, up to 1.9 apart, and was mostly at the slower one"
+SLOWER = "the slower speed"
 IDLE = (
     "who waits sleeps, and this machine's idle cores wake slowly: at the same rate a socket pair takes 34 to 42 us, "
     "a pipe 54 to 67, ZeroMQ 85 to 111; without pauses half a round trip is 12 to 15 us"
@@ -92,7 +92,7 @@ TARGETS = [
         f"{HOT}test_get_to_dict[hot-100,000 x 64 B]",
         median,
         50,
-        why=f"{SPEEDS}; at the faster one 40 to 49 ns (`native get`, below)",
+        why=f"{SLOWER}; at the faster one 40 to 49 ns (`native get`, below)",
     ),
     Target("L1", "to `dict.get`, hot", f"{HOT}test_get_to_dict[hot-100,000 x 64 B]", ratio, 0.6, ratio_text),
     Target("L1", "to `dict.get`, uniform", f"{HOT}test_get_to_dict[uniform-100,000 x 64 B]", ratio, 0.85, ratio_text),
@@ -110,10 +110,15 @@ TARGETS = [
         f"{POSITIONS}test_means_of_64_gets",
         noted("p99 ns"),
         100,
-        why=f"the median is 81 to 135 ns ({SPEEDS}); the tail of such means is 1.4 to 2 times that",
+        why=f"the median is 81 to 135 ns ({SLOWER}); the tail of such means is 1.4 to 2 times that",
     ),
     Target(
-        "positions", "`ref.quantity`", f"{POSITIONS}test_ref_quantity", median, 40, why=f"42 ns and 75 to 82: {SPEEDS}"
+        "positions",
+        "`ref.quantity`",
+        f"{POSITIONS}test_ref_quantity",
+        median,
+        40,
+        why=f"42 ns, 75 to 82 at {SLOWER}",
     ),
     Target(
         "put",
@@ -161,7 +166,7 @@ TARGETS = [
         "micro/test_locks.py::test_means_of_64",
         noted("p99 ns"),
         2 * US,
-        why=f"the median is 2.9 to 3.4 us, natively 0.18: a lock's promises are kept in Python; {SPEEDS}",
+        why=f"the median is 2.9 to 3.4 us, natively 0.18: a lock's promises are kept in Python; {SLOWER}",
     ),
     Target(
         "locks",

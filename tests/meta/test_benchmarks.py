@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -118,3 +120,9 @@ def test_the_page_asks_for_nothing_that_is_not_there(kept: Path, monkeypatch: py
         "| a-1 | 10.0 ns (9.00 ns to 12.0 ns) | 20.0 ns (19.0 ns to 22.0 ns) | 0.50 (0.40 to 0.60) | hot 1.235 |"
         in said
     )
+
+
+def test_the_page_is_what_is_made_of_the_results() -> None:
+    command = [sys.executable, BENCHES / "page.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
