@@ -95,7 +95,7 @@ def test_targets_say_by_how_much_they_are_missed(monkeypatch: pytest.MonkeyPatch
     assert target.row([{"x": low}, {"x": low}])[3:] == ["0.40", "0.40", "met", ""]
     assert target.row([{"x": low}, {"x": high}])[3:] == ["0.40", "0.60", "met in one run", "because"]
     assert target.row([{"x": high}, {}])[3:] == ["0.60", "", "missed: 1.20 of it", "because"]
-    assert target.row([{}])[3:] == ["", "not measured", ""]
+    assert target.row([{}])[3:] == ["", "not measured", "because"]
     assert target._replace(at_least=True).row([{"x": high}])[4] == "met"
 
 
