@@ -158,10 +158,7 @@ tsan:  ## native tests under the thread sanitizer (SANITIZED=; CPython 3.11: lat
 COVERED ?= tests/unit tests/concurrency tests/conformance tests/property tests/scenario tests/format tests/abuse \
 	tests/meta/test_docs.py tests/meta/test_doctests.py tests/meta/test_import.py \
 	--deselect tests/unit/test_hotcache_meddling.py::test_cycles_through_the_cache_are_collected \
-	--deselect tests/unit/test_hotcache_meddling.py::test_threads \
-	--deselect tests/unit/vectors/test_handles.py::test_threads_that_come_first_at_once \
-	--deselect tests/conformance/test_ballot.py::test_threads_at_once \
-	--deselect tests/abuse/test_disk.py::test_growing_while_threads_scan
+	--deselect tests/unit/test_hotcache_meddling.py::test_threads
 COVERAGE := $(abspath $(VENV)-coverage)
 
 coverage: export NTMEM_LINETRACE = 1

@@ -254,7 +254,8 @@ def test_everybody_killed_and_drained_by_a_new_opener(nursery, stock):
     rng = random.Random(2)
     directory, count = stock.directory, 0
     stock.env.close()
-    for name, nth in [(name, rng.randrange(1, 100 if name in INSIDE[1:3] else 4)) for name in INSIDE * 2]:
+    steps = [(name, rng.randrange(1, 100 if name in INSIDE[1:3] else 4)) for name in INSIDE * 2]
+    for name, nth in [*steps, ("sealed", 50), ("numbered", 50)]:  # the last two of a writer, in the middle of a group
         code = f"""
 from flushing import *
 stock = Stock({str(directory)!r})
@@ -266,6 +267,8 @@ for number in range({count}, {count} + 100000):
 """
         assert nursery.run(code)[0] == "killed"
         again = Stock(directory)
+        again.log.lock(HANG)  # as the next writer does: it finishes the group that a dead one has sealed
+        again.log.unlock()
         again.flusher().drain(HANG)
         count = again.log.next_sequence - 1
         check_whole(again, count)

@@ -37,7 +37,7 @@ from ntmem._core.lmdb_api cimport (
     MDB_stat, mdb_cursor_close, mdb_cursor_del, mdb_cursor_get, mdb_cursor_open, mdb_dbi_open, mdb_del, mdb_env_close,
     mdb_env_copy2, mdb_env_create, mdb_env_info, mdb_env_open, mdb_env_set_mapsize, mdb_env_set_maxdbs,
     mdb_env_set_maxreaders, mdb_env_stat, mdb_env_sync, mdb_get, mdb_put, mdb_reader_check, mdb_stat, mdb_strerror,
-    mdb_txn_abort, mdb_txn_begin, mdb_txn_commit, mdb_txn_id, mdb_txn_renew, mdb_txn_reset,
+    mdb_txn_abort, mdb_txn_begin, mdb_txn_commit, mdb_txn_id, mdb_txn_renew,
 )
 
 
@@ -50,6 +50,20 @@ cdef extern from *:
     """
     #include "mdb_calls.h"
 
+    /* An environment keeps one read transaction that has ended, or none (NULL); who takes it has it alone. */
+    static inline MDB_txn *spare_take(MDB_txn **spare)
+    {
+        return __atomic_exchange_n(spare, NULL, __ATOMIC_ACQUIRE);
+    }
+
+    static inline void spare_give(MDB_txn **spare, MDB_txn *txn)
+    {
+        MDB_txn *none = NULL;
+        mdb_txn_reset(txn);
+        if (!__atomic_compare_exchange_n(spare, &none, txn, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+            mdb_txn_abort(txn);
+    }
+
     static const mdb_calls_t mdb_calls_here = {
         mdb_txn_begin, mdb_txn_commit, mdb_txn_abort, mdb_txn_reset, mdb_txn_renew, mdb_txn_id,
         mdb_get, mdb_put, mdb_del,
@@ -58,6 +72,8 @@ cdef extern from *:
     };
     """
     const mdb_calls_t mdb_calls_here
+    MDB_txn *spare_take(MDB_txn **spare) noexcept
+    void spare_give(MDB_txn **spare, MDB_txn *txn) noexcept
 
 
 cdef enum:
@@ -259,11 +275,12 @@ cdef class Environment:
             map_size = max(map_size // 2, least)
 
     cdef void close_file(self) noexcept:
+        cdef MDB_txn *spare
         if self.env == NULL:
             return
-        if self.spare != NULL:
-            mdb_txn_abort(self.spare)
-            self.spare = NULL
+        spare = spare_take(&self.spare)
+        if spare != NULL:
+            mdb_txn_abort(spare)
         mdb_env_close(self.env)
         self.env = NULL
         open_files.discard(self.identity)
@@ -286,23 +303,19 @@ cdef class Environment:
         self.holds -= 1
 
     cdef MDB_txn *take_reader(self) noexcept:
-        cdef MDB_txn *txn = self.spare
+        cdef MDB_txn *txn
         if self.env == NULL:
             return NULL
+        txn = spare_take(&self.spare)
         if txn == NULL:  # another thread has it
             return txn if mdb_txn_begin(self.env, NULL, MDB_RDONLY, &txn) == 0 else NULL
-        self.spare = NULL
         if mdb_txn_renew(txn) != 0:
             mdb_txn_abort(txn)
             return NULL
         return txn
 
     cdef void give_reader(self, MDB_txn *txn) noexcept:
-        if self.spare != NULL:
-            mdb_txn_abort(txn)
-            return
-        mdb_txn_reset(txn)
-        self.spare = txn
+        spare_give(&self.spare, txn)
 
     cdef MDB_dbi number_of(self, object db) except? 0:
         if db is None:
@@ -324,14 +337,14 @@ cdef class Environment:
             Whether keys and values come as memoryview rather than bytes; they are copies in either case.
         """
         cdef Transaction begun = Transaction.__new__(Transaction)
-        cdef MDB_txn *txn = self.spare
+        cdef MDB_txn *txn
         cdef unsigned long thread = 0
         cdef int code
         self.hold()
         try:
             if not write:
+                txn = spare_take(&self.spare)
                 if txn != NULL:
-                    self.spare = NULL
                     code = mdb_txn_renew(txn)
                     if code != 0:
                         mdb_txn_abort(txn)
@@ -536,11 +549,10 @@ cdef class Transaction:
         if commit and (self.write or self.has_opened):
             with nogil:
                 code = mdb_txn_commit(txn)
-        elif self.write or self.has_opened or self.env.spare != NULL:
+        elif self.write or self.has_opened:
             mdb_txn_abort(txn)
         else:
-            mdb_txn_reset(txn)
-            self.env.spare = txn
+            spare_give(&self.env.spare, txn)
         self.env.release()
         return check("mdb_txn_commit", code)
 
