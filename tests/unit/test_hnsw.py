@@ -545,6 +545,7 @@ print(status("VmHWM") - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc for the memory")
+@pytest.mark.skipif("san" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers take much more themselves")
 @pytest.mark.parametrize("m", [3, 16])
 def test_how_much_memory_a_build_takes_is_known(m):
     count = 100_000

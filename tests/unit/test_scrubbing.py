@@ -162,7 +162,7 @@ def test_numbers_stay(whole: int, real: float, instant: int) -> None:
         assert scrub(text) == text
     if not scrubrules.is_card(str(whole)):
         assert scrub(f"order {whole} at {instant % 10**9}") == f"order {whole} at {instant % 10**9}"
-    epoch = 1_500_000_000 + instant % 10**9
+    epoch = 1_500_000_000 + instant % (7 * 10**8)  # to 2039: from 2.2e9 on, instants in us and ns can be cards
     for unit in (1, 10**3, 10**6, 10**9):
         assert scrub(str(epoch * unit + instant % unit)) == str(epoch * unit + instant % unit)
 
