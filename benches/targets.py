@@ -145,7 +145,7 @@ TARGETS = [
         MILLION,
         noted("p95 us at .96", US),
         200 * US,
-        why="the ten nearest of [these](#graphs-of-a-million) are hard to find for all: hnswlib takes 1.77 to 1.85 ms there",
+        why="of [these](#graphs-of-a-million) the nearest are hard to find for all: hnswlib takes 1.77 to 1.85 ms",
     ),
     Target(
         "vectors",
@@ -154,7 +154,7 @@ TARGETS = [
         noted("to hnswlib at .96"),
         0.75,
         ratio_text,
-        why="0.74 and 0.75 at a recall of .90; as int8 a scan of all finds .982, so near that a search has to look longer",
+        why="0.74 and 0.75 at a recall of .90; as int8 a scan of all finds .982: near that, `ef` is larger than its",
     ),
     Target(
         "vectors",
