@@ -5,6 +5,7 @@
 # An instrumented module needs its run-time library first in the process, and libstdc++ before the first C++ throw.
 # Python's own allocator would hide small overflows: PYTHONMALLOC. Reports are written past Python and lost unless only
 # Python's streams are captured (--capture=sys); those of children, whose streams are pipes, unless they go to files.
+# Options: docs/design/sanitizers.md.
 set -u
 pytest=$1
 shift
@@ -20,8 +21,8 @@ instrumented() { # planted fault, then what to run
     shift
     common="exitcode=66:log_path=$reports/report"
     LD_PRELOAD="$(gcc -print-file-name=$library) $(gcc -print-file-name=libstdc++.so.6)" PYTHONMALLOC=malloc \
-        ASAN_OPTIONS="$common:detect_leaks=0" UBSAN_OPTIONS="$common:print_stacktrace=1" TSAN_OPTIONS="$common" \
-        NTMEM_PLANTED=$planted "$pytest" --capture=sys "$@"
+        ASAN_OPTIONS="$common:detect_leaks=0" UBSAN_OPTIONS="$common:print_stacktrace=1" OPENBLAS_NUM_THREADS=1 \
+        TSAN_OPTIONS="$common:detect_deadlocks=0:die_after_fork=0" NTMEM_PLANTED=$planted "$pytest" --capture=sys "$@"
 }
 
 fail() {

@@ -818,9 +818,9 @@ cdef class RingReader:
     @property
     def lagged(self):
         """How many messages it has missed, ever."""
-        return self.reader.lagged
+        return word_relaxed(&self.reader.lagged)
 
     @property
     def position(self):
         """The sequence number of the last message that was read or passed; for `since` of another reader."""
-        return self.reader.next.sequence - 1
+        return word_relaxed(&self.reader.next.sequence) - 1

@@ -67,7 +67,7 @@ static inline int pattern_is_exact(const unsigned char *bytes, size_t size)
 
 typedef struct {
     uint64_t position; /* where a message begins, or the ring ends */
-    uint64_t sequence; /* that it must have */
+    uint64_t sequence; /* that it must have; of a reader's next message other threads may ask for it */
 } ring_place_t;
 
 typedef struct {
@@ -78,7 +78,7 @@ typedef struct {
     uint64_t waiting;   /* what matches between the two */
     uint64_t most;      /* of those that may wait; 0: any number */
     uint64_t missed;    /* since the last message that was handed out */
-    uint64_t lagged;    /* ever */
+    uint64_t lagged;    /* ever; other threads may ask for it */
 } ring_reader_t;
 
 /* Whether the topic of the message at `at` matches, where it lies. Worthless if that was overwritten meanwhile. */
@@ -145,7 +145,7 @@ static inline enum ring_found ring_walk(const ring_t *ring, uint64_t floor, ring
 static inline void reader_miss(ring_reader_t *reader, uint64_t count)
 {
     reader->missed += count;
-    reader->lagged += count;
+    word_release(&reader->lagged, reader->lagged + count);
 }
 
 /* Goes on at the first message that is not older than the next one and stands `margin` above the oldest. Who is
@@ -164,7 +164,9 @@ static inline enum ring_found reader_rejoin(ring_reader_t *reader, uint64_t marg
     if (found != RING_MATCH || place.sequence < reader->next.sequence)
         return RING_DAMAGED;
     reader_miss(reader, place.sequence - reader->next.sequence);
-    reader->next = reader->ahead = place;
+    reader->ahead = place;
+    reader->next.position = place.position;
+    word_release(&reader->next.sequence, place.sequence);
     reader->waiting = 0;
     return RING_PASSED;
 }
@@ -172,7 +174,7 @@ static inline enum ring_found reader_rejoin(ring_reader_t *reader, uint64_t marg
 static inline void place_pass(ring_place_t *place, const ring_message_t *message)
 {
     place->position += message->size;
-    place->sequence++;
+    word_release(&place->sequence, place->sequence + 1);
 }
 
 /* Goes behind the next message, which `message` is the header of. */
