@@ -248,7 +248,8 @@ cdef class HotTable:
             with nogil:
                 done = hot_take(&self.hot, stripe, PATIENCE_NS)
         if not done:
-            raise HotBusy(f"process {mutex_holder(&stripe.lock)} has a lock of the cache and is stopped; let it go on")
+            pid = mutex_holder(&stripe.lock) or "unknown"  # who has just taken it has not said so yet
+            raise HotBusy(f"process {pid} has a lock of the cache and is stopped; let it go on")
         return stripe
 
     def promote(

@@ -148,10 +148,10 @@ cdef object decode = msgspec.msgpack.Decoder().decode
 
 
 class WriterBusy(TimeoutError):
-    """Another writer of the collection holds its lock; `pid` is the process."""
+    """Another writer of the collection holds its lock; `pid` is the process, 0 if that is not known."""
 
     def __init__(self, pid):
-        super().__init__(f"process {pid} has been writing to the collection all the time")
+        super().__init__(f"process {pid or 'unknown'} has been writing to the collection all the time")
         self.pid = pid
 
 
