@@ -22,7 +22,7 @@ instrumented() { # planted fault, then what to run
     common="exitcode=66:log_path=$reports/report"
     LD_PRELOAD="$(gcc -print-file-name=$library) $(gcc -print-file-name=libstdc++.so.6)" PYTHONMALLOC=malloc \
         ASAN_OPTIONS="$common:detect_leaks=0" UBSAN_OPTIONS="$common:print_stacktrace=1" OPENBLAS_NUM_THREADS=1 \
-        TSAN_OPTIONS="$common:detect_deadlocks=0:die_after_fork=0" NTMEM_PLANTED=$planted "$pytest" --capture=sys "$@"
+        TSAN_OPTIONS="$common:detect_deadlocks=0" NTMEM_PLANTED=$planted "$pytest" --capture=sys "$@"
 }
 
 fail() {
@@ -45,6 +45,8 @@ rm -f "$reports"/*
 
 instrumented "" "$@"
 code=$?
+# A child of fork that starts threads ends under the thread sanitizer, which says so; its test fails by that
+grep -sl "after multi-threaded fork is not supported" "$reports"/report.* | xargs -r rm
 if ls "$reports"/report.* >/dev/null 2>&1; then
     fail "reports of $(ls "$reports" | wc -l) processes are above"
 fi
